@@ -1,0 +1,62 @@
+"""Attacks, certificates, robust training and poisoning bounds for PyTorch models, behind one interface.
+
+Every quantity is a bracket: what an attack achieved, and what a certifier proved.
+"""
+
+# `rp.attacks()`, `rp.certifiers()` and `rp.plugins()` share their names with submodules. Importing a submodule binds its
+# name here, once; importing them first lets the functions below have the last word.
+import robust_plugins.attacks
+import robust_plugins.certifiers  # noqa: F401
+from robust_plugins.balls import L1, L2, Ball, Linf
+from robust_plugins.errors import (
+    ArgumentError,
+    ComponentError,
+    PluginError,
+    RobustPluginsError,
+    UnknownNameError,
+    UnsupportedModelError,
+)
+from robust_plugins.hookspecs import Backend, hookimpl
+from robust_plugins.interfaces import Attack, Certifier
+from robust_plugins.intervals import Interval
+from robust_plugins.plugins import (
+    attack,
+    attacks,
+    certifier,
+    certifiers,
+    plugins,
+    register,
+    unregister,
+)
+from robust_plugins.results import AttackResult, Certificate, Verdict
+from robust_plugins.specifications import apply_spec, margin_spec
+
+__all__ = [
+    "L1",
+    "L2",
+    "ArgumentError",
+    "Attack",
+    "AttackResult",
+    "Backend",
+    "Ball",
+    "Certificate",
+    "Certifier",
+    "ComponentError",
+    "Interval",
+    "Linf",
+    "PluginError",
+    "RobustPluginsError",
+    "UnknownNameError",
+    "UnsupportedModelError",
+    "Verdict",
+    "apply_spec",
+    "attack",
+    "attacks",
+    "certifier",
+    "certifiers",
+    "hookimpl",
+    "margin_spec",
+    "plugins",
+    "register",
+    "unregister",
+]

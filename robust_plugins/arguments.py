@@ -1,0 +1,102 @@
+"""The checks that every public call makes on a model, a batch, its labels and a ball."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robust_plugins.balls import Ball
+from robust_plugins.errors import ArgumentError
+
+
+def check_inputs(model: nn.Module, x: Tensor, ball: Ball) -> None:
+    """Raises ArgumentError unless `x` is a finite floating-point batch inside the ball's clip range, of the model's
+    dtype and device.
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            "model", type(model).__name__, accepted="a torch.nn.Module", hint="Wrap a function in a small nn.Module."
+        )
+    if not isinstance(ball, Ball):
+        raise ArgumentError(
+            "ball", repr(ball), accepted="rp.Linf, rp.L2 or rp.L1", hint="For example rp.Linf(eps=0.1, clip=(0, 1))."
+        )
+    if not isinstance(x, Tensor):
+        raise ArgumentError(
+            "x", type(x).__name__, accepted="a torch.Tensor of shape (batch, *features)", hint="Use torch.as_tensor(x)."
+        )
+    if x.dim() < 2 or not x.is_floating_point():
+        raise ArgumentError(
+            "x",
+            f"{tuple(x.shape)} {x.dtype}",
+            accepted="a floating-point batch of shape (batch, *features)",
+            hint="Add the batch axis with x.unsqueeze(0), and convert integers with x.float().",
+        )
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            if parameter.dtype != x.dtype or parameter.device != x.device:
+                raise ArgumentError(
+                    "x",
+                    f"{x.dtype} on {x.device}",
+                    accepted=f"the model's dtype and device, {parameter.dtype} on {parameter.device}",
+                    hint="Convert one of them, for example x.to(next(model.parameters())).",
+                )
+            break
+    ball.eps_for(x)  # a per-sample eps must fit the batch
+    if len(x) == 0:
+        return
+    low, high = torch.aminmax(x)
+    if not torch.isfinite(low + high):
+        raise ArgumentError(
+            "x", "not finite (NaN or infinity)", accepted="finite values", hint="Find them with x.isfinite()."
+        )
+    if ball.clip is not None and (low < ball.clip[0] or high > ball.clip[1]):
+        raise ArgumentError(
+            "x",
+            f"between {low.item():.9g} and {high.item():.9g}",
+            accepted=f"values inside the ball's clip range {ball.clip}",
+            hint="Scale or clamp x, or give the ball the range that x really has.",
+        )
+
+
+def check_labels(y: Tensor, x: Tensor, classes: int, *, name: str = "y") -> None:
+    """Raises ArgumentError unless `y` holds one class index in [0, classes) per sample."""
+    if not isinstance(y, Tensor) or y.is_floating_point() or y.dtype == torch.bool or y.shape != x.shape[:1]:
+        found = f"{tuple(y.shape)} {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
+        raise ArgumentError(
+            name,
+            found,
+            accepted=f"an integer tensor of shape ({len(x)},), one class index per sample",
+            hint="Convert one-hot rows with y.argmax(1), and lists with torch.tensor(y).",
+        )
+    if y.device != x.device:
+        raise ArgumentError(
+            name, f"on {y.device}", accepted=f"x's device, {x.device}", hint="Move it with .to(x.device)."
+        )
+    if len(y) and not (int(y.min()) >= 0 and int(y.max()) < classes):
+        raise ArgumentError(
+            name,
+            f"between {int(y.min())} and {int(y.max())}",
+            accepted=f"class indices from 0 to {classes - 1}",
+            hint="Count classes from zero, and check that the labels belong to this model.",
+        )
+
+
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    """`model(x)`, checked to be finite-class logits of shape (batch, classes) with at least two classes."""
+    out = model(x)
+    if not isinstance(out, Tensor):
+        raise ArgumentError(
+            "model",
+            f"returning a {type(out).__name__}",
+            accepted="a model that returns one tensor of logits, shape (batch, classes)",
+            hint="Wrap it so that forward returns only the logits.",
+        )
+    if out.dim() != 2 or len(out) != len(x) or out.shape[1] < 2:
+        raise ArgumentError(
+            "model",
+            f"returning the shape {tuple(out.shape)} for a batch of {len(x)}",
+            accepted="logits of shape (batch, classes) with at least two classes",
+            hint="For one output z, return torch.stack((-z, z), 1) / 2, whose margin is z.",
+        )
+    return out

@@ -1,0 +1,258 @@
+"""The perturbation sets `B_eps(x)`, cut to the valid range of inputs: `Linf`, `L2` and `L1`."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from robust_plugins.errors import ArgumentError
+from robust_plugins.intervals import Interval
+
+Draw = Literal["uniform", "corner", "gaussian"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ball(ABC):
+    """All inputs within distance `eps` of `x` in one norm, and inside `clip`.
+
+    `eps` is in the units of the inputs: a number, or one number per sample (a sequence or a tensor of shape
+    (batch,)). `clip` is the valid range (low, high) of every input value and part of the set, or None where every
+    value is valid; it has no default because forgetting it changes every figure. Balls are plain data: they print,
+    compare and hash.
+
+    Sets are evaluated in the dtype of `x`: the L-infinity ball is the box between the rounded numbers `x - eps`
+    and `x + eps`, the same one for attacks and certifiers.
+    """
+
+    eps: float | tuple[float, ...]
+    clip: tuple[float, float] | None
+
+    norm: ClassVar[float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eps", _checked_eps(self.eps))
+        object.__setattr__(self, "clip", _checked_clip(self.clip))
+
+    @abstractmethod
+    def distance(
+        self, z: Float[Tensor, batch * features], x: Float[Tensor, batch * features]
+    ) -> Float[Tensor, " batch"]:
+        """The distance of each sample of `z` from that of `x`, in this ball's norm: shape (batch,)."""
+
+    @abstractmethod
+    def project(
+        self, z: Float[Tensor, batch * features], x: Float[Tensor, batch * features]
+    ) -> Float[Tensor, batch * features]:
+        """The point of the ball nearest to `z`, then cut to `clip`.
+
+        For `x` inside `clip`, cutting moves no coordinate away from `x`, so the result lies in both. For `Linf` it
+        is the nearest point of the set, and inside `bounds(x)` to the bit.
+        """
+
+    @abstractmethod
+    def _unit(self, like: Float[Tensor, "n batch dims"], draw: Draw, generator: torch.Generator | None) -> Tensor:
+        """Points of the unit ball around zero, shaped like `like`: uniform ones, or corners."""
+
+    def bounds(self, x: Float[Tensor, batch * features]) -> Interval:
+        """The smallest box around the ball, `[x - eps, x + eps]`, cut to `clip`. For `Linf` this is the set itself."""
+        eps = self.eps_for(x)
+        return Interval(self._clipped(x - eps), self._clipped(x + eps))
+
+    def contains(
+        self,
+        z: Float[Tensor, batch * features],
+        x: Float[Tensor, batch * features],
+        *,
+        tolerance: float = 1e-6,
+    ) -> Bool[Tensor, " batch"]:
+        """Which samples of `z` lie in the set around those of `x`, up to an absolute `tolerance`. NaN never does."""
+        inside = self.distance(z, x) <= self.eps_for(x).flatten() + tolerance
+        if self.clip is not None:
+            low, high = self.clip
+            inside &= ((z >= low - tolerance) & (z <= high + tolerance)).flatten(1).all(1)
+        return inside
+
+    def sample(
+        self,
+        x: Float[Tensor, batch * features],
+        n: int,
+        generator: torch.Generator | None = None,
+        *,
+        draw: Draw = "uniform",
+    ) -> Float[Tensor, "n batch *features"]:
+        """`n` random points of the set around each sample: shape (n, batch, *features).
+
+        `draw="uniform"` is uniform over the set for `Linf`; for `L2` and `L1` uniform over the ball and then cut to
+        `clip`. `"corner"` draws vertices (for `L2`, points of the sphere). `"gaussian"` is the start of the
+        lecture's PGD, `x + N(0, eps)` with standard deviation `eps`, projected. `generator` may live on the CPU
+        while `x` does not. Raises ArgumentError for another `draw` and for n < 1.
+        """
+        if draw not in get_args(Draw):
+            raise ArgumentError(
+                "draw", repr(draw), accepted=", ".join(map(repr, get_args(Draw))), hint="Choose one of them."
+            )
+        if n < 1:
+            raise ArgumentError("n", n, accepted="an integer of at least 1", hint="Ask for one point or more.")
+        if draw == "gaussian":
+            noise = _random(torch.randn, x.new_empty((n, *x.shape)), generator)
+            return self._project_each(x + self.eps_for(x) * noise, x)
+        flat = x.flatten(1) if len(x) else x.new_empty((0, 0))
+        return self._spread(self._unit(flat.expand(n, *flat.shape), draw, generator).view(n, *x.shape), x)
+
+    def eps_for(self, x: Float[Tensor, batch * features]) -> Float[Tensor, batch * ones]:
+        """`eps` in x's dtype and device, one value per sample, shaped (batch, 1, ...) to broadcast against `x`."""
+        if not isinstance(self.eps, tuple):
+            eps = torch.full((len(x),), self.eps, dtype=x.dtype, device=x.device)
+        elif len(self.eps) == len(x):
+            eps = torch.tensor(self.eps, dtype=x.dtype, device=x.device)
+        else:
+            raise ArgumentError(
+                "ball.eps",
+                f"{len(self.eps)} values for a batch of {len(x)}",
+                accepted="one number, or one per sample",
+                hint="Give `eps` as many values as `x` has samples.",
+            )
+        return eps.view(-1, *[1] * (x.dim() - 1))
+
+    def __getitem__(self, samples: slice) -> Self:
+        """The ball for a slice of the batch: selects from a per-sample `eps`, keeps a number as it is."""
+        return type(self)(eps=self.eps[samples], clip=self.clip) if isinstance(self.eps, tuple) else self
+
+    def _spread(self, unit: Tensor, x: Tensor) -> Tensor:
+        return self._project_each(x + self.eps_for(x) * unit, x)
+
+    def _project_each(self, z: Tensor, x: Tensor) -> Tensor:
+        """`project` for z of shape (n, batch, *features)."""
+        n, repeated = len(z), x.expand(z.shape).flatten(0, 1)
+        ball = type(self)(eps=self.eps * n, clip=self.clip) if isinstance(self.eps, tuple) else self
+        return ball.project(z.flatten(0, 1), repeated).view_as(z)
+
+    def _clipped(self, z: Tensor) -> Tensor:
+        return z if self.clip is None else z.clamp(*self.clip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linf(Ball):
+    """`max_i |z_i - x_i| <= eps`, and `z` inside `clip`: a box."""
+
+    norm: ClassVar[float] = math.inf
+
+    def distance(self, z: Tensor, x: Tensor) -> Tensor:  # noqa: D102 (inherited)
+        return (z - x).flatten(1).abs().amax(1)
+
+    def project(self, z: Tensor, x: Tensor) -> Tensor:  # noqa: D102 (inherited)
+        box = self.bounds(x)
+        return torch.minimum(torch.maximum(z, box.lower), box.upper)
+
+    def _spread(self, unit: Tensor, x: Tensor) -> Tensor:
+        # Stretched over the box that clip leaves, so that uniform points and corners are those of the set.
+        box = self.bounds(x)
+        return torch.minimum(torch.maximum(box.center + unit * box.radius, box.lower), box.upper)
+
+    def _unit(self, like: Tensor, draw: Draw, generator: torch.Generator | None) -> Tensor:
+        t = 2 * _random(torch.rand, like, generator) - 1
+        return torch.where(t < 0, -torch.ones_like(t), torch.ones_like(t)) if draw == "corner" else t
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2(Ball):
+    """The Euclidean ball `sqrt(sum_i (z_i - x_i)^2) <= eps`, cut to `clip`."""
+
+    norm: ClassVar[float] = 2.0
+
+    def distance(self, z: Tensor, x: Tensor) -> Tensor:  # noqa: D102 (inherited)
+        length: Tensor = torch.linalg.vector_norm((z - x).flatten(1), dim=1)
+        return length
+
+    def project(self, z: Tensor, x: Tensor) -> Tensor:  # noqa: D102 (inherited)
+        eps = self.eps_for(x)
+        length = self.distance(z, x).view_as(eps)
+        # Where the point is outside, eps / length < 1; the where keeps 0 / 0 out of points at the centre.
+        scale = torch.where(length > eps, eps / torch.where(length > 0, length, 1), 1)
+        return self._clipped(x + (z - x) * scale)
+
+    def _unit(self, like: Tensor, draw: Draw, generator: torch.Generator | None) -> Tensor:
+        direction = torch.nn.functional.normalize(_random(torch.randn, like, generator), dim=-1)
+        if draw == "corner":
+            return direction
+        # The volume within radius r grows as r^d.
+        radius = _random(torch.rand, like[..., :1], generator)
+        return direction * radius ** (1 / max(like.shape[-1], 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class L1(Ball):
+    """The cross-polytope `sum_i |z_i - x_i| <= eps`, cut to `clip`."""
+
+    norm: ClassVar[float] = 1.0
+
+    def distance(self, z: Tensor, x: Tensor) -> Tensor:  # noqa: D102 (inherited)
+        return (z - x).flatten(1).abs().sum(1)
+
+    def project(self, z: Tensor, x: Tensor) -> Tensor:
+        """As `Ball.project`, by sorting: Duchi et al. 2008, "Efficient projections onto the l1-ball", figure 1."""
+        delta, eps = (z - x).flatten(1), self.eps_for(x).flatten(1)
+        size = delta.abs()
+        ranked = size.sort(1, descending=True).values
+        excess = ranked.cumsum(1) - eps
+        count = torch.arange(1, size.shape[1] + 1, device=x.device, dtype=x.dtype)
+        # The coordinates that stay positive are a prefix of the sorted ones; the last of them sets the threshold.
+        kept = (ranked * count > excess).sum(1, keepdim=True).clamp(min=1)
+        threshold = excess.gather(1, kept - 1) / kept
+        shrunk = delta.sign() * (size - threshold).clamp(min=0)
+        return self._clipped(x + torch.where(size.sum(1, keepdim=True) > eps, shrunk, delta).view_as(x))
+
+    def _unit(self, like: Tensor, draw: Draw, generator: torch.Generator | None) -> Tensor:
+        dims = like.shape[-1]
+        sign = torch.where(_random(torch.rand, like, generator) < 0.5, -1.0, 1.0).to(like)
+        if draw == "corner":
+            hot = _random(torch.rand, like, generator).argmax(-1, keepdim=True) if dims else like.long()
+            return sign * torch.zeros_like(like).scatter(-1, hot, 1.0)
+        # Exponentials divided by their sum, one more than there are dimensions, are uniform on the simplex.
+        draws = -torch.log1p(-_random(torch.rand, like.new_empty((*like.shape[:-1], dims + 1)), generator))
+        return sign * (draws / draws.sum(-1, keepdim=True))[..., :dims]
+
+
+def _random(kind: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    # A generator draws on its own device only; its values move to where the inputs are.
+    device = generator.device if generator is not None else like.device
+    return kind(like.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+
+
+def _checked_eps(eps: object) -> float | tuple[float, ...]:
+    accepted = "a finite number >= 0, or one per sample"
+    hint = "Give the radius in the units of the inputs, for example 8/255 for images in [0, 1]."
+    if isinstance(eps, Tensor):
+        eps = eps.tolist()
+    values = tuple(eps) if isinstance(eps, Iterable) and not isinstance(eps, str) else (eps,)
+    try:
+        numbers = tuple(float(v) for v in values)
+    except (TypeError, ValueError):
+        raise ArgumentError("eps", repr(eps), accepted=accepted, hint=hint) from None
+    if not all(math.isfinite(v) and v >= 0 for v in numbers):
+        raise ArgumentError("eps", repr(eps), accepted=accepted, hint=hint)
+    return numbers if isinstance(eps, Iterable) else numbers[0]
+
+
+def _checked_clip(clip: object) -> tuple[float, float] | None:
+    if clip is None:
+        return None
+    try:
+        low, high = (float(v) for v in clip)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not low < high:
+        raise ArgumentError(
+            "clip",
+            repr(clip),
+            accepted="a pair (low, high) with low < high, or None",
+            hint="Give the valid range of every input value, for example (0.0, 1.0), or None where there is none.",
+        )
+    return low, high

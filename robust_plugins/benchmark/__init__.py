@@ -1,0 +1,1 @@
+"""Comparisons of attacks and certifiers on the same model and inputs."""

@@ -1,0 +1,6 @@
+"""The command line."""
+
+
+def main() -> None:
+    """Placeholder until the command line is written."""
+    raise SystemExit(2)

@@ -1,0 +1,44 @@
+"""The errors of the package: one base class, and messages that say what to do next."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RobustPluginsError(Exception):
+    """Base class of every error that this package raises on purpose."""
+
+
+class ArgumentError(RobustPluginsError, ValueError):
+    """An argument has a value that cannot be used.
+
+    The message names the argument, the value, what is accepted and what to do.
+    """
+
+    def __init__(self, argument: str, value: object, *, accepted: str, hint: str) -> None:
+        self.argument = argument
+        self.value = value
+        super().__init__(f"`{argument}` is {value}; accepted: {accepted}. {hint}")
+
+
+class UnknownNameError(RobustPluginsError, LookupError):
+    """A component, parameter, data set or model of that name does not exist; the nearest names are listed."""
+
+    def __init__(self, what: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
+        self.name = name
+        known = sorted(known)
+        near = get_close_matches(name, known, n=3, cutoff=0.4)
+        nearest = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+        listing = f" Known: {', '.join(known)}." if known else " None is known."
+        super().__init__(f"unknown {what} {name!r}.{nearest}{listing}{' ' + hint if hint else ''}")
+
+
+class PluginError(RobustPluginsError):
+    """A plugin could not be loaded, was blocked, or lacks its backend; the cause is chained."""
+
+
+class UnsupportedModelError(RobustPluginsError):
+    """A certifier cannot bound this model; the message names the layer. Becomes `Verdict.UNSUPPORTED`."""
+
+
+class ComponentError(RobustPluginsError):
+    """A component broke its contract: the wrong shape, type or device came back from a plugin."""

@@ -1,0 +1,90 @@
+"""Running somebody's model and leaving no trace: evaluation mode, gradients, flags and random states."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def evaluating(model: nn.Module, *, seed: int | None = None, freeze: bool = False) -> Iterator[None]:
+    """Puts `model` into evaluation mode, and on leaving restores all that a backend may have changed.
+
+    Restored: the mode of every submodule, `requires_grad` and `.grad` of every parameter, the values of the
+    buffers, and the random states of torch (all initialised devices), numpy and python. With `seed` those three
+    are seeded inside. `freeze` switches weight gradients off inside, for those who only need gradients of inputs.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    with _random_states():
+        try:
+            if any(training for _, training in modes):
+                _to_evaluation(model)
+            for parameter, _, _ in parameters:
+                parameter.grad = None  # a backend that adds to the gradient in place then never touches the user's
+                if freeze:
+                    parameter.requires_grad_(False)
+            if seed is not None:
+                seed_everything(seed)
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            for parameter, requires_grad, grad in parameters:
+                if parameter.requires_grad != requires_grad:
+                    parameter.requires_grad_(requires_grad)
+                parameter.grad = grad
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    if not torch.equal(buffer, value):
+                        buffer.copy_(value)
+
+
+def fresh_seed() -> int:
+    """A seed drawn from the operating system, valid for torch, numpy and python: 32 bits."""
+    return secrets.randbits(32)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds the global generators of torch (all devices), numpy (if imported) and python."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(seed % 2**32)
+
+
+def synchronize(x: Tensor) -> None:
+    """Waits for the device of `x`, so that a clock read next to it measures work and not its launch."""
+    if x.device.type != "cpu":
+        torch.accelerator.synchronize(x.device)
+
+
+def _to_evaluation(model: nn.Module) -> None:
+    try:
+        model.eval()
+    except NotImplementedError:  # modules from torch.export forbid eval()
+        for module in model.modules():
+            module.training = False
+
+
+@contextmanager
+def _random_states() -> Iterator[None]:
+    numpy = sys.modules.get("numpy")
+    before = torch.get_rng_state(), random.getstate(), numpy.random.get_state() if numpy else None
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        random.setstate(before[1])
+        if numpy and before[2] is not None:
+            numpy.random.set_state(before[2])
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)

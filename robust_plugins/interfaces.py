@@ -1,0 +1,351 @@
+"""The common interface of attacks and certifiers: a final public call over one small abstract method.
+
+The public call never trusts a backend. It checks its arguments, runs the model in evaluation mode and restores
+everything afterwards, and states only what it has recomputed itself.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, final, overload
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from robust_plugins.arguments import check_inputs, check_labels, logits_of
+from robust_plugins.balls import Ball
+from robust_plugins.errors import ArgumentError, ComponentError, UnsupportedModelError
+from robust_plugins.evaluation import evaluating, fresh_seed, synchronize
+from robust_plugins.intervals import Interval
+from robust_plugins.memory import BUDGET, activation_sizes
+from robust_plugins.results import AttackResult, Certificate, Verdict
+from robust_plugins.specifications import margin_spec
+
+Target = Tensor | Literal["random", "least_likely"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component(ABC):
+    """What attacks and certifiers share: a frozen dataclass whose fields are its parameters.
+
+    `batch_size` is the number of samples handed to the backend at a time; None lets the component choose.
+    Subclasses check their fields in `__post_init__` and call `super().__post_init__()`.
+    """
+
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ArgumentError(
+                "batch_size", self.batch_size, accepted="an integer of at least 1, or None", hint="None fits memory."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(Component):
+    """Searches the ball around each sample for an input on which the model fails: a lower bound on the damage.
+
+    To write one, implement `perturb`, and freeze it as a dataclass whose fields are its parameters.
+    """
+
+    @abstractmethod
+    def perturb(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, batch * features],
+        y: Int[Tensor, " batch"],
+        ball: Ball,
+        *,
+        targeted: bool,
+    ) -> Float[Tensor, batch * features]:
+        """Candidates for adversarial examples, shaped like `x`. They need not respect the ball: the caller projects.
+
+        `y` are labels to leave, or with `targeted` classes to reach. `model` is in evaluation mode with weight
+        gradients off; the global generators of torch, numpy and python are seeded, so draw from them. Raise
+        ArgumentError for a ball or a target that the attack cannot handle.
+        """
+
+    @overload
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *,
+        target: Target | None = ..., seed: int | None = ..., eps: None = ...,
+    ) -> AttackResult: ...  # fmt: skip
+
+    @overload
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *,
+        target: Target | None = ..., seed: int | None = ..., eps: Sequence[float],
+    ) -> list[AttackResult]: ...  # fmt: skip
+
+    @final
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, batch * features],
+        y: Int[Tensor, " batch"],
+        ball: Ball,
+        *,
+        target: Target | None = None,
+        seed: int | None = None,
+        eps: Sequence[float] | None = None,
+    ) -> AttackResult | list[AttackResult]:
+        """Attacks `model` (any batch to logits of shape (batch, classes)) at `x`, in evaluation mode.
+
+        - `y`: the true classes, shape (batch,). Success means a decision other than `y`.
+        - `target`: None for an untargeted attack; classes of shape (batch,) to reach instead; `"random"`, one
+          uniformly random wrong class per sample (the average case); `"least_likely"`, the wrong class with the
+          smallest clean logit.
+        - `seed`: makes the call reproducible; None draws one, which the result states.
+        - `eps`: several radii instead of the ball's, one result for each.
+
+        The candidates are projected onto the ball and its clip range, the logits recomputed, and the better of
+        candidate and `x` kept (success first, then loss). `model`, the random states and `x` are left as found.
+        Raises ArgumentError for unusable arguments and ComponentError where the attack breaks its contract.
+        """
+        if eps is not None:
+            return [self(model, x, y, replace(ball, eps=e), target=target, seed=seed) for e in eps]
+        check_inputs(model, x, ball)
+        seed = fresh_seed() if seed is None else seed
+        x = x.detach()
+        synchronize(x)
+        start = time.perf_counter()
+        with evaluating(model, seed=seed, freeze=True), torch.inference_mode(False):
+            if x.is_inference():
+                x = x.clone()  # inference tensors cannot be differentiated
+            with torch.no_grad():
+                clean = logits_of(model, x)
+            check_labels(y, x, clean.shape[1])
+            goal = None if target is None else _resolve_target(target, y, clean)
+            candidate = self._candidates(model, x, y if goal is None else goal, ball, targeted=goal is not None)
+            with torch.no_grad():
+                x_adv, logits, success, loss = _better(model, x, clean, candidate, y, goal)
+        distance = ball.distance(x_adv, x)
+        synchronize(x)
+        seconds = time.perf_counter() - start
+        return AttackResult(x_adv, success, logits, distance, loss, seconds, seed, goal)
+
+    def _candidates(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:
+        parts = [x[:0]]
+        for part in chunks(len(x), self.batch_size):
+            with torch.enable_grad():
+                found = self.perturb(model, x[part], y[part], ball[part], targeted=targeted)
+            if not isinstance(found, Tensor) or found.shape != x[part].shape:
+                shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+                raise ComponentError(f"{self}: perturb returned {shape}; expected a tensor of {tuple(x[part].shape)}")
+            found = found.detach().to(x)
+            valid = found.isfinite().flatten(1).all(1).view(-1, *[1] * (x.dim() - 1))
+            parts.append(ball[part].project(torch.where(valid, found, x[part]), x[part]))
+        return torch.cat(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certifier(Component):
+    """Bounds the logits over the whole ball and derives what is proved: an upper bound on the damage.
+
+    To write one, implement `propagate`, and freeze it as a dataclass whose fields are its parameters.
+    """
+
+    soundness: ClassVar[str] = "real arithmetic, evaluated in the model's dtype without outward rounding"
+    """The assumptions under which the bounds hold; stated in every certificate."""
+
+    rounding: ClassVar[float] = 1e-6
+    """Relative to the scale of logits and bounds: margins within it of zero count as unknown, and bounds may miss
+    the clean logits by it. Zero for certifiers that round outward."""
+
+    @abstractmethod
+    def propagate(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, batch * features],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"] | None,
+    ) -> Interval:
+        """Bounds on `spec @ logits` over the ball, shape (batch, rows); on the logits themselves for None.
+
+        Differentiable in the model's parameters where gradients are enabled. `model` is in evaluation mode. A
+        certifier that cannot merge `spec` into the last layer returns `rp.apply_spec(logits, spec)`. Raise
+        UnsupportedModelError, naming the layer, for a model that cannot be bounded soundly, and ArgumentError
+        for a norm that cannot.
+        """
+
+    def bytes_per_sample(self, activations: Sequence[int], classes: int, itemsize: int) -> int:
+        """An estimate of the memory that one sample takes, from the sizes of the activations; sets `batch_size`.
+
+        The default is right for interval propagation: a few tensors per activation.
+        """
+        return 6 * itemsize * (sum(activations) + classes * (max(activations) + classes))
+
+    @final
+    def bounds(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, batch * features],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"] | None = None,
+    ) -> Interval:
+        """Bounds on the logits over the ball, shape (batch, classes), or on the rows of `spec @ logits`.
+
+        Computed in evaluation mode and differentiable in the model's parameters (call it under `torch.no_grad()`
+        to save memory), in chunks of `batch_size`. `model` is left as found. Raises ArgumentError for unusable
+        arguments, UnsupportedModelError for a model that cannot be bounded, ComponentError for results that are
+        not an Interval of the right shape.
+        """
+        check_inputs(model, x, ball)
+        with evaluating(model):
+            with torch.no_grad():
+                classes = logits_of(model, x[:1]).shape[1]
+            if spec is not None and (spec.dim() != 3 or len(spec) != len(x) or spec.shape[2] != classes):
+                raise ArgumentError(
+                    "spec",
+                    f"of shape {tuple(spec.shape)}",
+                    accepted=f"shape ({len(x)}, rows, {classes})",
+                    hint="Give one matrix per sample, as rp.margin_spec(y, classes) does.",
+                )
+            size = self._chunk_size(model, x, classes)
+            parts = [
+                self._propagated(model, x[part], ball[part], None if spec is None else spec[part])
+                for part in chunks(len(x), size)
+            ]
+        if not parts:
+            return Interval.point(x.new_empty((0, classes if spec is None else spec.shape[1])))
+        return Interval(torch.cat([p.lower for p in parts]), torch.cat([p.upper for p in parts]))
+
+    @final
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, batch * features],
+        y: Int[Tensor, " batch"],
+        ball: Ball,
+    ) -> Certificate:
+        """Tries to prove, for each sample, that no input of the ball is classified otherwise than as `y`.
+
+        `model` maps a batch to logits of shape (batch, classes) and is certified in evaluation mode; `y` has shape
+        (batch,). The margins `z_y - z_j` are bounded as one specification, which certifiers merge into the last
+        layer. A sample is CERTIFIED where every margin's lower bound is above zero by more than the backend's
+        rounding error; FALSIFIED where `x` itself is misclassified; ERROR where the bounds are NaN, cross, or miss
+        the clean logits; UNSUPPORTED where the model has a layer that the certifier cannot bound. `model` and the
+        random states are left as found. Raises ArgumentError for unusable arguments.
+        """
+        check_inputs(model, x, ball)
+        x = x.detach()
+        synchronize(x)
+        start = time.perf_counter()
+        with torch.inference_mode(False), torch.no_grad(), evaluating(model):
+            if x.is_inference():
+                x = x.clone()
+            logits = logits_of(model, x)
+            check_labels(y, x, logits.shape[1])
+            spec = margin_spec(y, logits.shape[1], dtype=x.dtype)
+            parts = [
+                self._judge(model, x[part], y[part], ball[part], spec[part], logits[part])
+                for part in chunks(len(x), self._chunk_size(model, x, logits.shape[1]))
+            ]
+        synchronize(x)
+        margin = torch.cat([x.new_empty(0), *(m for m, _, _ in parts)])
+        verdicts = tuple(v for _, vs, _ in parts for v in vs)
+        messages = tuple(m for _, _, ms in parts for m in ms)
+        certified = torch.tensor([v is Verdict.CERTIFIED for v in verdicts], dtype=torch.bool, device=x.device)
+        falsified = torch.tensor([v is Verdict.FALSIFIED for v in verdicts], dtype=torch.bool, device=x.device)
+        witness = torch.where(falsified.view(-1, *[1] * (x.dim() - 1)), x, torch.nan)
+        seconds = time.perf_counter() - start
+        return Certificate(verdicts, margin, logits, certified, witness, messages, seconds, self.soundness)
+
+    def _chunk_size(self, model: nn.Module, x: Tensor, classes: int) -> int | None:
+        if self.batch_size is not None or len(x) <= 1:
+            return self.batch_size
+        needed = self.bytes_per_sample(activation_sizes(model, x), classes, x.element_size())
+        return max(1, BUDGET // max(1, needed))
+
+    def _propagated(self, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None) -> Interval:
+        found = self.propagate(model, x, ball, spec)
+        if not isinstance(found, Interval) or found.lower.dim() != 2 or len(found) != len(x):
+            raise ComponentError(f"{self}: propagate returned {found!r}; expected an Interval of shape (batch, rows)")
+        return found
+
+    def _judge(
+        self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, spec: Tensor, logits: Tensor
+    ) -> tuple[Tensor, list[Verdict], list[str]]:
+        """Margin, verdict and message for each sample of one chunk."""
+        wrong = (logits.argmax(1) != y).tolist()
+        try:
+            found = self._propagated(model, x, ball, spec)
+        except UnsupportedModelError as error:
+            verdicts = [Verdict.FALSIFIED if w else Verdict.UNSUPPORTED for w in wrong]
+            messages = ["" if w else str(error) for w in wrong]
+            return torch.full_like(logits[:, 0], -torch.inf), verdicts, messages
+        clean = (spec @ logits.unsqueeze(2)).squeeze(2)
+        scale = torch.stack([found.lower.abs().amax(1), found.upper.abs().amax(1), logits.abs().amax(1)]).amax(0)
+        slack = (self.rounding * scale).unsqueeze(1)
+        faults = {
+            "the bounds are NaN": (found.lower.isnan() | found.upper.isnan()).any(1),
+            "the bounds cross: lower > upper": ~found.ordered().logical_or(found.width.abs() <= slack).all(1),
+            "the bounds do not contain the logits of x itself": ~found.contains(clean, tolerance=0)
+            .logical_or((found.lower - slack <= clean) & (clean <= found.upper + slack))
+            .all(1),
+        }
+        causes = [(text, where.tolist()) for text, where in faults.items()]
+        message = [next((text for text, at in causes if at[i]), "") for i in range(len(x))]
+        margin = torch.where(torch.stack(list(faults.values())).any(0), -torch.inf, found.lower.amin(1))
+        proved = (found.lower > slack).all(1).tolist()
+        verdicts = [
+            Verdict.ERROR if fault else Verdict.FALSIFIED if w else Verdict.CERTIFIED if p else Verdict.UNKNOWN
+            for fault, w, p in zip(message, wrong, proved, strict=True)
+        ]
+        return margin, verdicts, message
+
+
+def chunks(total: int, size: int | None) -> Iterator[slice]:
+    """Slices of at most `size` that cover `range(total)`; a single one for None."""
+    step = max(1, total if size is None else size)
+    return (slice(start, min(start + step, total)) for start in range(0, total, step))
+
+
+def _resolve_target(target: Target, y: Tensor, clean: Tensor) -> Tensor:
+    if isinstance(target, Tensor):
+        check_labels(target, clean, clean.shape[1], name="target")
+        if bool((target == y).any()):
+            raise ArgumentError(
+                "target", "equal to y for some sample", accepted="a wrong class", hint="Choose target != y everywhere."
+            )
+        return target
+    if target == "random":
+        # A step of 1 to classes - 1 away from y is uniform over the wrong classes.
+        step = torch.randint(1, clean.shape[1], y.shape, dtype=y.dtype).to(y.device)
+        return (y + step) % clean.shape[1]
+    if target == "least_likely":
+        return clean.scatter(1, y.unsqueeze(1), torch.inf).argmin(1).to(y.dtype)
+    raise ArgumentError(
+        "target",
+        repr(target),
+        accepted="None, classes of shape (batch,), 'random' or 'least_likely'",
+        hint="Leave it out for an untargeted attack.",
+    )
+
+
+def _better(
+    model: nn.Module, x: Tensor, clean: Tensor, candidate: Tensor, y: Tensor, goal: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The better of `x` and `candidate` for each sample: inputs, logits, success and loss."""
+    logits = logits_of(model, candidate)
+
+    def judged(z: Tensor) -> tuple[Tensor, Tensor]:
+        decision = z.argmax(1)
+        success = decision != y if goal is None else decision == goal
+        return success, F.cross_entropy(z, y if goal is None else goal, reduction="none")
+
+    (won, loss), (won_clean, loss_clean) = judged(logits), judged(clean)
+    worse = loss >= loss_clean if goal is None else loss <= loss_clean
+    take = (won & ~won_clean) | ((won == won_clean) & worse)
+    x_adv = torch.where(take.view(-1, *[1] * (x.dim() - 1)), candidate, x)
+    return (
+        x_adv,
+        torch.where(take.unsqueeze(1), logits, clean),
+        torch.where(take, won, won_clean),
+        torch.where(take, loss, loss_clean),
+    )

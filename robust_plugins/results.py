@@ -1,0 +1,71 @@
+"""`Verdict`, and the records that attacks and certifiers return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class Verdict(StrEnum):
+    """What is known about one sample. A failed attack is never a proof, and an error is never an answer."""
+
+    CERTIFIED = "certified"  # proved: no input of the ball changes the decision
+    FALSIFIED = "falsified"  # a witness in the ball is classified otherwise
+    UNKNOWN = "unknown"  # the bound is too loose to tell
+    TIMEOUT = "timeout"  # stopped before an answer
+    ERROR = "error"  # the backend returned NaN, crossed bounds, or bounds that miss the clean logits
+    UNSUPPORTED = "unsupported"  # the certifier cannot bound this model
+
+
+@dataclass(frozen=True, eq=False)
+class AttackResult:
+    """The worst inputs that an attack found in the ball, all recomputed by us: the empirical side of the bracket.
+
+    Where no candidate was worse than `x` itself, `x_adv` is `x`. On an accelerator every tensor stays there.
+    """
+
+    x_adv: Float[Tensor, batch * features]
+    """Inside the ball around `x` and inside its clip range."""
+    success: Bool[Tensor, " batch"]
+    """Untargeted: the decision on `x_adv` differs from `y`. Targeted: it is the target."""
+    logits: Float[Tensor, "batch classes"]
+    """The model's logits on `x_adv`, in evaluation mode."""
+    distance: Float[Tensor, " batch"]
+    """The distance between `x_adv` and `x` in the ball's norm, in input units."""
+    loss: Float[Tensor, " batch"]
+    """Cross-entropy on `x_adv` against `y`, which the attack raises; targeted: against the target, which it lowers."""
+    seconds: float
+    """Wall-clock time of the whole call."""
+    seed: int
+    """The seed that reproduces this result, also where none was given."""
+    target: Int[Tensor, " batch"] | None = None
+    """The target classes, or None where the attack was untargeted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """What a certifier proved about each sample over the ball: the certified side of the bracket.
+
+    It holds for the model in evaluation mode, on the set that `Ball` describes; `soundness` says in which
+    arithmetic and under which further assumptions.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    """One per sample."""
+    margin: Float[Tensor, " batch"]
+    """A proved lower bound of `min_j (z_y - z_j)` over the ball, in logits; -inf where nothing is proved."""
+    logits: Float[Tensor, "batch classes"]
+    """The model's logits on `x`, in evaluation mode. For bounds on the logits, see `Certifier.bounds`."""
+    certified: Bool[Tensor, " batch"]
+    """Where the verdict is CERTIFIED."""
+    witness: Float[Tensor, batch * features]
+    """An input of the ball that is not classified as `y`, where the verdict is FALSIFIED; NaN elsewhere."""
+    messages: tuple[str, ...]
+    """The cause for ERROR, UNSUPPORTED and TIMEOUT verdicts, else an empty string; one per sample."""
+    seconds: float
+    """Wall-clock time of the whole call."""
+    soundness: str
+    """The arithmetic and the assumptions under which the bounds hold."""

@@ -1,0 +1,1 @@
+"""What a plugin author runs against a new plugin."""
