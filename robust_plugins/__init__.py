@@ -3,8 +3,8 @@
 Every quantity is a bracket: what an attack achieved, and what a certifier proved.
 """
 
-# `rp.attacks()`, `rp.certifiers()` and `rp.plugins()` share their names with submodules. Importing a submodule binds its
-# name here, once; importing them first lets the functions below have the last word.
+# `rp.attacks()`, `rp.certifiers()` and `rp.plugins()` share their names with submodules. Importing a submodule binds
+# its name here, once; importing them first lets the functions below have the last word.
 import robust_plugins.attacks
 import robust_plugins.certifiers  # noqa: F401
 from robust_plugins.balls import L1, L2, Ball, Linf

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -229,7 +230,7 @@ def _random(kind: Callable[..., Tensor], like: Tensor, generator: torch.Generato
 def _checked_eps(eps: object) -> float | tuple[float, ...]:
     accepted = "a finite number >= 0, or one per sample"
     hint = "Give the radius in the units of the inputs, for example 8/255 for images in [0, 1]."
-    if isinstance(eps, Tensor):
+    if isinstance(eps, Tensor | np.ndarray):
         eps = eps.tolist()
     values = tuple(eps) if isinstance(eps, Iterable) and not isinstance(eps, str) else (eps,)
     try:

@@ -30,7 +30,7 @@ Target = Tensor | Literal["random", "least_likely"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Component(ABC):
+class Component:
     """What attacks and certifiers share: a frozen dataclass whose fields are its parameters.
 
     `batch_size` is the number of samples handed to the backend at a time; None lets the component choose.
@@ -47,7 +47,7 @@ class Component(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack(Component):
+class Attack(Component, ABC):
     """Searches the ball around each sample for an input on which the model fails: a lower bound on the damage.
 
     To write one, implement `perturb`, and freeze it as a dataclass whose fields are its parameters.
@@ -144,7 +144,7 @@ class Attack(Component):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Certifier(Component):
+class Certifier(Component, ABC):
     """Bounds the logits over the whole ball and derives what is proved: an upper bound on the damage.
 
     To write one, implement `propagate`, and freeze it as a dataclass whose fields are its parameters.
