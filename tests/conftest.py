@@ -1,0 +1,30 @@
+"""Shape and type checks at run time, one hypothesis profile, and where the real data may be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
+
+# Before the first import of the package: every annotated tensor is then checked for shape and dtype.
+install_import_hook("robust_plugins", "beartype.beartype")
+
+settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real data, published networks and reference results; tests that need it skip without it."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not (folder / "data").is_dir():
+        pytest.skip(f"the folder with data and reference results is absent: {folder}")
+    return folder
