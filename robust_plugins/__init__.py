@@ -8,6 +8,7 @@ Every quantity is a bracket: what an attack achieved, and what a certifier prove
 import robust_plugins.attacks
 import robust_plugins.certifiers  # noqa: F401
 from robust_plugins.balls import L1, L2, Ball, Linf
+from robust_plugins.benchmark import Comparison, compare
 from robust_plugins.errors import (
     ArgumentError,
     ComponentError,
@@ -41,6 +42,7 @@ __all__ = [
     "Ball",
     "Certificate",
     "Certifier",
+    "Comparison",
     "ComponentError",
     "Interval",
     "Linf",
@@ -54,6 +56,7 @@ __all__ = [
     "attacks",
     "certifier",
     "certifiers",
+    "compare",
     "hookimpl",
     "margin_spec",
     "plugins",

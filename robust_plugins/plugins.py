@@ -10,6 +10,7 @@ import importlib
 import inspect
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -207,8 +208,14 @@ class Registry:
         return component.factory(**parameters)
 
     def observe(self, hook: str, **arguments: Any) -> None:
-        """Calls an observer hook of every plugin."""
-        getattr(self._pluggy.hook, hook)(**arguments)
+        """Calls an observer hook of every plugin. One that raises is a warning: it must not end somebody's run."""
+        everyone = self._pluggy.get_plugins()
+        for plugin in everyone:
+            try:
+                self._pluggy.subset_hook_caller(hook, remove_plugins=everyone - {plugin})(**arguments)
+            except Exception as error:
+                name = self._pluggy.get_name(plugin)
+                warnings.warn(f"plugin {name!r}: {hook} raised {type(error).__name__}: {error}", stacklevel=2)
 
     def _add_entry_points(self) -> None:
         found = sorted(metadata.entry_points(group=PROJECT), key=lambda e: e.name)
@@ -253,7 +260,7 @@ class Registry:
                 raise UnknownNameError("hook", name, specified, hint="Rename the function marked with @rp.hookimpl.")
         if not entry.hooks:
             raise PluginError(f"{plugin!r} implements no hook; mark its functions with @rp.hookimpl")
-        others = [p for p in self._pluggy.get_plugins() if p is not plugin]
+        others = self._pluggy.get_plugins() - {plugin}
         for kind in Kind:
             call = self._pluggy.subset_hook_caller(kind.hook, remove_plugins=others)
             call(register=partial(self._register_component, entry, kind))

@@ -1,0 +1,233 @@
+"""`compare`: attacks and certifiers on the same model and inputs, and whether they contradict each other."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from robust_plugins.arguments import check_inputs, check_labels, logits_of
+from robust_plugins.balls import Ball
+from robust_plugins.benchmark.table import comparison_table, rendered
+from robust_plugins.errors import ArgumentError
+from robust_plugins.evaluation import evaluating, fresh_seed
+from robust_plugins.interfaces import Attack, Certifier
+from robust_plugins.plugins import Kind, registry
+from robust_plugins.results import AttackResult, Certificate
+
+ROUNDING = 1e-6
+"""Relative to the logits' scale: how far an attack's margin may lie below a proved one before it is a contradiction.
+The margins of both sides are computed in floating point."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What one component found on all samples, or why it failed."""
+
+    name: str
+    kind: Kind
+    accuracy: float | None
+    """An attack's: the share that is still classified correctly, an upper bound of the robust accuracy. A
+    certifier's: the share that is certified, a lower bound. None where the component failed."""
+    seconds: float
+    result: AttackResult | Certificate | None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """A contradiction: on this sample, an attack's margin lies below the one that a certifier proved."""
+
+    sample: int
+    attack: str
+    certifier: str
+    achieved: float
+    proved: float
+
+    def __str__(self) -> str:
+        return (
+            f"sample {self.sample}: {self.attack} reached the margin {self.achieved:.6g}, "
+            f"but {self.certifier} proved at least {self.proved:.6g}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The bracket of one model on one batch: clean accuracy, accuracy under each attack, certified accuracy.
+
+    Printing it gives the table. `bracket` is what is known of the robust accuracy, `crossings` the contradictions,
+    which mean that an attack or a certifier is wrong.
+    """
+
+    x: Float[Tensor, "batch *features"]
+    y: Int[Tensor, " batch"]
+    ball: Ball
+    seed: int
+    clean: float
+    """The share of samples that the model classifies as `y`."""
+    rows: tuple[Row, ...]
+    crossings: tuple[Crossing, ...]
+
+    @property
+    def bracket(self) -> tuple[float, float]:
+        """Proved and empirical robust accuracy: certified by any certifier, and correct under every attack."""
+        correct = [~r.result.success for r in self.rows if isinstance(r.result, AttackResult)]
+        certified = [r.result.certified for r in self.rows if isinstance(r.result, Certificate)]
+        low = torch.stack(certified).any(0).double().mean().item() if certified and len(self.y) else 0.0
+        high = torch.stack(correct).all(0).double().mean().item() if correct and len(self.y) else self.clean
+        return low, high
+
+    def __getitem__(self, name: str) -> Row:
+        """The row of one component, by the name that it was asked for."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(name)
+
+    def __str__(self) -> str:
+        return rendered(comparison_table([self]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the tensors, ready for JSON: shares in [0, 1], seconds of wall-clock time."""
+        low, high = self.bracket
+        return {
+            "samples": len(self.y),
+            "ball": {"norm": str(self.ball.norm), "eps": self.ball.eps, "clip": self.ball.clip},
+            "seed": self.seed,
+            "clean": self.clean,
+            "bracket": {"certified": low, "attacked": high},
+            "rows": [
+                {
+                    "name": row.name,
+                    "kind": row.kind.value,
+                    "accuracy": row.accuracy,
+                    "seconds": row.seconds,
+                    "verdicts": verdict_counts(row.result) if isinstance(row.result, Certificate) else None,
+                    "error": row.error,
+                }
+                for row in self.rows
+            ],
+            "crossings": [asdict(crossing) for crossing in self.crossings],
+        }
+
+
+def compare(
+    model: nn.Module,
+    x: Float[Tensor, "batch *features"],
+    y: Int[Tensor, " batch"],
+    ball: Ball,
+    components: Sequence[str | Attack | Certifier],
+    *,
+    seed: int | None = None,
+    progress: bool = False,
+) -> Comparison:
+    """Runs every attack and certifier of `components` on the same samples and holds their answers together.
+
+    `components` are registered names, with parameters where wanted (`"art:pgd(steps=100)"`), or components
+    themselves. Attacks are untargeted and all get the same `seed`; None draws one, which the result states. All of
+    it happens in evaluation mode. A component that raises is a row with its error; the others go on. `progress`
+    shows a bar on standard error. Observers (`on_run_start`, `on_record`, `on_run_end`) are told.
+
+    Raises ArgumentError for an unusable model, batch or ball, UnknownNameError for an unknown component.
+    """
+    check_inputs(model, x, ball)
+    with evaluating(model), torch.no_grad():
+        clean = logits_of(model, x)
+    check_labels(y, x, clean.shape[1])
+    named = [_resolved(component) for component in components]
+    if len({name for name, _ in named}) < len(named):
+        raise ArgumentError(
+            "components", [n for n, _ in named], accepted="each component once", hint="Drop the repetition."
+        )
+    seed = fresh_seed() if seed is None else seed
+    run = {"components": [name for name, _ in named], "ball": ball, "seed": seed, "samples": len(x)}
+    registry().observe("on_run_start", run=run)
+    rows: list[Row] = []
+    try:
+        for name, component in _with_bar(named, progress):
+            row = _run(name, component, model, x, y, ball, seed)
+            rows.append(row)
+            if row.result is not None:
+                registry().observe("on_record", run=run, name=name, result=row.result)
+    except BaseException as error:
+        registry().observe("on_run_end", run=run, error=error)
+        raise
+    correct = (clean.argmax(1) == y).double().mean().item() if len(x) else 0.0
+    table = Comparison(x, y, ball, seed, correct, tuple(rows), _crossings(rows, y))
+    registry().observe("on_run_end", run=run, error=None)
+    return table
+
+
+def verdict_counts(certificate: Certificate) -> dict[str, int]:
+    """How often each verdict occurs, in the order of first occurrence."""
+    counts: dict[str, int] = {}
+    for verdict in certificate.verdicts:
+        counts[verdict.value] = counts.get(verdict.value, 0) + 1
+    return counts
+
+
+def _resolved(component: str | Attack | Certifier) -> tuple[str, Attack | Certifier]:
+    if isinstance(component, Attack | Certifier):
+        return str(component), component
+    if not isinstance(component, str):
+        raise ArgumentError(
+            "components",
+            repr(component),
+            accepted="registered names, attacks and certifiers",
+            hint="List the names with rp.attacks() and rp.certifiers().",
+        )
+    kind = registry().kind_of(component, [Kind.ATTACK, Kind.CERTIFIER])
+    return component, registry().create(kind, component)
+
+
+def _run(
+    name: str, component: Attack | Certifier, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seed: int
+) -> Row:
+    kind = Kind.ATTACK if isinstance(component, Attack) else Kind.CERTIFIER
+    start = time.perf_counter()
+    try:
+        result: AttackResult | Certificate
+        if isinstance(component, Attack):
+            result = component(model, x, y, ball, seed=seed)
+            good = ~result.success
+        else:
+            result = component(model, x, y, ball)
+            good = result.certified
+    except Exception as error:  # one backend's failure must not lose the others' results
+        return Row(name, kind, None, time.perf_counter() - start, None, f"{type(error).__name__}: {error}")
+    return Row(name, kind, good.double().mean().item() if len(x) else 0.0, result.seconds, result)
+
+
+def _crossings(rows: Iterable[Row], y: Tensor) -> tuple[Crossing, ...]:
+    rows = list(rows)
+    found = []
+    for attack in rows:
+        if not isinstance(attack.result, AttackResult):
+            continue
+        logits = attack.result.logits
+        others = logits.scatter(1, y.unsqueeze(1), -torch.inf).amax(1)
+        achieved = logits.gather(1, y.unsqueeze(1)).squeeze(1) - others
+        slack = ROUNDING * logits.abs().amax(1)
+        for certifier in rows:
+            if isinstance(certifier.result, Certificate):
+                proved = certifier.result.margin
+                wrong = (achieved < proved - slack) | (certifier.result.certified & attack.result.success)
+                found += [
+                    Crossing(i, attack.name, certifier.name, achieved[i].item(), proved[i].item())
+                    for i in wrong.nonzero().flatten().tolist()
+                ]
+    return tuple(found)
+
+
+def _with_bar(named: list[tuple[str, Attack | Certifier]], progress: bool) -> Iterable[tuple[str, Attack | Certifier]]:
+    if not progress:
+        return named
+    return track(named, description="comparing", console=Console(file=sys.stderr), transient=True)
