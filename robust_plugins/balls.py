@@ -43,14 +43,14 @@ class Ball(ABC):
 
     @abstractmethod
     def distance(
-        self, z: Float[Tensor, "batch * features"], x: Float[Tensor, "batch * features"]
+        self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"]
     ) -> Float[Tensor, " batch"]:
         """The distance of each sample of `z` from that of `x`, in this ball's norm: shape (batch,)."""
 
     @abstractmethod
     def project(
-        self, z: Float[Tensor, "batch * features"], x: Float[Tensor, "batch * features"]
-    ) -> Float[Tensor, "batch * features"]:
+        self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"]
+    ) -> Float[Tensor, "batch *features"]:
         """The point of the ball nearest to `z`, then cut to `clip`.
 
         For `x` inside `clip`, cutting moves no coordinate away from `x`, so the result lies in both. For `Linf` it
@@ -61,15 +61,15 @@ class Ball(ABC):
     def _unit(self, like: Float[Tensor, "n batch dims"], draw: Draw, generator: torch.Generator | None) -> Tensor:
         """Points of the unit ball around zero, shaped like `like`: uniform ones, or corners."""
 
-    def bounds(self, x: Float[Tensor, "batch * features"]) -> Interval:
+    def bounds(self, x: Float[Tensor, "batch *features"]) -> Interval:
         """The smallest box around the ball, `[x - eps, x + eps]`, cut to `clip`. For `Linf` this is the set itself."""
         eps = self.eps_for(x)
         return Interval(self._clipped(x - eps), self._clipped(x + eps))
 
     def contains(
         self,
-        z: Float[Tensor, "batch * features"],
-        x: Float[Tensor, "batch * features"],
+        z: Float[Tensor, "batch *features"],
+        x: Float[Tensor, "batch *features"],
         *,
         tolerance: float = 1e-6,
     ) -> Bool[Tensor, " batch"]:
@@ -82,7 +82,7 @@ class Ball(ABC):
 
     def sample(
         self,
-        x: Float[Tensor, "batch * features"],
+        x: Float[Tensor, "batch *features"],
         n: int,
         generator: torch.Generator | None = None,
         *,
@@ -107,7 +107,7 @@ class Ball(ABC):
         flat = x.flatten(1) if len(x) else x.new_empty((0, 0))
         return self._spread(self._unit(flat.expand(n, *flat.shape), draw, generator).view(n, *x.shape), x)
 
-    def eps_for(self, x: Float[Tensor, "batch * features"]) -> Float[Tensor, "batch * ones"]:
+    def eps_for(self, x: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch *ones"]:
         """`eps` in x's dtype and device, one value per sample, shaped (batch, 1, ...) to broadcast against `x`."""
         if not isinstance(self.eps, tuple):
             eps = torch.full((len(x),), self.eps, dtype=x.dtype, device=x.device)

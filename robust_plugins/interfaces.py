@@ -57,12 +57,12 @@ class Attack(Component, ABC):
     def perturb(
         self,
         model: nn.Module,
-        x: Float[Tensor, "batch * features"],
+        x: Float[Tensor, "batch *features"],
         y: Int[Tensor, " batch"],
         ball: Ball,
         *,
         targeted: bool,
-    ) -> Float[Tensor, "batch * features"]:
+    ) -> Float[Tensor, "batch *features"]:
         """Candidates for adversarial examples, shaped like `x`. They need not respect the ball: the caller projects.
 
         `y` are labels to leave, or with `targeted` classes to reach. `model` is in evaluation mode with weight
@@ -86,7 +86,7 @@ class Attack(Component, ABC):
     def __call__(
         self,
         model: nn.Module,
-        x: Float[Tensor, "batch * features"],
+        x: Float[Tensor, "batch *features"],
         y: Int[Tensor, " batch"],
         ball: Ball,
         *,
@@ -161,7 +161,7 @@ class Certifier(Component, ABC):
     def propagate(
         self,
         model: nn.Module,
-        x: Float[Tensor, "batch * features"],
+        x: Float[Tensor, "batch *features"],
         ball: Ball,
         spec: Float[Tensor, "batch rows classes"] | None,
     ) -> Interval:
@@ -184,7 +184,7 @@ class Certifier(Component, ABC):
     def bounds(
         self,
         model: nn.Module,
-        x: Float[Tensor, "batch * features"],
+        x: Float[Tensor, "batch *features"],
         ball: Ball,
         spec: Float[Tensor, "batch rows classes"] | None = None,
     ) -> Interval:
@@ -219,7 +219,7 @@ class Certifier(Component, ABC):
     def __call__(
         self,
         model: nn.Module,
-        x: Float[Tensor, "batch * features"],
+        x: Float[Tensor, "batch *features"],
         y: Int[Tensor, " batch"],
         ball: Ball,
     ) -> Certificate:

@@ -27,7 +27,7 @@ class AttackResult:
     Where no candidate was worse than `x` itself, `x_adv` is `x`. On an accelerator every tensor stays there.
     """
 
-    x_adv: Float[Tensor, "batch * features"]
+    x_adv: Float[Tensor, "batch *features"]
     """Inside the ball around `x` and inside its clip range."""
     success: Bool[Tensor, " batch"]
     """Untargeted: the decision on `x_adv` differs from `y`. Targeted: it is the target."""
@@ -61,7 +61,7 @@ class Certificate:
     """The model's logits on `x`, in evaluation mode. For bounds on the logits, see `Certifier.bounds`."""
     certified: Bool[Tensor, " batch"]
     """Where the verdict is CERTIFIED."""
-    witness: Float[Tensor, "batch * features"]
+    witness: Float[Tensor, "batch *features"]
     """An input of the ball that is not classified as `y`, where the verdict is FALSIFIED; NaN elsewhere."""
     messages: tuple[str, ...]
     """The cause for ERROR, UNSUPPORTED and TIMEOUT verdicts, else an empty string; one per sample."""

@@ -73,7 +73,7 @@ class Interval:
         """Where `lower <= upper + tolerance` holds. False where an end is NaN."""
         return self.lower <= self.upper + tolerance
 
-    def contains(self, value: Float[Tensor, ...], *, tolerance: float = 0.0) -> Bool[Tensor, ...]:
+    def contains(self, value: Float[Tensor, "..."], *, tolerance: float = 0.0) -> Bool[Tensor, "..."]:
         """Elementwise: where `lower - tolerance <= value <= upper + tolerance`. `value` broadcasts; NaN is outside."""
         return (value >= self.lower - tolerance) & (value <= self.upper + tolerance)
 
