@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -122,7 +122,7 @@ class Ball(ABC):
             )
         return eps.view(-1, *[1] * (x.dim() - 1))
 
-    def __getitem__(self, samples: slice) -> Self:
+    def __getitem__(self, samples: slice) -> Ball:
         """The ball for a slice of the batch: selects from a per-sample `eps`, keeps a number as it is."""
         return type(self)(eps=self.eps[samples], clip=self.clip) if isinstance(self.eps, tuple) else self
 

@@ -17,7 +17,7 @@ the entry-point group `robust_plugins` of an installed distribution, or register
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import pluggy
 
@@ -38,6 +38,7 @@ class Backend(NamedTuple):
     install: str
 
 
+@runtime_checkable
 class Register(Protocol):
     """The callable that every `register_*` hook receives."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
@@ -28,3 +30,11 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"the folder with data and reference results is absent: {folder}")
     return folder
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Switches the run-time shape checks off, so that a wrong argument meets the package's own error."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
