@@ -3,12 +3,14 @@
 Every quantity is a bracket: what an attack achieved, and what a certifier proved.
 """
 
-# `rp.attacks()`, `rp.certifiers()` and `rp.plugins()` share their names with submodules. Importing a submodule binds
-# its name here, once; importing them first lets the functions below have the last word.
+# `rp.attacks()`, `rp.certifiers()`, `rp.models()` and `rp.plugins()` share their names with submodules. Importing a
+# submodule binds its name here, once; importing them first lets the functions below have the last word.
 import robust_plugins.attacks
-import robust_plugins.certifiers  # noqa: F401
+import robust_plugins.certifiers
+import robust_plugins.models  # noqa: F401
 from robust_plugins.balls import L1, L2, Ball, Linf
 from robust_plugins.benchmark import Comparison, compare
+from robust_plugins.data import Dataset, dataset
 from robust_plugins.errors import (
     ArgumentError,
     ComponentError,
@@ -20,11 +22,14 @@ from robust_plugins.errors import (
 from robust_plugins.hookspecs import Backend, hookimpl
 from robust_plugins.interfaces import Attack, Certifier
 from robust_plugins.intervals import Interval
+from robust_plugins.models import load_model, model
 from robust_plugins.plugins import (
     attack,
     attacks,
     certifier,
     certifiers,
+    datasets,
+    models,
     plugins,
     register,
     unregister,
@@ -44,6 +49,7 @@ __all__ = [
     "Certifier",
     "Comparison",
     "ComponentError",
+    "Dataset",
     "Interval",
     "Linf",
     "PluginError",
@@ -57,8 +63,13 @@ __all__ = [
     "certifier",
     "certifiers",
     "compare",
+    "dataset",
+    "datasets",
     "hookimpl",
+    "load_model",
     "margin_spec",
+    "model",
+    "models",
     "plugins",
     "register",
     "unregister",

