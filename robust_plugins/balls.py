@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ class Ball(ABC):
     and `x + eps`, the same one for attacks and certifiers.
     """
 
-    eps: float | tuple[float, ...]
+    eps: float | Sequence[float] | Tensor
     clip: tuple[float, float] | None
 
     norm: ClassVar[float]
@@ -40,6 +40,11 @@ class Ball(ABC):
     def __post_init__(self) -> None:
         object.__setattr__(self, "eps", _checked_eps(self.eps))
         object.__setattr__(self, "clip", _checked_clip(self.clip))
+
+    @property
+    def radii(self) -> float | tuple[float, ...]:
+        """`eps` as plain numbers: one, or one per sample."""
+        return cast("float | tuple[float, ...]", self.eps)  # __post_init__ has converted it
 
     @abstractmethod
     def distance(
@@ -109,14 +114,15 @@ class Ball(ABC):
 
     def eps_for(self, x: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch *ones"]:
         """`eps` in x's dtype and device, one value per sample, shaped (batch, 1, ...) to broadcast against `x`."""
-        if not isinstance(self.eps, tuple):
-            eps = torch.full((len(x),), self.eps, dtype=x.dtype, device=x.device)
-        elif len(self.eps) == len(x):
-            eps = torch.tensor(self.eps, dtype=x.dtype, device=x.device)
+        radii = self.radii
+        if not isinstance(radii, tuple):
+            eps = torch.full((len(x),), radii, dtype=x.dtype, device=x.device)
+        elif len(radii) == len(x):
+            eps = torch.tensor(radii, dtype=x.dtype, device=x.device)
         else:
             raise ArgumentError(
                 "ball.eps",
-                f"{len(self.eps)} values for a batch of {len(x)}",
+                f"{len(radii)} values for a batch of {len(x)}",
                 accepted="one number, or one per sample",
                 hint="Give `eps` as many values as `x` has samples.",
             )
@@ -124,15 +130,16 @@ class Ball(ABC):
 
     def __getitem__(self, samples: slice) -> Ball:
         """The ball for a slice of the batch: selects from a per-sample `eps`, keeps a number as it is."""
-        return type(self)(eps=self.eps[samples], clip=self.clip) if isinstance(self.eps, tuple) else self
+        radii = self.radii
+        return type(self)(eps=radii[samples], clip=self.clip) if isinstance(radii, tuple) else self
 
     def _spread(self, unit: Tensor, x: Tensor) -> Tensor:
         return self._project_each(x + self.eps_for(x) * unit, x)
 
     def _project_each(self, z: Tensor, x: Tensor) -> Tensor:
         """`project` for z of shape (n, batch, *features)."""
-        n, repeated = len(z), x.expand(z.shape).flatten(0, 1)
-        ball = type(self)(eps=self.eps * n, clip=self.clip) if isinstance(self.eps, tuple) else self
+        radii, repeated = self.radii, x.expand(z.shape).flatten(0, 1)
+        ball = type(self)(eps=radii * len(z), clip=self.clip) if isinstance(radii, tuple) else self
         return ball.project(z.flatten(0, 1), repeated).view_as(z)
 
     def _clipped(self, z: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 # Before the first import of the package: every annotated tensor is then checked for shape and dtype.
-install_import_hook("robust_plugins", "beartype.beartype")
+install_import_hook("robust_plugins", "typechecker.check")
 
 settings.register_profile(
     "tests",

@@ -100,7 +100,7 @@ class Comparison:
         low, high = self.bracket
         return {
             "samples": len(self.y),
-            "ball": {"norm": str(self.ball.norm), "eps": self.ball.eps, "clip": self.ball.clip},
+            "ball": {"norm": str(self.ball.norm), "eps": self.ball.radii, "clip": self.ball.clip},
             "seed": self.seed,
             "clean": self.clean,
             "bracket": {"certified": low, "attacked": high},

@@ -40,7 +40,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
 
 def ball_name(ball: Ball) -> str:
     """A ball as a column's title: its norm and its radius, or the range of its radii."""
-    eps = ball.eps if isinstance(ball.eps, tuple) else (ball.eps,)
+    eps = ball.radii if isinstance(ball.radii, tuple) else (ball.radii,)
     radius = f"{min(eps):.4g}" if min(eps) == max(eps) else f"{min(eps):.4g} to {max(eps):.4g}"
     return f"{type(ball).__name__} {radius}"
 

@@ -1,1 +1,23 @@
-"""What a plugin author runs against a new plugin."""
+"""What a plugin author runs against a new plugin: a fresh registry, and conformance checks as parametrisations.
+
+    import pytest
+    import robust_plugins as rp
+    from robust_plugins.testing import attack_checks, certifier_checks, fresh_registry
+
+    @pytest.mark.parametrize("check", attack_checks)
+    def test_my_attack(check):
+        check(rp.attack("mylab:corners"))
+
+    @pytest.mark.parametrize("check", certifier_checks)
+    def test_my_certifier(check):
+        check(rp.certifier("mylab:boxes"))
+
+Needs pytest.
+"""
+
+from robust_plugins.testing.attacks import attack_checks
+from robust_plugins.testing.certifiers import certifier_checks
+from robust_plugins.testing.fixtures import fresh_registry
+from robust_plugins.testing.soundness import adversarial_points, assert_inside
+
+__all__ = ["adversarial_points", "assert_inside", "attack_checks", "certifier_checks", "fresh_registry"]
