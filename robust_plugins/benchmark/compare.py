@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, SpinnerColumn
 from torch import Tensor, nn
 
 from robust_plugins.arguments import check_inputs, check_labels, logits_of
 from robust_plugins.balls import Ball
-from robust_plugins.benchmark.table import comparison_table, rendered
+from robust_plugins.benchmark.table import comparison_table, conclusion, rendered
 from robust_plugins.errors import ArgumentError
 from robust_plugins.evaluation import evaluating, fresh_seed
 from robust_plugins.interfaces import Attack, Certifier
@@ -93,7 +93,7 @@ class Comparison:
         raise KeyError(name)
 
     def __str__(self) -> str:
-        return rendered(comparison_table([self]))
+        return f"{rendered(comparison_table([self]))}\n\n{conclusion([self])}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors, ready for JSON: shares in [0, 1], seconds of wall-clock time."""
@@ -134,7 +134,8 @@ def compare(
     `components` are registered names, with parameters where wanted (`"art:pgd(steps=100)"`), or components
     themselves. Attacks are untargeted and all get the same `seed`; None draws one, which the result states. All of
     it happens in evaluation mode. A component that raises is a row with its error; the others go on. `progress`
-    shows a bar on standard error. Observers (`on_run_start`, `on_record`, `on_run_end`) are told.
+    shows a bar on standard error, or a line per component where that is no terminal. Observers (`on_run_start`,
+    `on_record`, `on_run_end`) are told.
 
     Raises ArgumentError for an unusable model, batch or ball, UnknownNameError for an unknown component.
     """
@@ -227,7 +228,13 @@ def _crossings(rows: Iterable[Row], y: Tensor) -> tuple[Crossing, ...]:
     return tuple(found)
 
 
-def _with_bar(named: list[tuple[str, Attack | Certifier]], progress: bool) -> Iterable[tuple[str, Attack | Certifier]]:
-    if not progress:
-        return named
-    return track(named, description="comparing", console=Console(file=sys.stderr), transient=True)
+def _with_bar(named: list[tuple[str, Attack | Certifier]], progress: bool) -> Iterator[tuple[str, Attack | Certifier]]:
+    console = Console(file=sys.stderr, quiet=not progress)
+    with Progress(SpinnerColumn(), *Progress.get_default_columns(), console=console, transient=True) as bar:
+        task = bar.add_task("", total=len(named))
+        for name, component in named:
+            bar.update(task, description=name)
+            if not console.is_terminal:
+                console.print(f"comparing: {name}", highlight=False)
+            yield name, component
+            bar.advance(task)
