@@ -12,7 +12,7 @@ from torch import nn
 from robust_plugins.balls import L1, L2, Ball, Linf
 from robust_plugins.benchmark import Comparison
 from robust_plugins.benchmark import compare as run_comparison
-from robust_plugins.benchmark.table import comparison_table, rendered
+from robust_plugins.benchmark.table import comparison_table, conclusion, rendered
 from robust_plugins.cli.printing import as_json, print_json
 from robust_plugins.data import Dataset, dataset
 from robust_plugins.errors import PluginError
@@ -104,7 +104,8 @@ def compare(
             }
         )
     else:
-        click.echo(rendered(comparison_table(tables)))
+        click.echo(f"{rendered(comparison_table(tables))}\n\n{conclusion(tables)}")
+    _explain(tables)
     ctx.exit(_exit_code(tables))
 
 
@@ -136,6 +137,18 @@ def _available() -> list[str]:
     if not names:
         raise PluginError("no attack or certifier is available; see `robust-plugins plugins list`")
     return names
+
+
+def _explain(tables: Sequence[Comparison]) -> None:
+    """Names on standard error why certifiers have no answer, where they say it: a bare zero would look like one."""
+    causes: dict[tuple[str, str], int] = {}
+    for table in tables:
+        for row in table.rows:
+            for message in row.result.messages if isinstance(row.result, Certificate) else ():
+                if message:
+                    causes[row.name, message] = causes.get((row.name, message), 0) + 1
+    for (name, message), count in causes.items():
+        click.echo(f"{name}, {count} times without an answer: {message}", err=True)
 
 
 def _exit_code(tables: Sequence[Comparison]) -> int:
