@@ -1,6 +1,6 @@
 """Adapters to ART's evasion attacks. Importing this package imports no backend."""
 
-from robust_plugins.attacks.from_art import from_art
+from robust_plugins.attacks.art_attack import from_art
 from robust_plugins.attacks.projected_gradient import BIM, FGSM, PGD
 from robust_plugins.hookspecs import Backend, Register, hookimpl
 

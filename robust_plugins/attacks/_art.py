@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +54,34 @@ def estimator_for(
             preprocessing=None,
             device_type="gpu" if cuda else "cpu",
         )
+
+
+class _SeededMeta(type):
+    def __instancecheck__(cls, other: object) -> bool:
+        return isinstance(other, _RandomState)
+
+
+class _Seeded(np.random.RandomState, metaclass=_SeededMeta):
+    def __init__(self, seed: Any = None) -> None:
+        # Not the Generator that numpy recommends: the global state is what the call has seeded.
+        super().__init__(np.random.randint(2**32, dtype=np.uint32) if seed is None else seed)  # noqa: NPY002
+
+
+_RandomState = np.random.RandomState
+
+
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """Inside, `np.random.RandomState()` takes its seed from numpy's global generator.
+
+    ART's HopSkipJump, Boundary and Brendel-Bethge attacks draw their first points from a generator that the system
+    seeds, so that no seed of the caller's would reproduce them.
+    """
+    np.random.RandomState = _Seeded  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        np.random.RandomState = _RandomState  # type: ignore[misc]
 
 
 def one_hot(y: Tensor, classes: int) -> np.ndarray:

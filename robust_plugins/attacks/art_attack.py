@@ -48,7 +48,7 @@ class ArtAttack(Attack):
         return f"from_art({self.method.__name__}{arguments})"
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:  # noqa: D102
-        from robust_plugins.attacks._art import estimator_for, moved, one_hot
+        from robust_plugins.attacks._art import estimator_for, moved, one_hot, reproducible
 
         if targeted and "targeted" not in _arguments(self.method):
             raise ArgumentError(
@@ -64,8 +64,9 @@ class ArtAttack(Attack):
             labels = one_hot(y[part], estimator.nb_classes)
             try:
                 attack = self._configured(estimator, ball, eps, len(before), targeted)
-                # ART may write into what it is given.
-                after = attack.generate(x=before.copy(), y=labels)
+                # Norms of zero divide, and ART masks the result afterwards.
+                with reproducible(), np.errstate(divide="ignore", invalid="ignore"):
+                    after = attack.generate(x=before.copy(), y=labels)  # ART may write into what it is given
             except REFUSALS as error:
                 raise ArgumentError(
                     "attack",
@@ -169,7 +170,8 @@ def _parameters_of(attack: EvasionAttack) -> dict[str, Any]:
                 hint=f"Pass the class and its parameters: rp.from_art({type(attack).__name__}, {name}=...).",
             )
         value = getattr(owner, name)
-        if getattr(value, "__self__", None) is not owner:  # else a default: a method of the object itself
+        # Two defaults are not what was given: a method of the object itself, and no summary writer.
+        if getattr(value, "__self__", None) is not owner and not (name == "summary_writer" and value is None):
             found[name] = value
     return found
 
