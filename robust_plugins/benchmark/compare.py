@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn
 from torch import Tensor, nn
@@ -71,19 +71,26 @@ class Comparison:
     y: Int[Tensor, " batch"]
     ball: Ball
     seed: int
-    clean: float
-    """The share of samples that the model classifies as `y`."""
+    correct: Bool[Tensor, " batch"]
+    """Which samples the model classifies as `y`, unattacked."""
     rows: tuple[Row, ...]
     crossings: tuple[Crossing, ...]
 
     @property
+    def clean(self) -> float:
+        """The share of samples that the model classifies as `y`; 0 for an empty batch."""
+        return _share(self.correct)
+
+    @property
     def bracket(self) -> tuple[float, float]:
         """Proved and empirical robust accuracy: certified by any certifier, and correct under every attack."""
-        correct = [~r.result.success for r in self.rows if isinstance(r.result, AttackResult)]
-        certified = [r.result.certified for r in self.rows if isinstance(r.result, Certificate)]
-        low = torch.stack(certified).any(0).double().mean().item() if certified and len(self.y) else 0.0
-        high = torch.stack(correct).all(0).double().mean().item() if correct and len(self.y) else self.clean
-        return low, high
+        certified, resisted = torch.zeros_like(self.correct), self.correct
+        for row in self.rows:
+            if isinstance(row.result, AttackResult):
+                resisted = resisted & ~row.result.success
+            elif row.result is not None:
+                certified = certified | row.result.certified
+        return _share(certified), _share(resisted)
 
     def __getitem__(self, name: str) -> Row:
         """The row of one component, by the name that it was asked for."""
@@ -161,8 +168,7 @@ def compare(
     except BaseException as error:
         registry().observe("on_run_end", run=run, error=error)
         raise
-    correct = (clean.argmax(1) == y).double().mean().item() if len(x) else 0.0
-    table = Comparison(x, y, ball, seed, correct, tuple(rows), _crossings(rows, y))
+    table = Comparison(x, y, ball, seed, clean.argmax(1) == y, tuple(rows), _crossings(rows, y))
     registry().observe("on_run_end", run=run, error=None)
     return table
 
@@ -173,6 +179,10 @@ def verdict_counts(certificate: Certificate) -> dict[str, int]:
     for verdict in certificate.verdicts:
         counts[verdict.value] = counts.get(verdict.value, 0) + 1
     return counts
+
+
+def _share(flags: Tensor) -> float:
+    return flags.double().mean().item() if len(flags) else 0.0
 
 
 def _resolved(component: str | Attack | Certifier) -> tuple[str, Attack | Certifier]:
@@ -204,7 +214,7 @@ def _run(
             good = result.certified
     except Exception as error:  # one backend's failure must not lose the others' results
         return Row(name, kind, None, time.perf_counter() - start, None, f"{type(error).__name__}: {error}")
-    return Row(name, kind, good.double().mean().item() if len(x) else 0.0, result.seconds, result)
+    return Row(name, kind, _share(good), result.seconds, result)
 
 
 def _crossings(rows: Iterable[Row], y: Tensor) -> tuple[Crossing, ...]:

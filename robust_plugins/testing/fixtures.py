@@ -16,5 +16,5 @@ def fresh_registry(request: pytest.FixtureRequest) -> Registry:
     What a test registers with `rp.register` goes there and is forgotten with it.
     """
     stack = ExitStack()
-    request.addfinalizer(stack.close)
+    request.addfinalizer(stack.close)  # noqa: PT021 (a run-time type checker would hide a generator from pytest)
     return stack.enter_context(using(Registry(entry_points=False, block=(), load=())))
