@@ -95,8 +95,13 @@ def _from_torchscript(path: Path) -> nn.Module:
 
 
 def _from_export(path: Path, input_shape: tuple[int, ...]) -> nn.Module:
-    _refuse_pickles_in_export(path)
-    program = torch.export.load(path)
+    try:
+        _refuse_pickles_in_export(path)
+        program = torch.export.load(path)
+    except ArgumentError:
+        raise
+    except Exception as error:  # a damaged archive can fail anywhere in torch's reader
+        raise _refused(path, f"an unreadable program ({_first_line(error)})", EXPORT) from error
     users = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in program.graph_signature.user_inputs]
     if len(users) != 1 or not isinstance(users[0].meta.get("val"), Tensor):
         raise _refused(path, f"a program of {len(users)} inputs", "Export a model of one tensor.")
@@ -141,6 +146,10 @@ def _tensors(path: Path) -> Mapping[str, Any]:
     except FileNotFoundError:
         raise _refused(path, "no file", "Check the path.") from None
     except pickle.UnpicklingError as error:
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start[:1] != b"\x80" and start != b"PK":  # how pickles begin, and the archives of torch.save
+            raise _refused(path, "neither a model nor weights", "Save it in one of these forms.") from error
         raise _refused(path, "a pickled model, which would run its author's code when read", CONVERT) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise _refused(path, f"unreadable ({_first_line(error)})", "Save it again.") from error

@@ -54,8 +54,8 @@ def load_model(spec: str, *, input_shape: Sequence[int], classes: int, weights: 
 
 
 def is_file(spec: str) -> bool:
-    """Whether `spec` means a file: by its suffix, or because there is one of that name."""
-    return spec.lower().endswith(SUFFIXES) or Path(spec).is_file()
+    """Whether `spec` means a file: by its suffix, or because one of that name exists and no such model is registered."""
+    return spec.lower().endswith(SUFFIXES) or (Path(spec).is_file() and not _is_registered(spec))
 
 
 def _is_registered(name: str) -> bool:

@@ -100,10 +100,14 @@ def test_moons_are_separable_by_their_neighbours() -> None:
         ("digits", {"test_fraction": 0.0}, "test_fraction"),
         ("digits", {"test_fraction": 1.0}, "test_fraction"),
         ("digits", {"seed": -1}, "seed"),
+        ("digits", {"test_fraction": 1}, "test_fraction"),
+        ("digits", {"seed": 0.5}, "seed"),
+        ("digits", {"seed": True}, "seed"),
         ("moons", {"samples": 3}, "samples"),
         ("moons", {"noise": -0.1}, "noise"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_parameters(name: str, parameters: dict[str, float], named: str) -> None:
     with pytest.raises(rp.RobustPluginsError, match=f"`{named}`"):
         rp.dataset(name, **parameters)

@@ -155,6 +155,13 @@ def test_a_pickle_hidden_in_an_export_is_not_run(tmp_path: Path) -> None:
             torch.export.load(changed)
 
 
+def test_a_damaged_export(tmp_path: Path) -> None:
+    path = export(tmp_path / "model.pt2", net().eval(), torch.rand(2, *SHAPE), dynamic_shapes=({0: BATCH},))
+    changed = rewritten(path, tmp_path / "changed.pt2", lambda n, c: c[:50] if n.endswith("model.json") else c)
+    with pytest.raises(rp.ArgumentError, match="an unreadable program"):
+        load(changed)
+
+
 @pytest.mark.parametrize("traced", [False, True])
 @pytest.mark.parametrize("name", ["model.ts", "model.pt"])
 def test_torchscript(tmp_path: Path, name: str, traced: bool) -> None:
@@ -192,10 +199,13 @@ def test_plain_pickles_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "model.pkl")
 
 
-@pytest.mark.parametrize("content", [b"", b"no model", b"PK\x03\x04 cut off"])
-def test_other_files(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "unreadable"), (b"no model", "neither a model nor weights"), (b"PK\x03\x04 cut off", "unreadable")],
+)
+def test_other_files(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "model.pt").write_bytes(content)
-    with pytest.raises(rp.ArgumentError, match="`file`"):
+    with pytest.raises(rp.ArgumentError, match=message):
         load(tmp_path / "model.pt")
     with pytest.raises(rp.ArgumentError, match="no file"):
         load(tmp_path / "none.pt2")
@@ -279,6 +289,14 @@ def test_bad_import_paths(path: str, message: str) -> None:
 def test_a_factory_must_return_a_model() -> None:
     with pytest.raises(rp.PluginError, match=r"no torch\.nn\.Module"):
         load("mine_for_test:wrong")
+
+
+def test_files_without_a_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    script(tmp_path / "mine", net().eval(), traced=False)
+    assert isinstance(load("mine"), torch.jit.ScriptModule)
+    script(tmp_path / "mlp", net().eval(), traced=False)
+    assert isinstance(load("mlp"), nn.Sequential)  # the zoo comes first
 
 
 def test_names_of_plugins_come_before_import_paths() -> None:
