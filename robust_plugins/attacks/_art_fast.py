@@ -3,7 +3,7 @@
 The quick way runs ART's own `ProjectedGradientDescentPyTorch`, without what its L-infinity steps do not need: weight
 gradients, a float64 tensor of eps at every step, masks for NaN, walks over all modules, and predictions for a log
 line. The iterates are ART's to the bit. It depends on private methods, so it is taken only for the releases of ART
-for which that is tested; others go through the public `FastGradientMethod`.
+for which that is tested; others go through the public `FastGradientMethod`, several times slower.
 
 Imports ART: import this module inside functions only.
 """
@@ -33,7 +33,10 @@ Radius = float | tuple[float, ...]
 """A length in input units, the same for all samples or one for each."""
 
 Step = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From an iterate to the next one, with the model's logits on the former."""
+"""From an iterate to the next one, with the model's logits on the former.
+
+The next iterate's memory is used again by the second step after it: copy what is to last.
+"""
 
 TESTED = ((1, 19), (1, 21))
 """The releases of ART, from and below, whose private methods are known to be as used here."""
@@ -71,26 +74,30 @@ class _Gradients(PyTorchClassifier):  # type: ignore[misc] # ART is untyped
 
 
 class _Ascent(ProjectedGradientDescentPyTorch):  # type: ignore[misc] # ART is untyped
-    """ART's steps, with short versions of the three methods that take its time, for L-infinity."""
+    """ART's steps; those of L-infinity without temporary tensors, whose allocation costs more than the arithmetic."""
 
-    def _compute_perturbation_pytorch(self, x: Tensor, y: Tensor, mask: None, momentum: None) -> Tensor:
+    spare: Tensor
+    """Where the next iterate goes."""
+
+    def _compute_pytorch(
+        self,
+        x: Tensor,
+        x_init: Tensor,
+        y: Tensor,
+        mask: None,
+        eps: Any,
+        eps_step: Any,
+        random_init: bool,
+        momentum: None,
+    ) -> Tensor:
         if self.norm != math.inf:
-            return cast(Tensor, super()._compute_perturbation_pytorch(x, y, mask, momentum))
-        gradient: Tensor = self.estimator.loss_gradient(x=x, y=y)
-        # The sign of NaN is 0, as in ART.
-        return gradient.neg().sign_() if self.targeted else gradient.sign()
-
-    def _apply_perturbation_pytorch(self, x: Tensor, perturbation: Tensor, eps_step: Any) -> Tensor:
-        if self.norm != math.inf:
-            return cast(Tensor, super()._apply_perturbation_pytorch(x, perturbation, eps_step))
-        z = perturbation.mul_(eps_step).add_(x)
-        return z if self.estimator.clip_values is None else z.clamp_(*self.limits)
-
-    @staticmethod
-    def _projection(values: Tensor, eps: Any, norm_p: float, **kwargs: Any) -> Tensor:
-        if norm_p != math.inf:
-            return cast(Tensor, ProjectedGradientDescentPyTorch._projection(values, eps, norm_p, **kwargs))
-        return values.clamp_(-eps, eps)
+            return cast(Tensor, super()._compute_pytorch(x, x_init, y, mask, eps, eps_step, random_init, momentum))
+        gradient = self.estimator.loss_gradient(x=x, y=y)
+        z = torch.sign(gradient, out=self.spare)  # of NaN it is 0, as in ART
+        z.mul_(-eps_step if self.targeted else eps_step).add_(x)
+        if self.estimator.clip_values is not None:
+            z.clamp_(*self.limits)
+        return z.sub_(x_init).clamp_(-eps, eps).add_(x_init)
 
 
 def _private(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, step_size: Radius, targeted: bool) -> Step:
@@ -98,10 +105,12 @@ def _private(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, step_size: Radi
     estimator.direct, estimator._device = model, x.device
     attack = _Ascent(estimator, norm=ball.norm, targeted=targeted, batch_size=len(x), verbose=False)
     attack.limits = ball.clip
+    buffers = [torch.empty_like(x), torch.empty_like(x)]
     linf = isinstance(ball, Linf)
     eps, by = (_as_tensor(r, x) if linf else _as_array(r, x) for r in (ball.radii, step_size))
 
     def step(z: Tensor) -> tuple[Tensor, Tensor]:
+        attack.spare = buffers[0] if z is not buffers[0] else buffers[1]
         following = attack._compute_pytorch(z, x, y, None, eps, by, False, None)
         return following, estimator.logits
 
