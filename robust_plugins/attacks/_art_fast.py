@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import art
@@ -25,7 +26,7 @@ from art.attacks.evasion.projected_gradient_descent.projected_gradient_descent_p
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
-from robust_plugins.attacks._art import estimator_for, moved, one_hot
+from robust_plugins.attacks._art import estimator_for, one_hot
 from robust_plugins.balls import Ball, Linf
 from robust_plugins.errors import ArgumentError
 
@@ -60,14 +61,7 @@ class _Gradients(PyTorchClassifier):  # type: ignore[misc] # ART is untyped
 
     def loss_gradient(self, x: Tensor, y: Tensor, **kwargs: Any) -> Tensor:
         z = x.detach().requires_grad_()
-        logits = self.direct(z)
-        if not logits.requires_grad:
-            raise ArgumentError(
-                "model",
-                "not differentiable in its input",
-                accepted="a model through which gradients flow",
-                hint="Remove detach() and no_grad() from its forward, or use an attack without gradients.",
-            )
+        logits = _differentiable(self.direct(z))
         self.logits = logits.detach()
         (gradient,) = torch.autograd.grad(F.cross_entropy(logits, y), z)
         return gradient
@@ -118,19 +112,30 @@ def _private(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, step_size: Radi
 
 
 def _public(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, step_size: Radius, targeted: bool) -> Step:
-    estimator = estimator_for(model, x, ball)
-    labels = one_hot(y, estimator.nb_classes)
-    by = _as_array(step_size, x)
-    by = np.maximum(by, np.finfo(np.float32).tiny) if isinstance(by, np.ndarray) else by  # ART wants steps above 0
-    attack = FastGradientMethod(estimator, norm=ball.norm, eps=by, eps_step=by, targeted=targeted, batch_size=len(x))
+    # A step of size one gives the direction; ART's float32 would round a small step away.
+    estimator = estimator_for(model, x, replace(ball, clip=None))
+    attack = FastGradientMethod(estimator, norm=ball.norm, eps=1.0, eps_step=1.0, targeted=targeted, batch_size=len(x))
+    labels, by = one_hot(y, estimator.nb_classes), _as_tensor(step_size, x)
 
     def step(z: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            logits = model(z)
+        logits = _differentiable(model(z.detach().requires_grad_())).detach()
         before = z.detach().cpu().numpy().astype(np.float32)
-        return ball.project(moved(z, before, attack.generate(before, labels)), x), logits
+        direction = torch.from_numpy(attack.generate(before, labels) - before).to(x)
+        following = z + by * direction
+        return ball.project(following if ball.clip is None else following.clamp(*ball.clip), x), logits
 
     return step
+
+
+def _differentiable(logits: Tensor) -> Tensor:
+    if not logits.requires_grad:
+        raise ArgumentError(
+            "model",
+            "not differentiable in its input",
+            accepted="a model through which gradients flow",
+            hint="Remove detach() and no_grad() from its forward, or use an attack without gradients.",
+        )
+    return logits
 
 
 def _as_tensor(radius: Radius, x: Tensor) -> float | Tensor:
