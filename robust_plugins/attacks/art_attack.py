@@ -44,8 +44,8 @@ class ArtAttack(Attack):
     parameters: tuple[tuple[str, Any], ...] = ()
 
     def __repr__(self) -> str:
-        arguments = "".join(f", {name}={value!r}" for name, value in self.parameters)
-        return f"from_art({self.method.__name__}{arguments})"
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.parameters)
+        return f"ArtAttack(batch_size={self.batch_size}, method={self.method.__name__}({arguments}))"
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:  # noqa: D102
         from robust_plugins.attacks._art import estimator_for, moved, one_hot, reproducible
