@@ -26,7 +26,7 @@ from art.attacks.evasion.projected_gradient_descent.projected_gradient_descent_p
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
-from robust_plugins.attacks._art import estimator_for, one_hot
+from robust_plugins.attacks._art import classes_of, estimator_for, one_hot
 from robust_plugins.balls import Ball, Linf
 from robust_plugins.errors import ArgumentError
 
@@ -95,7 +95,8 @@ class _Ascent(ProjectedGradientDescentPyTorch):  # type: ignore[misc] # ART is u
 
 
 def _private(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, step_size: Radius, targeted: bool) -> Step:
-    estimator = estimator_for(model, x, ball, classifier=_Gradients)
+    # ART counts classes to convert labels to its form, which nothing here needs.
+    estimator = estimator_for(model, x, ball, classes=2, classifier=_Gradients)
     estimator.direct, estimator._device = model, x.device
     attack = _Ascent(estimator, norm=ball.norm, targeted=targeted, batch_size=len(x), verbose=False)
     attack.limits = ball.clip
@@ -113,7 +114,7 @@ def _private(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, step_size: Radi
 
 def _public(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, step_size: Radius, targeted: bool) -> Step:
     # A step of size one gives the direction; ART's float32 would round a small step away.
-    estimator = estimator_for(model, x, replace(ball, clip=None))
+    estimator = estimator_for(model, x, replace(ball, clip=None), classes=classes_of(model, x))
     attack = FastGradientMethod(estimator, norm=ball.norm, eps=1.0, eps_step=1.0, targeted=targeted, batch_size=len(x))
     labels, by = one_hot(y, estimator.nb_classes), _as_tensor(step_size, x)
 
