@@ -15,13 +15,21 @@ from torch import Tensor, nn
 
 from robust_plugins.certifiers import _lirpa_compat
 from robust_plugins.certifiers._lirpa_compat import LiRPA
-from robust_plugins.certifiers._lirpa_graph import Folded, fold_input, kind
+from robust_plugins.certifiers._lirpa_graph import Folded, evaluate_weights, fold_input, kind
 from robust_plugins.certifiers._lirpa_rewrite import convertible
 from robust_plugins.certifiers._lirpa_support import unsupported
 from robust_plugins.errors import UnsupportedModelError
 
-Options = tuple[tuple[str, Any], ...]
-"""auto_LiRPA's `bound_opts`, as a key of the cache."""
+
+class Recipe(NamedTuple):
+    """How a model is converted: with the model and the input's shape, the key of the cache."""
+
+    options: tuple[tuple[str, Any], ...] = ()
+    """auto_LiRPA's `bound_opts`."""
+    fold: bool = True
+    """Cut a normalisation off the front of the graph, which is exact for boxes and for no other ball."""
+    convolve: bool = False
+    """Replace average pooling by the convolution that it is: 0.3 gets its linear bounds wrong, or fails."""
 
 
 @dataclass(eq=False)
@@ -58,7 +66,13 @@ class Bounded:
             try:
                 yield self.module
             finally:
-                self.module._clear_and_set_new(None)
+                # Frees the tensors and their history now; auto_LiRPA would at its next call.
+                for node in self.module.children():
+                    for key in _KEPT:
+                        node.__dict__.pop(key, None)
+
+
+_KEPT = ("lower", "upper", "interval", "forward_value", "d", "lA", "uA", "lower_d", "linear", "center", "aux")
 
 
 class _Structure(NamedTuple):
@@ -81,16 +95,15 @@ class _Structure(NamedTuple):
 _cache: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Bounded]] = WeakKeyDictionary()
 
 
-def bounded(model: nn.Module, x: Tensor, options: Options, *, fold: bool) -> Bounded:
+def bounded(model: nn.Module, x: Tensor, recipe: Recipe) -> Bounded:
     """`model` converted for inputs like `x` (any batch size), from the cache where its structure is unchanged.
 
-    `fold` cuts a normalisation off the front of the graph, which is exact for boxes and for no other ball.
     Raises UnsupportedModelError, naming the layer, where auto_LiRPA cannot convert it, and PluginError where
     auto_LiRPA is missing.
     """
     _lirpa_compat.load()
     entries = _cache.setdefault(model, {})
-    key = (x.shape[1:], x.dtype, x.device, options, fold)
+    key = (x.shape[1:], x.dtype, x.device, recipe)
     structure = _structure(model, x.dtype)
     for candidate in (key, (*key, len(x))):
         found = entries.get(candidate)
@@ -98,28 +111,30 @@ def bounded(model: nn.Module, x: Tensor, options: Options, *, fold: bool) -> Bou
             return found
     refused: list[str] = []
     try:
-        made, fixed = _made(model, x, options, fold=fold, structure=structure, refused=refused)
+        with torch.inference_mode(False):
+            x = x.clone() if x.is_inference() else x
+            made, fixed = _made(model, x, recipe, structure, refused)
     except Exception as error:
 
         def attempt(layer: nn.Module, at: Tensor) -> None:
-            trial(layer, at, options, fold=fold)
+            trial(layer, at, recipe)
 
         raise unsupported(error, model, x[:1], attempt, refused) from error
     entries[(*key, len(x)) if fixed else key] = made
     return made
 
 
-def trial(model: nn.Module, x: Tensor, options: Options, *, fold: bool) -> Bounded:
+def trial(model: nn.Module, x: Tensor, recipe: Recipe) -> Bounded:
     """`model` converted for this one use. Raises whatever auto_LiRPA raises."""
-    return _made(model, x, options, fold=fold, structure=_structure(model, x.dtype), refused=[])[0]
+    return _made(model, x, recipe, _structure(model, x.dtype), [])[0]
 
 
 def _made(
-    model: nn.Module, x: Tensor, options: Options, *, fold: bool, structure: _Structure, refused: list[str]
+    model: nn.Module, x: Tensor, recipe: Recipe, structure: _Structure, refused: list[str]
 ) -> tuple[Bounded, bool]:
     """`model` converted, and whether that serves the batch size of `x` alone."""
     kept = structure._replace(baked=tuple(t.detach().clone() for t in structure.baked))
-    make = partial(_converted, model, options=options, fold=fold, structure=kept, refused=refused)
+    make = partial(_converted, model, recipe=recipe, structure=kept, refused=refused)
     try:
         return make(x[:1].expand(2, *x.shape[1:]).clone(), 3), False
     except Exception:
@@ -130,17 +145,17 @@ def _made(
 
 
 def _converted(
-    model: nn.Module, x: Tensor, check: int, *, options: Options, fold: bool, structure: _Structure, refused: list[str]
+    model: nn.Module, x: Tensor, check: int, *, recipe: Recipe, structure: _Structure, refused: list[str]
 ) -> Bounded:
     """`model` converted at `x`, and compared with itself on another batch, of `check` samples.
 
     A branch or a shape that was traced wrongly, or a layer that is misread, would give unsound bounds.
     """
     backend = _lirpa_compat.load()
-    twin = convertible(model, x)
+    twin = convertible(model, x, convolve=recipe.convolve and backend.legacy)
     with backend.tracing(refused), _default_dtype(x.dtype), torch.no_grad():
         # Buffers are weights, not inputs: they have no batch axis. (0.3 knows no such option, see below.)
-        settings = {"buffers": {"no_batchdim": True}, **dict(options)}
+        settings = {"buffers": {"no_batchdim": True}, **dict(recipe.options)}
         module = backend.module_class(twin, x, bound_opts=settings, device=x.device)
     module.eval()
     for node in module.children():
@@ -152,7 +167,8 @@ def _converted(
             object.__setattr__(node, "forward", _Lent(node))
     # One release keeps these in a dictionary shared by all modules: ours must not change others'.
     module.bound_opts["optimize_bound_args"] = dict(module.bound_opts["optimize_bound_args"])
-    folded = fold_input(module) if fold and backend.legacy else Folded(())
+    evaluate_weights(module)
+    folded = fold_input(module) if recipe.fold and backend.legacy else Folded(())
     near = _spread(x, check)
     with torch.no_grad():
         expected = model(near)

@@ -150,7 +150,9 @@ def _process_untouched() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     # A setter is the only way to read its flag; what it was set to here is overwritten by the import.
-    flags = [(setter, setter(True)) for setter in (torch._C._jit_set_profiling_executor, torch._C._jit_set_profiling_mode)]
+    flags = [
+        (setter, setter(True)) for setter in (torch._C._jit_set_profiling_executor, torch._C._jit_set_profiling_mode)
+    ]
     try:
         # Recorded, not ignored: the import itself sets a filter in front of ours.
         with warnings.catch_warnings(record=True), contextlib.redirect_stdout(io.StringIO()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +12,11 @@ from torch.nn.modules.dropout import _DropoutNd
 from robust_plugins.errors import UnsupportedModelError
 
 
-def convertible(model: nn.Module, x: Tensor) -> nn.Module:
+def convertible(model: nn.Module, x: Tensor, *, convolve: bool) -> nn.Module:
     """A detached copy of `model` in evaluation mode, with the same names of parameters and buffers.
 
     Dropout becomes the identity, which it is in evaluation mode: 0.7 cannot convert it, and 0.3 would put the model
-    into training mode. Average pooling with padding or overlapping windows becomes a convolution: 0.3 gets its linear
-    bounds wrong.
+    into training mode. With `convolve`, average pooling becomes a convolution.
     `x` is an input, which tells the number of channels. Raises UnsupportedModelError for a model that cannot be copied.
     """
     try:
@@ -30,7 +28,7 @@ def convertible(model: nn.Module, x: Tensor) -> nn.Module:
     twin.requires_grad_(False)
     for module in twin.modules():
         module.training = False
-    channels = _pooled_channels(twin, x)
+    channels = _pooled_channels(twin, x) if convolve else {}
     for module in list(twin.modules()):
         for name, child in list(module._modules.items()):
             if isinstance(child, _DropoutNd):
@@ -41,15 +39,15 @@ def convertible(model: nn.Module, x: Tensor) -> nn.Module:
 
 
 def _pooled_channels(twin: nn.Module, x: Tensor) -> dict[nn.AvgPool2d, int]:
-    """The number of channels that every average pooling sees which does more than cut its input into tiles."""
+    """The number of channels that every average pooling sees which is a convolution, border included."""
     channels: dict[nn.AvgPool2d, int] = {}
 
     def record(pool: nn.AvgPool2d, arguments: tuple[Tensor, ...]) -> None:
-        image = arguments[0]
-        if image.dim() == 4 and not tiles(image.shape[2:], pool.kernel_size, pool.stride, pool.padding):
-            channels[pool] = image.shape[1]
+        if arguments[0].dim() == 4:
+            channels[pool] = arguments[0].shape[1]
 
-    pools = [m for m in twin.modules() if type(m) is nn.AvgPool2d and m.count_include_pad and not m.ceil_mode]
+    pools = [m for m in twin.modules() if type(m) is nn.AvgPool2d and not m.ceil_mode]
+    pools = [m for m in pools if m.count_include_pad or m.padding in (0, (0, 0))]
     handles = [pool.register_forward_pre_hook(record) for pool in pools]
     if handles:
         with torch.no_grad():
@@ -57,12 +55,6 @@ def _pooled_channels(twin: nn.Module, x: Tensor) -> dict[nn.AvgPool2d, int]:
     for handle in handles:
         handle.remove()
     return channels
-
-
-def tiles(image: Sequence[int], kernel: Any, stride: Any, padding: Any) -> bool:
-    """Whether a pooling's windows cover an image of that height and width exactly once, which 0.3 bounds soundly."""
-    kernel, stride, padding = _pair(kernel), _pair(stride), _pair(padding)
-    return kernel == stride and padding == (0, 0) and all(n % k == 0 for n, k in zip(image, kernel, strict=True))
 
 
 def _as_convolution(pool: nn.AvgPool2d, channels: int, x: Tensor) -> nn.Conv2d:

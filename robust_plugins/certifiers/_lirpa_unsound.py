@@ -13,7 +13,6 @@ from torch import nn
 
 from robust_plugins.certifiers._lirpa_bounded import Bounded
 from robust_plugins.certifiers._lirpa_graph import constants_meet_images, kind
-from robust_plugins.certifiers._lirpa_rewrite import tiles
 from robust_plugins.certifiers._lirpa_support import layer, leaves
 from robust_plugins.errors import UnsupportedModelError
 
@@ -35,9 +34,12 @@ _AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.
 
 
 def _not_tiled(node: Any) -> bool:
-    return kind(node) == "BoundAveragePool" and not tiles(
-        node.input_shape[2:], node.kernel_size, node.stride, node.padding
-    )
+    """Whether a pooling does more than cut its input into tiles."""
+    if kind(node) != "BoundAveragePool":
+        return False
+    kernel, image = list(node.kernel_size), node.input_shape[2:]
+    rest = [n % k for n, k in zip(image, kernel, strict=True)]
+    return kernel != list(node.stride) or any(node.padding) or any(rest)
 
 
 def _ignores_padding(node: Any) -> bool:
@@ -57,10 +59,10 @@ _KNOWN = (
 )
 
 
-def refuse_unsound(converted: Bounded, model: nn.Module, method: str, *, matrices: bool) -> None:
+def refuse_unsound(converted: Bounded, model: nn.Module, method: str, *, patches: bool) -> None:
     """Raises UnsupportedModelError, naming the layer, where `method` would return wrong bounds.
 
-    `matrices` says that convolutions are bounded as matrices and not as patches.
+    `patches` says that convolutions are bounded as patches.
     """
     legacy = converted.backend.legacy
     for wrong in _KNOWN:
@@ -71,7 +73,7 @@ def refuse_unsound(converted: Bounded, model: nn.Module, method: str, *, matrice
             raise UnsupportedModelError(
                 f"{where}: auto_LiRPA {version} is unsound there with {method} ({wrong.what}), so it is refused"
             )
-    if legacy and not matrices and constants_meet_images(converted.module):
+    if legacy and patches and constants_meet_images(converted.module):
         raise UnsupportedModelError(
             f"{type(model).__name__}: a constant is added to or multiplied with an image, "
             "which auto_LiRPA 0.3 cannot do in its patches mode"

@@ -7,7 +7,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -15,12 +15,15 @@ from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
 from robust_plugins.certifiers._lirpa_ball import perturbed
-from robust_plugins.certifiers._lirpa_bounded import Bounded, Options, bounded, trial
+from robust_plugins.certifiers._lirpa_bounded import Bounded, Recipe, bounded, trial
 from robust_plugins.certifiers._lirpa_support import unsupported
 from robust_plugins.certifiers._lirpa_unsound import refuse_unsound
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.interfaces import Certifier
 from robust_plugins.intervals import Interval
+
+
+_AS_MATRICES = ("conv_mode", "matrix")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +41,9 @@ class LiRPACertifier(Certifier):
     """
 
     method: ClassVar[str]
-    options: ClassVar[Options] = ()
-    matrices: ClassVar[bool] = True
-    """Whether there is a choice how convolutions are bounded."""
+    options: ClassVar[tuple[tuple[str, Any], ...]] = ()
+    linear: ClassVar[bool] = True
+    """Whether linear bounds are propagated, or intervals alone."""
 
     def propagate(
         self,
@@ -53,32 +56,32 @@ class LiRPACertifier(Certifier):
         if isinstance(ball.eps, tuple) and not math.isinf(ball.norm):
             return self._grouped(model, x, ball, spec, ball.eps)
         x = x.detach()
-        if not self.matrices:
-            return self._supported(model, x, ball, spec, self.options)
-        as_matrices = (*self.options, ("conv_mode", "matrix"))
+        recipe = Recipe(self.options, fold=math.isinf(ball.norm), convolve=self.linear)
+        if not self.linear:
+            return self._supported(model, x, ball, spec, recipe)
+        matrices = recipe._replace(options=(*self.options, _AS_MATRICES))
         if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
-            return self._supported(model, x, ball, spec, as_matrices)
+            return self._supported(model, x, ball, spec, matrices)
         # Convolutions are bounded as patches, which some layers around them cannot be; matrices are slower.
         try:
-            return self._supported(model, x, ball, spec, self.options)
+            return self._supported(model, x, ball, spec, recipe)
         except UnsupportedModelError:
-            return self._supported(model, x, ball, spec, as_matrices)
+            return self._supported(model, x, ball, spec, matrices)
 
-    def _supported(self, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None, options: Options) -> Interval:
-        fold = math.isinf(ball.norm)
-        converted = bounded(model, x, options, fold=fold)
+    def _supported(self, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None, recipe: Recipe) -> Interval:
+        converted = bounded(model, x, recipe)
         known = converted.failures.get(self.method)
         if known is not None:
             raise UnsupportedModelError(str(known)) from known.__cause__
         try:
-            refuse_unsound(converted, model, self.method, matrices=not self.matrices or "conv_mode" in dict(options))
+            refuse_unsound(converted, model, self.method, patches=self.linear and _AS_MATRICES not in recipe.options)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about infinities, which the verdict is about as well
                 return self._bounds(converted, model, x, ball, spec)
         except Exception as error:
 
             def attempt(layer: nn.Module, at: Tensor) -> None:
-                self._bounds(trial(layer, at, options, fold=fold), layer, at, type(ball)(eps=1e-3, clip=None), None)
+                self._bounds(trial(layer, at, recipe), layer, at, type(ball)(eps=1e-3, clip=None), None)
 
             failure = unsupported(error, model, x[:1], attempt, [])
             if isinstance(failure, UnsupportedModelError):
@@ -113,7 +116,7 @@ class IBP(LiRPACertifier):
     """
 
     method: ClassVar[str] = "IBP"
-    matrices: ClassVar[bool] = False
+    linear: ClassVar[bool] = False
 
     def _bounds(self, converted: Bounded, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None) -> Interval:
         with converted.using(model) as module:
@@ -185,7 +188,7 @@ class AlphaCROWN(CROWN):
 
     method: ClassVar[str] = "alpha-CROWN"
     # Slopes stored for unstable neurons alone fail in 0.3 on several shapes, and save little.
-    options: ClassVar[Options] = (
+    options: ClassVar[tuple[tuple[str, Any], ...]] = (
         ("sparse_features_alpha", False),
         ("sparse_spec_alpha", False),
         ("sparse_intermediate_bounds", False),
