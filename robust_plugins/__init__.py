@@ -23,7 +23,7 @@ from robust_plugins.errors import (
 from robust_plugins.hookspecs import Backend, hookimpl
 from robust_plugins.interfaces import Attack, Certifier
 from robust_plugins.intervals import Interval
-from robust_plugins.models import load_model, model
+from robust_plugins.models import load_model, model, train
 from robust_plugins.plugins import (
     attack,
     attacks,
@@ -74,6 +74,7 @@ __all__ = [
     "models",
     "plugins",
     "register",
+    "train",
     "unregister",
     "write_report",
 ]
