@@ -22,7 +22,6 @@ from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.interfaces import Certifier
 from robust_plugins.intervals import Interval
 
-
 _AS_MATRICES = ("conv_mode", "matrix")
 
 
