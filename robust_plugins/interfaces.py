@@ -67,9 +67,9 @@ class Attack(Component, ABC):
         """Candidates for adversarial examples, shaped like `x`, inside the ball up to rounding.
 
         The caller projects them in any case, but a candidate that needs it is weaker than it could be, and the
-        conformance checks refuse it. `y` are labels to leave, or with `targeted` classes to reach. `model` is in evaluation mode with weight
-        gradients off; the global generators of torch, numpy and python are seeded, so draw from them. Raise
-        ArgumentError for a ball or a target that the attack cannot handle.
+        conformance checks refuse it. `y` are labels to leave, or with `targeted` classes to reach. `model` is in
+        evaluation mode with weight gradients off; the global generators of torch, numpy and python are seeded, so
+        draw from them. Raise ArgumentError for a ball or a target that the attack cannot handle.
         """
 
     @overload
