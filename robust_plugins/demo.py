@@ -21,12 +21,13 @@ from robust_plugins.models import model as model_named
 from robust_plugins.models import train
 
 RADII = (0.01, 0.03, 0.06)
-COMPONENTS = ["art:fgsm", "art:pgd", "lirpa:ibp", "lirpa:crown-ibp", "lirpa:crown", "lirpa:alpha-crown"]
+# Five steps of alpha-CROWN instead of twenty: nearly all that it gains on this network, in seconds.
+COMPONENTS = ["art:fgsm", "art:pgd", "lirpa:ibp", "lirpa:crown-ibp", "lirpa:crown", "lirpa:alpha-crown(steps=5)"]
 
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), help="The folder of the page.")
-@click.option("--samples", default=100, show_default=True, help="How many test images.")
+@click.option("--samples", default=50, show_default=True, help="How many test images.")
 @click.option("--epochs", default=30, show_default=True, help="How long to train.")
 def main(out: Path, samples: int, epochs: int) -> None:
     """Attacks and certificates for the same network and the same images of digits."""
