@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import pytest
 import torch
@@ -114,3 +115,14 @@ def test_exhausted_memory_is_not_an_unsupported_model(monkeypatch: pytest.Monkey
     monkeypatch.setattr(operators.BoundLinear, "interval_propagate", exhausted)
     with pytest.raises(torch.OutOfMemoryError):
         IBP().bounds(model, X, BALL)
+
+
+def test_torchscript_is_unsupported_and_says_what_to_do() -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    x = torch.rand(2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript
+        script = torch.jit.script(model)
+    certificate = rp.certifier("lirpa:ibp")(script, x, model(x).argmax(1), rp.Linf(eps=0.01, clip=None))
+    assert set(certificate.verdicts) == {rp.Verdict.UNSUPPORTED}
+    assert "torch.export" in certificate.messages[0]
