@@ -110,9 +110,9 @@ class Network:
             for local in rules.parameters:
                 tensor = getattr(layer, local, None) if node.layer is None else self._operand(node, local)
                 values[local] = None if tensor is None else Interval.point(tensor)
-                if tensor is not None and (name := names.get(id(tensor))) is not None:
-                    named[local] = name
-                    values[local] = self.weights.get(name, values[local])
+                if tensor is not None and id(tensor) in names:
+                    named[local] = names[id(tensor)]
+                    values[local] = self.weights.get(named[local], values[local])
             self.parameters.append(values)
             self.names.append(named)
 
