@@ -47,7 +47,9 @@ class IBP(Certifier):
     ) -> Interval:
         with rounding.outward(self.outward):
             network = trace(model, x)
-            return _last(network, network.forward(ball.bounds(x), rounding=_mode(self.outward)), spec)
+            until = None if spec is None or not _merges(network) else network.nodes[-1].inputs[0]
+            values = network.forward(ball.bounds(x), rounding=_mode(self.outward), until=until)
+            return _last(network, values, spec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +83,13 @@ class CROWN(Certifier):
 
 def _last(network: Network, values: Sequence[Interval], spec: Tensor | None) -> Interval:
     """The output's interval times `spec`, merged into the last layer where that is linear."""
-    weight, bias = (network.parameters[-1].get(name) for name in ("weight", "bias"))
-    if spec is None or not isinstance(network.layers[-1], nn.Linear) or weight is None:
+    if spec is None or not _merges(network):
         return apply_spec(values[-1], spec)
+    weight, bias = (network.parameters[-1][name] for name in ("weight", "bias"))
+    assert weight is not None  # every Linear has one
     before, rows = values[network.nodes[-1].inputs[0]], Interval.point(spec)
     merged = product(torch.matmul, rows, weight, terms=spec.shape[2])
-    shift = None if bias is None else product(torch.matmul, rows, bias, terms=spec.shape[2])
+    shift = None if bias is None else product(lambda s, b: (s * b).sum(-1), rows, bias, terms=spec.shape[2])
     found = product(lambda h, w: torch.einsum("bi,bri->br", h, w), before, merged, terms=weight.shape[1], bias=shift)
     if not rounding.active():
         return found
@@ -94,6 +97,10 @@ def _last(network: Network, values: Sequence[Interval], spec: Tensor | None) -> 
     size = before.magnitude @ weight.magnitude.mT + (0.0 if bias is None else bias.magnitude)
     slack = rounding.kappa(weight.shape[1], found.dtype) * (spec.abs() @ size.unsqueeze(2)).squeeze(2)
     return Interval(found.lower - slack, found.upper + slack)
+
+
+def _merges(network: Network) -> bool:
+    return isinstance(network.layers[-1], nn.Linear)
 
 
 def _mode(outward: bool) -> Rounding:
