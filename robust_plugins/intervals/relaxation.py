@@ -126,7 +126,9 @@ class Relaxation:
             zeros = [Interval.point(torch.zeros_like(i.lower[:1])) for i in inputs]
             offset = rule(layer, *zeros, **self._centers(index))
             parameters = network.parameters[index]
-            if any(p is not None and not p.is_point for p in parameters.values()):
+            if isinstance(layer, Shift):  # adds its parameter to the input instead of multiplying the two
+                offset = rule(layer, *zeros, **parameters)
+            elif any(p is not None and not p.is_point for p in parameters.values()):
                 deviations = {k: None if p is None else _deviation(p) for k, p in parameters.items()}
                 offset = offset + rule(layer, *inputs, **deviations)
             self._offsets[index] = offset
@@ -209,7 +211,7 @@ def _parts(a: Tensor) -> tuple[Tensor, Tensor]:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """`sum_i a_ri b_i` for each row: (batch, rows)."""
-    return torch.matmul(a.flatten(2), b.flatten(1).unsqueeze(2)).squeeze(2)
+    return torch.matmul(a.reshape(*a.shape[:2], -1), b.reshape(len(b), -1, 1)).squeeze(2)
 
 
 def _least(a: Tensor, box: Interval) -> Tensor:
