@@ -162,7 +162,7 @@ def crown(
 ) -> list[Interval]:
     """The interval of every node's output for inputs in the box `x`: interval propagation, with CROWN's bounds.
 
-    Every input of a nonlinear layer is bounded by linear relaxation too, which uses the bounds before it. `known` is
+    Every input of a nonlinear layer, and the output, is bounded by linear relaxation too, from the bounds before it. `known` is
     intersected as in `Network.forward`. Rows are handled in chunks whose coefficients fit `memory` bytes. Not
     available with outward rounding.
     """
@@ -179,6 +179,8 @@ def crown(
         for j in node.inputs
         if not _exact(network, j)
     }
+    if not _exact(network, len(network.nodes) - 1):
+        targets.add(len(network.nodes) - 1)
     for index in range(1, len(network.nodes)):
         value = network.step(index, values)
         if known is not None and index in known:
