@@ -162,9 +162,9 @@ def crown(
 ) -> list[Interval]:
     """The interval of every node's output for inputs in the box `x`: interval propagation, with CROWN's bounds.
 
-    Every input of a nonlinear layer, and the output, is bounded by linear relaxation too, from the bounds before it. `known` is
-    intersected as in `Network.forward`. Rows are handled in chunks whose coefficients fit `memory` bytes. Not
-    available with outward rounding.
+    Every input of a nonlinear layer, and the output, is bounded by linear relaxation too, from the bounds before it.
+    `known` is intersected as in `Network.forward`. Rows are handled in chunks whose coefficients fit `memory` bytes.
+    Not available with outward rounding.
     """
     if rounding.active():
         raise ArgumentError(

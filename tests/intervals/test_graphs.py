@@ -180,7 +180,7 @@ def test_what_cannot_be_bounded_is_named(model: nn.Module, message: str) -> None
 def test_wrong_weights_are_named() -> None:
     model = nn.Sequential(nn.Linear(3, 2))
     x = torch.zeros(1, 3)
-    with pytest.raises(UnknownNameError, match="0.weigth"):
+    with pytest.raises(UnknownNameError, match=r"0\.weigth"):
         trace(model, x, weights={"0.weigth": Interval.point(torch.zeros(2, 3))})
     with pytest.raises(ArgumentError, match="weights"):
         trace(model, x, weights={"0.weight": Interval.point(torch.zeros(3, 2))})

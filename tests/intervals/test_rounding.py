@@ -107,7 +107,7 @@ def test_precisions_that_are_not_covered_are_refused() -> None:
     for dtype in (torch.bfloat16, torch.float16):
         x = torch.zeros(1, 2, dtype=dtype)
         network = trace(model.to(dtype), x)
-        with pytest.raises(ArgumentError, match="float32 and torch.float64"):
+        with pytest.raises(ArgumentError, match=r"float32 and torch\.float64"):
             network.forward(Interval.point(x), rounding="outward")
     x = torch.zeros(1, 2)
     network = trace(model.float(), x)
