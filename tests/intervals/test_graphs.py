@@ -74,7 +74,7 @@ def test_random_networks_stay_in_their_bounds(
 
 
 @pytest.mark.slow
-@settings(max_examples=120)
+@settings(max_examples=30)
 @given(
     image=st.booleans(),
     choices=st.lists(st.integers(0, 599), min_size=2, max_size=7),
@@ -85,8 +85,8 @@ def test_random_networks_stay_in_their_bounds(
 def test_more_and_deeper_networks(image: bool, choices: list[int], eps: float, gamma: float, seed: int) -> None:
     model = Drawn(image, choices)
     model(torch.zeros(1, *model.shape))
-    case = make_case(model, model.shape, eps=eps, gamma=gamma, seed=seed, batch=4)
-    hull = observed(case, seed=seed, samples=150, ascents=40)
+    case = make_case(model, model.shape, eps=eps, gamma=gamma, seed=seed, batch=16)
+    hull = observed(case, seed=seed, samples=60, ascents=10)
     assert violations(bounds_of(case), hull) == []
     assert violations(bounds_of(case, relax=True), hull) == []
 
