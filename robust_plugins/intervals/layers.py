@@ -1,0 +1,130 @@
+"""Layers for what a model computes between its modules: sums, constants, rearrangements, clamps and comparisons.
+
+Tracing turns functional calls into these, or into the module of `torch.nn` that does the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Input(nn.Module):
+    """The model's input: node 0 of every graph."""
+
+
+class Add(nn.Module):
+    """The sum of two inputs of one shape; the second is subtracted where `sign` is -1."""
+
+    def __init__(self, sign: int = 1) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return x + self.sign * y
+
+
+class Multiply(nn.Module):
+    """The elementwise product of two inputs of one shape."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return x * y
+
+
+class Shift(nn.Module):
+    """`x + sign * value`, with a constant that broadcasts against x."""
+
+    def __init__(self, sign: int = 1) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, x: Tensor, value: Tensor) -> Tensor:  # noqa: D102
+        return x + self.sign * value
+
+
+class Scale(nn.Module):
+    """`x * value`, or with `divide` `x / value`, with a constant that broadcasts against x."""
+
+    def __init__(self, *, divide: bool = False) -> None:
+        super().__init__()
+        self.divide = divide
+
+    def forward(self, x: Tensor, value: Tensor) -> Tensor:  # noqa: D102
+        return x / value if self.divide else x * value
+
+
+class Reshape(nn.Module):
+    """Each sample reshaped to `shape`."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return x.reshape(len(x), *self.shape)
+
+
+class Permute(nn.Module):
+    """The axes in the order `dims`; axis 0 stays the batch."""
+
+    def __init__(self, dims: tuple[int, ...]) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return x.permute(self.dims)
+
+
+class Index(nn.Module):
+    """`x[:, *index]`: entries of each sample, by integers and slices."""
+
+    def __init__(self, index: tuple[int | slice | None, ...]) -> None:
+        super().__init__()
+        self.index = index
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return x[(slice(None), *self.index)]
+
+
+class Cat(nn.Module):
+    """The inputs joined along an axis that is not the batch."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, *inputs: Tensor) -> Tensor:  # noqa: D102
+        return torch.cat(inputs, self.dim)
+
+
+class Reduce(nn.Module):
+    """The sum over axes of each sample, or with `mean` the average."""
+
+    def __init__(self, dims: tuple[int, ...], keepdim: bool, mean: bool) -> None:
+        super().__init__()
+        self.dims, self.keepdim, self.mean = dims, keepdim, mean
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return x.mean(self.dims, self.keepdim) if self.mean else x.sum(self.dims, self.keepdim)
+
+
+class Clamp(nn.Module):
+    """`torch.clamp`: like Hardtanh, but its gradient at the ends is 1, and an end may be missing."""
+
+    def __init__(self, low: float | None, high: float | None) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return x.clamp(self.low, self.high)
+
+
+class Step(nn.Module):
+    """The perceptron's step: 1 where `x > threshold` (with `closed`, `x >= threshold`), else 0. Its slope is 0."""
+
+    def __init__(self, threshold: float = 0.0, *, closed: bool = False) -> None:
+        super().__init__()
+        self.threshold, self.closed = threshold, closed
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return (x >= self.threshold if self.closed else x > self.threshold).to(x.dtype)

@@ -1,0 +1,128 @@
+"""All products of two intervals: any sum of products of their entries, given as a bilinear function.
+
+Linear layers, convolutions, transposed convolutions and their gradients are all of that form, with coefficients that
+are zero or one. Three methods, from the cheapest:
+
+- a factor is a point: centre and radius, two evaluations, exact. `A x` over `|x - c| <= r` is `A c -+ |A| r`.
+- a factor has one known sign: the other is split by sign, four evaluations, exact.
+- both may have either sign: `"split"` (default) takes the part that is symmetric around zero out of one factor and
+  splits the rest by sign, nine evaluations, exact for every pair of entries of which one has a known sign and never
+  more than 1.18 times too wide for the others (Nguyen 2011, "Efficient implementation of interval matrix
+  multiplication"); `"midpoint"` multiplies centres and radii, three evaluations, up to 1.5 times too wide
+  (Rump 1999, "Fast and parallel interval arithmetic").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from robust_plugins.intervals import rounding
+from robust_plugins.intervals.interval import Interval
+
+Bilinear = Callable[[Tensor, Tensor], Tensor]
+Method = Literal["split", "midpoint"]
+
+_method: ContextVar[Method] = ContextVar("method", default="split")
+
+
+@contextmanager
+def using(method: Method) -> Iterator[None]:
+    """Multiplies two intervals of unknown sign by `method` inside the block."""
+    token = _method.set(method)
+    try:
+        yield
+    finally:
+        _method.reset(token)
+
+
+def product(f: Bilinear, a: Interval, b: Interval, *, terms: int, bias: Interval | None = None) -> Interval:
+    """Bounds on `f(a, b) + bias`, `f` bilinear with coefficients zero or one.
+
+    `terms` is the number of products that `f` adds up for one entry, for outward rounding. `bias` broadcasts against
+    the result. Exact unless both factors may have either sign; see the module.
+    """
+    if a.is_point and b.is_point:
+        result = Interval.point(f(a.lower, b.lower))
+    elif b.is_point:
+        return _by_point(f, a, b.lower, terms, bias)
+    elif a.is_point:
+        return _by_point(lambda s, t: f(t, s), b, a.lower, terms, bias)
+    elif _non_negative(a):
+        result = _split(f, a, b)
+    elif _non_negative(b):
+        result = _split(lambda s, t: f(t, s), b, a)
+    elif _method.get() == "split":
+        result = _split_symmetric(f, a, b)
+    else:
+        result = _midpoint(f, a, b)
+    if bias is not None:
+        # Plain additions: the widening below covers them, in whichever order the network adds its bias.
+        low = result.lower + bias.lower
+        result = Interval(low, low if result.is_point and bias.is_point else result.upper + bias.upper)
+    return _rounded(result, f, a, b, terms, bias) if rounding.active() else result
+
+
+def _by_point(f: Bilinear, a: Interval, b: Tensor, terms: int, bias: Interval | None) -> Interval:
+    """Centre and radius. Rounding needs no further product: its error folds into the radius."""
+    if not rounding.active():
+        # Halved after the product: exact, and the result is usually the smaller tensor.
+        center, spread = f(a.lower + a.upper, b) * 0.5, f(a.upper - a.lower, b.abs()) * 0.5
+        if bias is not None and bias.is_point:
+            center = center + bias.lower
+    else:
+        u, tiny = rounding.unit(a.dtype)
+        kappa = rounding.kappa(terms, a.dtype)
+        c = a.lower / 2 + a.upper / 2
+        r = torch.maximum(a.upper - c, c - a.lower) * (1 + 4 * u) + tiny
+        center, spread = f(c, b), f(r + kappa * (c.abs() + r) + tiny, b.abs()) + rounding.underflow(terms, a.dtype)
+        if bias is not None:
+            spread = spread + kappa * bias.magnitude
+            if bias.is_point:
+                center = center + bias.lower
+    low, up = center - spread, center + spread
+    if bias is not None and not bias.is_point:
+        low, up = low + bias.lower, up + bias.upper
+    return Interval(low, up)
+
+
+def _non_negative(a: Interval) -> bool:
+    return bool((a.lower >= 0).all())
+
+
+def _split(f: Bilinear, a: Interval, b: Interval) -> Interval:
+    """`a >= 0`: the product is largest at a's upper end where `b > 0`, at its lower end where `b < 0`."""
+    return Interval(
+        f(a.lower, b.lower.clamp(min=0)) + f(a.upper, b.lower.clamp(max=0)),
+        f(a.upper, b.upper.clamp(min=0)) + f(a.lower, b.upper.clamp(max=0)),
+    )
+
+
+def _split_symmetric(f: Bilinear, a: Interval, b: Interval) -> Interval:
+    """`a = [-m, m] + positive + negative`, at most two of the three for each entry; each part times `b` is exact."""
+    m = torch.minimum(-a.lower, a.upper).clamp(min=0)
+    positive = Interval(a.lower.clamp(min=0), (a.upper - m).clamp(min=0))
+    negative = Interval((a.lower + m).clamp(max=0), a.upper.clamp(max=0))
+    symmetric = f(m, b.magnitude)
+    above, below = _split(f, positive, b), _split(f, -negative, b)
+    return Interval(above.lower - below.upper - symmetric, above.upper - below.lower + symmetric)
+
+
+def _midpoint(f: Bilinear, a: Interval, b: Interval) -> Interval:
+    center = f(a.center, b.center)
+    radius = f(a.center.abs(), b.radius) + f(a.radius, b.center.abs() + b.radius)
+    return Interval(center - radius, center + radius)
+
+
+def _rounded(result: Interval, f: Bilinear, a: Interval, b: Interval, terms: int, bias: Interval | None) -> Interval:
+    """Widened by the rounding errors of our evaluation and of the network's own."""
+    kappa = rounding.kappa(terms, a.dtype)
+    slack = kappa * f(a.magnitude, b.magnitude) + rounding.underflow(terms, a.dtype)
+    if bias is not None:
+        slack = slack + kappa * bias.magnitude
+    return Interval(result.lower - slack, result.upper + slack)

@@ -1,0 +1,223 @@
+"""Backward linear relaxation (CROWN): bounds on any node's output as linear functions of the input.
+
+Zhang et al. 2018, "Efficient neural network robustness certification with general activation functions", theorem 3.2,
+for graphs: coefficients are sent backward, layer by layer. Through an affine layer they go by its backward rule, as
+gradients do; through a nonlinear one by its relaxation, the lower line where a coefficient is positive and the upper
+one where it is negative (mirrored for the upper bound).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robust_plugins.errors import ArgumentError
+from robust_plugins.intervals import rounding
+from robust_plugins.intervals.graph import Network
+from robust_plugins.intervals.interval import Interval
+from robust_plugins.intervals.layers import Scale, Shift
+from robust_plugins.intervals.rules import LinearBound
+from robust_plugins.intervals.structure_rules import IDENTITIES, REARRANGING
+
+_ENTRYWISE = {*IDENTITIES, *REARRANGING, nn.BatchNorm1d, nn.BatchNorm2d, Scale, Shift}
+
+MEMORY = 2**30
+"""Bytes that the coefficients of one chunk of rows may take."""
+
+
+class Relaxation:
+    """Linear relaxations of a network over a box of inputs, as far as its nodes' bounds are known.
+
+    `values` are sound intervals of the nodes' outputs, in their order, `values[0]` the box itself; more may be
+    appended while bounds are being computed. Bounds hold in real arithmetic, in evaluation mode, over the box and over
+    the intervals of weights that the network is bound to.
+    """
+
+    def __init__(self, network: Network, values: Sequence[Interval], *, memory: int = MEMORY) -> None:
+        self.network, self.values, self.memory = network, values, memory
+        self._offsets: dict[int, Interval] = {}
+        self._bounds: dict[int, tuple[LinearBound, LinearBound] | None] = {}
+
+    def bounds(self, node: int, spec: Float[Tensor, "batch rows *shape"] | None = None) -> Interval:
+        """The interval of `node`'s output, or of `spec` times it, (batch, rows), from the relaxations before it.
+
+        `spec` holds for each sample and row one coefficient per entry of the node's output.
+        """
+        shape = tuple(self.values[node].shape[1:]) if node < len(self.values) else tuple(self._output_shape(node))
+        rows = prod(shape) if spec is None else spec.shape[1]
+        step = self._rows_at_once()
+        found = []
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            if spec is None:
+                eye = self.values[0].lower.new_zeros((stop - start, rows))
+                eye[torch.arange(stop - start), torch.arange(start, stop)] = 1
+                found.append(self._concrete(node, eye.view(1, stop - start, *shape)))
+            else:
+                found.append(self._concrete(node, spec[:, start:stop]))
+        joined = Interval(torch.cat([f.lower for f in found], 1), torch.cat([f.upper for f in found], 1))
+        return joined if spec is not None else joined.map(lambda t: t.reshape(len(t), *shape))
+
+    def _concrete(self, node: int, start: Tensor) -> Interval:
+        """Sends coefficients back to the input, and takes the extreme values over its box."""
+        network = self.network
+        waiting: dict[int, tuple[Tensor, Tensor]] = {node: (start, start)}
+        low = up = start.new_zeros(())
+        for index in range(node, 0, -1):
+            if index not in waiting:
+                continue
+            a, b = waiting.pop(index)
+            inputs = network.nodes[index].inputs
+            if network.rules[index].affine and network.rules[index].backward is not None:
+                offset = self._offset(index)
+                low, up = low + _least(a, offset), up - _least(-b, offset)
+                below = self._through_affine(index, a, b)
+            elif (lines := self._lines(index)) is not None:
+                lower, upper = lines
+                (a_pos, a_neg), (b_pos, b_neg) = _parts(a), _parts(b)
+                low = low + _dot(a_pos, lower.offset) + _dot(a_neg, upper.offset)
+                up = up + _dot(b_pos, upper.offset) + _dot(b_neg, lower.offset)
+                below = [(lower.transpose(a_pos) + upper.transpose(a_neg),
+                          upper.transpose(b_pos) + lower.transpose(b_neg))]  # fmt: skip
+            else:
+                low, up = low + _least(a, self.values[index]), up - _least(-b, self.values[index])
+                continue
+            for source, (c, d) in zip(inputs, below, strict=True):
+                if source in waiting:
+                    e, f = waiting[source]
+                    c, d = (c + e, d + f) if c is not d or e is not f else (c + e,) * 2
+                waiting[source] = c, d
+        if 0 in waiting:
+            a, b = waiting[0]
+            low, up = low + _least(a, self.values[0]), up - _least(-b, self.values[0])
+        shape = (len(self.values[0]), start.shape[1])
+        return Interval(low.expand(shape), up.expand(shape))
+
+    def _through_affine(self, index: int, a: Tensor, b: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The layer's backward rule, applied to point gradients, one for each row."""
+        network, same = self.network, a is b
+        both = a if same else torch.cat((a, b), 1)
+        rule = network.rules[index].backward
+        assert rule is not None
+        inputs = [self.values[j] for j in network.nodes[index].inputs]
+        flat = Interval.point(both.flatten(0, 1))
+        below = rule(network.layers[index], *inputs, flat, **self._centers(index))
+        found = []
+        for part in below if isinstance(below, tuple) else (below,):
+            t = part.lower.view(len(both), both.shape[1], *part.shape[1:])
+            found.append((t, t) if same else (t[:, : a.shape[1]], t[:, a.shape[1] :]))
+        return found
+
+    def _centers(self, index: int) -> dict[str, Interval | None]:
+        parameters = self.network.parameters[index]
+        return {k: p if p is None or p.is_point else Interval.point(p.center) for k, p in parameters.items()}
+
+    def _offset(self, index: int) -> Interval:
+        """What an affine layer adds for input zero, and what its weights' intervals add: (1 or batch, *shape)."""
+        if index not in self._offsets:
+            network = self.network
+            rule, layer = network.rules[index].forward, network.layers[index]
+            assert rule is not None
+            inputs = [self.values[j] for j in network.nodes[index].inputs]
+            zeros = [Interval.point(torch.zeros_like(i.lower[:1])) for i in inputs]
+            offset = rule(layer, *zeros, **self._centers(index))
+            parameters = network.parameters[index]
+            if isinstance(layer, Shift):  # adds its parameter to the input instead of multiplying the two
+                offset = rule(layer, *zeros, **parameters)
+            elif any(p is not None and not p.is_point for p in parameters.values()):
+                deviations = {k: None if p is None else _deviation(p) for k, p in parameters.items()}
+                offset = offset + rule(layer, *inputs, **deviations)
+            self._offsets[index] = offset
+        return self._offsets[index]
+
+    def _lines(self, index: int) -> tuple[LinearBound, LinearBound] | None:
+        if index not in self._bounds:
+            rule = self.network.rules[index].relaxation
+            inputs = [self.values[j] for j in self.network.nodes[index].inputs]
+            parameters = self.network.parameters[index]
+            self._bounds[index] = None if rule is None else rule(self.network.layers[index], *inputs, **parameters)
+        return self._bounds[index]
+
+    def _output_shape(self, node: int) -> torch.Size:
+        with torch.no_grad():
+            return self.network.step(node, [v[:1] for v in self.values]).shape[1:]
+
+    def _rows_at_once(self) -> int:
+        x = self.values[0].lower
+        largest = max(v.lower.numel() for v in self.values)
+        # Four coefficient tensors are alive at a layer: both bounds, before and after it.
+        return max(1, self.memory // max(1, 8 * largest * x.element_size()))
+
+
+def crown(
+    network: Network,
+    x: Interval,
+    *,
+    known: Mapping[int, Interval] | None = None,
+    memory: int = MEMORY,
+) -> list[Interval]:
+    """The interval of every node's output for inputs in the box `x`: interval propagation, with CROWN's bounds.
+
+    Every input of a nonlinear layer, and the output, is bounded by linear relaxation too, from the bounds before it.
+    `known` is intersected as in `Network.forward`. Rows are handled in chunks whose coefficients fit `memory` bytes.
+    Not available with outward rounding.
+    """
+    if rounding.active():
+        raise ArgumentError(
+            "rounding", "'outward'", accepted="'nearest' for linear relaxation", hint="Use Network.forward for it."
+        )
+    values: list[Interval] = [x if known is None or 0 not in known else x.sharpened(known[0])]
+    relaxation = Relaxation(network, values, memory=memory)
+    targets = {
+        j
+        for index, node in enumerate(network.nodes)
+        if index and not network.rules[index].affine
+        for j in node.inputs
+        if not _exact(network, j)
+    }
+    if not _exact(network, len(network.nodes) - 1):
+        targets.add(len(network.nodes) - 1)
+    for index in range(1, len(network.nodes)):
+        value = network.step(index, values)
+        if known is not None and index in known:
+            value = value.sharpened(known[index])
+        values.append(value)
+        if index in targets:
+            values[index] = value.sharpened(relaxation.bounds(index))
+    return values
+
+
+def _exact(network: Network, index: int) -> bool:
+    """Whether interval propagation is exact for the node already: at most one layer before it mixes entries."""
+    mixing = 0
+    while index:
+        node, rules = network.nodes[index], network.rules[index]
+        if not rules.affine or len(node.inputs) != 1:
+            return False
+        mixing += rules.layer not in _ENTRYWISE
+        index = node.inputs[0]
+    return mixing <= 1
+
+
+def _deviation(p: Interval) -> Interval:
+    return Interval.point(torch.zeros_like(p.lower)) if p.is_point else p - p.center
+
+
+def _parts(a: Tensor) -> tuple[Tensor, Tensor]:
+    return a.clamp(min=0), a.clamp(max=0)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """`sum_i a_ri b_i` for each row: (batch, rows)."""
+    return torch.matmul(a.reshape(*a.shape[:2], -1), b.reshape(len(b), -1, 1)).squeeze(2)
+
+
+def _least(a: Tensor, box: Interval) -> Tensor:
+    """The least value of each row of `a` times the box."""
+    if box.is_point:
+        return _dot(a, box.lower)
+    return _dot(a, box.center) - _dot(a.abs(), box.radius)
