@@ -112,8 +112,8 @@ def test_plugins_list_shows_what_failed(registry: Registry) -> None:
     assert "broken: UnknownNameError: unknown hook 'register_attack'. Did you mean 'register_attacks'" in result.stdout
     status = {row["name"]: row["status"] for row in json.loads(run("plugins", "list", "--json").stdout)}
     assert status == {
-        "art": "blocked", "lirpa": "blocked", "interval": "blocked", "data": "loaded", "models": "loaded", "toy": "loaded",
-        "broken": "failed",
+        "art": "blocked", "lirpa": "blocked", "interval": "blocked", "data": "loaded", "models": "loaded",
+        "toy": "loaded", "broken": "failed",
     }  # fmt: skip
 
 
