@@ -143,6 +143,9 @@ class Registry:
                 self._add(name, partial(importlib.import_module, module), PROJECT, _version(PROJECT))
         if entry_points:
             self._add_entry_points()
+            known = {n for plugin in self._plugins.values() for n in (plugin.name, plugin.distribution)}
+            for absent in sorted(self._block - known):
+                self._report_absent("ROBUST_PLUGINS_BLOCK", absent)
 
     def register(self, plugin: object, name: str | None = None) -> PluginInfo:
         """Registers a plugin object or module of this process. Raises PluginError with the cause where it fails."""
@@ -223,7 +226,7 @@ class Registry:
         for plugin in everyone:
             try:
                 self._pluggy.subset_hook_caller(hook, remove_plugins=everyone - {plugin})(**arguments)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 name = self._pluggy.get_name(plugin)
                 warnings.warn(f"plugin {name!r}: {hook} raised {type(error).__name__}: {error}", stacklevel=2)
 
@@ -235,9 +238,13 @@ class Registry:
             version = entry.dist.version if entry.dist else ""
             if self._load is None or self._load & {entry.name, distribution}:
                 self._add(entry.name, entry.load, distribution, version)
-        for missing in sorted((self._load or set()) - names):
-            error = PluginError(f"ROBUST_PLUGINS_LOAD names {missing!r}, but no installed plugin has that name")
-            self._plugins[missing] = _Plugin(missing, "", "", Status.FAILED, error=error)
+        for absent in sorted((self._load or set()) - names):
+            self._report_absent("ROBUST_PLUGINS_LOAD", absent)
+
+    def _report_absent(self, variable: str, name: str) -> None:
+        """A misspelt name must not look as if it had been obeyed."""
+        error = PluginError(f"{variable} names {name!r}, but no installed plugin has that name")
+        self._plugins[name] = _Plugin(name, "", "", Status.FAILED, error=error)
 
     def _add(self, name: str, load: Callable[[], object], distribution: str, version: str) -> _Plugin:
         entry = _Plugin(name, distribution, version)
@@ -255,7 +262,7 @@ class Registry:
         if entry.error is None:
             try:
                 self._activate(entry, load())
-            except Exception as error:  # whatever a stranger's plugin raises is its status, not our crash
+            except (Exception, SystemExit) as error:  # whatever a stranger's plugin raises is its status, not our end
                 entry.status, entry.error = Status.FAILED, error
                 self._forget(entry)
         return entry
@@ -342,6 +349,8 @@ def parse_component(text: str) -> tuple[str, dict[str, Any]]:
 
     Raises ArgumentError where the text is neither a name nor a name with keyword parameters.
     """
+    if not isinstance(text, str):
+        raise ArgumentError("name", repr(text), accepted="text", hint="For example 'art:pgd'.")
     name, bracket, _ = text.partition("(")
     if not bracket:
         return text.strip(), {}
@@ -349,7 +358,8 @@ def parse_component(text: str) -> tuple[str, dict[str, Any]]:
         call = ast.parse(f"f{text[len(name) :].strip()}", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise ValueError
-        if call.args or any(keyword.arg is None for keyword in call.keywords):
+        names = [keyword.arg for keyword in call.keywords]
+        if call.args or None in names or len(set(names)) < len(names):
             raise ValueError
         return name.strip(), {cast(str, k.arg): ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -101,11 +102,18 @@ class Comparison:
         return f"{rendered(comparison_table([self]))}\n\n{conclusion([self])}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the tensors, ready for JSON: shares in [0, 1], seconds of wall-clock time."""
+        """Everything but the tensors, ready for JSON: shares in [0, 1], seconds of wall-clock time.
+
+        Numbers that are not finite, which JSON lacks, are None.
+        """
         low, high = self.bracket
         return {
             "samples": len(self.y),
-            "ball": {"norm": str(self.ball.norm), "eps": self.ball.radii, "clip": self.ball.clip},
+            "ball": {
+                "norm": str(self.ball.norm),
+                "eps": self.ball.radii,
+                "clip": self.ball.clip and [_finite(end) for end in self.ball.clip],
+            },
             "seed": self.seed,
             "clean": self.clean,
             "bracket": {"certified": low, "attacked": high},
@@ -120,7 +128,9 @@ class Comparison:
                 }
                 for row in self.rows
             ],
-            "crossings": [asdict(crossing) for crossing in self.crossings],
+            "crossings": [
+                {**asdict(c), "achieved": _finite(c.achieved), "proved": _finite(c.proved)} for c in self.crossings
+            ],
         }
 
 
@@ -145,6 +155,8 @@ def compare(
     Raises ArgumentError for an unusable model, batch or ball, UnknownNameError for an unknown component.
     """
     check_inputs(model, x, ball)
+    if isinstance(components, str):
+        raise ArgumentError("components", repr(components), accepted="a list of names", hint=f"Pass [{components!r}].")
     with evaluating(model), torch.no_grad():
         clean = logits_of(model, x)
         rounding = evaluation_error(model, x, clean)
@@ -180,6 +192,10 @@ def verdict_counts(certificate: Certificate) -> dict[str, int]:
     return counts
 
 
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def _share(flags: Tensor) -> float:
     return flags.double().mean().item() if len(flags) else 0.0
 
@@ -211,7 +227,7 @@ def _run(
         else:
             result = component(model, x, y, ball)
             good = result.certified
-    except Exception as error:  # one backend's failure must not lose the others' results
+    except (Exception, SystemExit) as error:  # one backend's failure must not lose the others' results
         return Row(name, kind, None, time.perf_counter() - start, None, f"{type(error).__name__}: {error}")
     return Row(name, kind, _share(good), result.seconds, result)
 
