@@ -8,8 +8,9 @@ Every quantity is a bracket: what an attack achieved, and what a certifier prove
 import robust_plugins.attacks
 import robust_plugins.certifiers
 import robust_plugins.models  # noqa: F401
+from robust_plugins.attacks import from_art
 from robust_plugins.balls import L1, L2, Ball, Linf
-from robust_plugins.benchmark import Comparison, compare
+from robust_plugins.benchmark import Comparison, compare, write_report
 from robust_plugins.data import Dataset, dataset
 from robust_plugins.errors import (
     ArgumentError,
@@ -65,6 +66,7 @@ __all__ = [
     "compare",
     "dataset",
     "datasets",
+    "from_art",
     "hookimpl",
     "load_model",
     "margin_spec",
@@ -73,4 +75,5 @@ __all__ = [
     "plugins",
     "register",
     "unregister",
+    "write_report",
 ]

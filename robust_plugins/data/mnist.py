@@ -25,6 +25,9 @@ CHECKSUMS = {
 }
 """The published md5 of the four unpacked files."""
 
+TRAINING = 60_000
+"""How many of OpenML's samples, which are in the published order, are the training part."""
+
 
 def mnist(*, folder: str | Path | None = None, verify: bool = True) -> Dataset:
     """MNIST: 60,000 + 10,000 handwritten digits, images of shape (1, 28, 28) in [0, 1], ten classes, in their order.
@@ -96,7 +99,7 @@ def _fetched() -> dict[str, Array]:
             hint=f"The attempt failed with: {error}.",
         ) from error
     x, y = found.data.reshape(-1, 28, 28).astype(np.uint8), found.target.astype(np.uint8)
-    return dict(zip(CHECKSUMS, (x[:60_000], y[:60_000], x[60_000:], y[60_000:]), strict=True))
+    return dict(zip(CHECKSUMS, (x[:TRAINING], y[:TRAINING], x[TRAINING:], y[TRAINING:]), strict=True))
 
 
 def _check(contents: dict[str, bytes], source: str) -> None:
@@ -113,7 +116,8 @@ def _check(contents: dict[str, bytes], source: str) -> None:
 def _cached(path: Path) -> dict[str, Array] | None:
     """The arrays of the cache, or None where it is absent or was damaged since."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, because numpy leaves a file that it cannot read open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {stem: archive[stem] for stem in CHECKSUMS}
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None

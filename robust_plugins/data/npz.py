@@ -55,6 +55,13 @@ def npz(
     labels = [_labels(key, arrays[key]) for key in keys[1::2]]
     images = parts[0].dtype == np.uint8
     if len(keys) == 2:
+        if len(parts[0]) != len(labels[0]):
+            raise ArgumentError(
+                "x, y",
+                f"of the lengths {len(parts[0])} and {len(labels[0])}",
+                accepted="as many labels as inputs",
+                hint="Give one class index per sample.",
+            )
         split = stratified_split(
             labels[0], test_fraction=0.2 if test_fraction is None else test_fraction, seed=0 if seed is None else seed
         )
@@ -82,11 +89,12 @@ def npz(
 
 def _read(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, because numpy leaves a file that it cannot read open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except FileNotFoundError:
         raise ArgumentError("path", repr(str(path)), accepted="an existing .npz file", hint="Check the path.") from None
-    except (ValueError, AttributeError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ArgumentError(
             "path",
             f"{str(path)!r}, which cannot be read ({error})",

@@ -59,10 +59,10 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     try:
         model.load_state_dict(state)
     except (RuntimeError, AttributeError, TypeError) as error:
-        lines = [line.strip() for line in str(error).splitlines()]
+        causes = " ".join(line.strip() for line in str(error).splitlines()[1:3]) or _first_line(error)
         raise ArgumentError(
             "weights",
-            f"{str(path)!r}, which does not fit the model: {' '.join(lines[1:3]) or lines[0]}",
+            f"{str(path)!r}, which does not fit the model: {causes}",
             accepted="one tensor for every parameter and buffer of the model",
             hint="Give the model the parameters it was trained with, for example 'mlp(widths=(64, 64))'.",
         ) from error
@@ -85,7 +85,7 @@ def _from_torchscript(path: Path) -> nn.Module:
         try:
             model: torch.jit.ScriptModule = torch.jit.load(path, map_location="cpu")
         except RuntimeError as error:
-            raise _refused(path, f"unreadable TorchScript ({str(error).splitlines()[0]})", "Save it again.") from error
+            raise _refused(path, f"unreadable TorchScript ({_first_line(error)})", "Save it again.") from error
     graph: Any = model.inlined_graph
     for operation, flag in (("aten::dropout", 2), ("aten::batch_norm", 5)):
         for node in graph.findAllNodes(operation):
@@ -95,8 +95,13 @@ def _from_torchscript(path: Path) -> nn.Module:
 
 
 def _from_export(path: Path, input_shape: tuple[int, ...]) -> nn.Module:
-    _refuse_pickles_in_export(path)
-    program = torch.export.load(path)
+    try:
+        _refuse_pickles_in_export(path)
+        program = torch.export.load(path)
+    except ArgumentError:
+        raise
+    except Exception as error:  # a damaged archive can fail anywhere in torch's reader
+        raise _refused(path, f"an unreadable program ({_first_line(error)})", EXPORT) from error
     users = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in program.graph_signature.user_inputs]
     if len(users) != 1 or not isinstance(users[0].meta.get("val"), Tensor):
         raise _refused(path, f"a program of {len(users)} inputs", "Export a model of one tensor.")
@@ -134,13 +139,20 @@ def _refuse_pickles_in_export(path: Path) -> None:
 
 def _tensors(path: Path) -> Mapping[str, Any]:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of a plain pickle's protocol, just before it is refused.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise _refused(path, "no file", "Check the path.") from None
     except pickle.UnpicklingError as error:
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start[:1] != b"\x80" and start != b"PK":  # how pickles begin, and the archives of torch.save
+            raise _refused(path, "neither a model nor weights", "Save it in one of these forms.") from error
         raise _refused(path, "a pickled model, which would run its author's code when read", CONVERT) from error
     except (RuntimeError, EOFError, OSError) as error:
-        raise _refused(path, f"unreadable ({str(error).splitlines()[0]})", "Save it again.") from error
+        raise _refused(path, f"unreadable ({_first_line(error)})", "Save it again.") from error
     if not isinstance(found, Mapping):
         raise _refused(path, f"holding a {type(found).__name__}", "Save model.state_dict().")
     return found
@@ -160,6 +172,10 @@ def _safetensors(path: Path) -> Mapping[str, Any]:
         raise _refused(path, "no file", "Check the path.") from None
     except SafetensorError as error:
         raise _refused(path, f"unreadable ({error})", "Save it again.") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _refused(path: Path, found: str, hint: str) -> ArgumentError:

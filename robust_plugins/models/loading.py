@@ -12,7 +12,7 @@ from torch import nn
 
 from robust_plugins.errors import ArgumentError, PluginError
 from robust_plugins.models.files import load_weights, model_from_file
-from robust_plugins.plugins import Kind, models, parse_component, registry
+from robust_plugins.plugins import Kind, models, parse_component, plugins, registry
 
 SUFFIXES = (".pt", ".pth", ".pt2", ".ts", ".jit", ".pkl", ".pickle", ".safetensors", ".bin", ".onnx")
 """What the names of model files end with."""
@@ -44,7 +44,7 @@ def load_model(spec: str, *, input_shape: Sequence[int], classes: int, weights: 
     else:
         name, parameters = parse_component(spec)
         shape: dict[str, Any] = {"input_shape": tuple(input_shape), "classes": classes}
-        if ":" in name and name not in {info.name for info in models()}:
+        if ":" in name and not _is_registered(name):
             found = _imported(name, parameters, shape)
         else:
             found = model(name, **parameters, **{k: v for k, v in shape.items() if k not in parameters})
@@ -54,8 +54,13 @@ def load_model(spec: str, *, input_shape: Sequence[int], classes: int, weights: 
 
 
 def is_file(spec: str) -> bool:
-    """Whether `spec` means a file: by its suffix, or because there is one of that name."""
-    return spec.lower().endswith(SUFFIXES) or Path(spec).is_file()
+    """Whether `spec` means a file: by its suffix, or because one of that name exists and no such model is registered."""
+    return spec.lower().endswith(SUFFIXES) or (Path(spec).is_file() and not _is_registered(spec))
+
+
+def _is_registered(name: str) -> bool:
+    """Whether a plugin offers this name, or would if it had not failed: then its error is the one to see."""
+    return name in {info.name for info in models()} or name.split(":")[0] in {info.name for info in plugins()}
 
 
 def _imported(path: str, parameters: dict[str, Any], shape: dict[str, Any]) -> nn.Module:

@@ -135,10 +135,8 @@ def model_is_left_as_found(certifier: Certifier) -> None:
 
 def computed_in_evaluation_mode(certifier: Certifier) -> None:
     """A model in training mode, with dropout, has the bounds of evaluation mode."""
-    case = mlp_case()
-    body = case.model
-    model = nn.Sequential(body, nn.Dropout(0.5))
-    ball = next(_cases(certifier))[1]
+    case, ball = next(_cases(certifier))
+    model = nn.Sequential(case.model, nn.Dropout(0.5))
     in_training = certifier(model.train(), case.x, case.y, ball)
     in_evaluation = certifier(model.eval(), case.x, case.y, ball)
     torch.testing.assert_close(in_training.margin, in_evaluation.margin)
@@ -175,8 +173,7 @@ def gradients_reach_the_weights(certifier: Certifier) -> None:
 
 def nan_is_an_error(certifier: Certifier) -> None:
     """A model with NaN in its weights gives ERROR verdicts, never a certificate."""
-    case = mlp_case()
-    ball = next(_cases(certifier))[1]
+    case, ball = next(_cases(certifier))
     with torch.no_grad():
         next(case.model.parameters())[0, 0] = torch.nan
     certificate = certifier(case.model, case.x, case.y, ball)
@@ -187,8 +184,7 @@ def nan_is_an_error(certifier: Certifier) -> None:
 
 def unsupported_is_a_verdict(certifier: Certifier) -> None:
     """A model with an operation that nobody can bound is UNSUPPORTED with a message, or is bounded soundly."""
-    case = mlp_case()
-    ball = next(_cases(certifier))[1]
+    case, ball = next(_cases(certifier))
     model = nn.Sequential(case.model, _Sorted())
     certificate = certifier(model, case.x, case.y, ball)
     assert not certificate.certified[[v is Verdict.UNSUPPORTED for v in certificate.verdicts]].any()
@@ -201,11 +197,11 @@ def unsupported_is_a_verdict(certifier: Certifier) -> None:
 
 def dtype_and_device_are_kept(certifier: Certifier) -> None:
     """float64 works and comes back, and so does every device at hand."""
-    ball = next(_cases(certifier))[1]
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     for device in devices:
         for dtype in (torch.float32, torch.float64):
-            case = mlp_case().to(dtype, device)
+            case, ball = next(_cases(certifier))
+            case = case.to(dtype, device)
             _assert_sound(certifier, case, ball, f"{dtype} on {device}")
             bounds = certifier.bounds(case.model, case.x, ball)
             assert (bounds.dtype, bounds.device) == (dtype, case.x.device)
@@ -214,8 +210,7 @@ def dtype_and_device_are_kept(certifier: Certifier) -> None:
 
 def wrong_arguments_are_refused(certifier: Certifier) -> None:
     """NaN, values outside the clip range, labels out of range, another dtype, a spec of another shape."""
-    case = mlp_case()
-    ball = next(_cases(certifier))[1]
+    case, ball = next(_cases(certifier))
     for x, y in (
         (torch.full_like(case.x, torch.nan), case.y),
         (case.x + 2, case.y),
@@ -237,7 +232,8 @@ class _Sorted(nn.Module):
 def _cases(certifier: Certifier) -> Iterator[tuple[Case, Ball]]:
     """Networks with every ball that the certifier accepts; at least one."""
     accepted = 0
-    for make in (mlp_case, lambda: mlp_case(activation=nn.Tanh), cnn_case, linear_case):
+    makers = (mlp_case, lambda: mlp_case(activation=nn.Tanh), lambda: mlp_case(normalised=False), cnn_case, linear_case)
+    for make in makers:
         for ball in (
             Linf(eps=0.06, clip=(0.0, 1.0)),
             Linf(eps=0.06, clip=None),

@@ -42,17 +42,17 @@ class Normalised(nn.Module):
         return out
 
 
-def mlp_case(*, activation: type[nn.Module] = nn.ReLU, batch: int = 6) -> Case:
-    """5 features, 4 classes, two hidden layers, inputs normalised inside the model."""
+def mlp_case(*, activation: type[nn.Module] = nn.ReLU, normalised: bool = True, batch: int = 6) -> Case:
+    """5 features, 4 classes, two hidden layers; inputs normalised inside the model, or a plain nn.Sequential."""
     with _seeded(0):
         body = nn.Sequential(nn.Linear(5, 12), activation(), nn.Linear(12, 8), activation(), nn.Linear(8, 4))
-        return _case(Normalised(body), torch.rand(batch, 5), eps=0.08)
+        return _case(Normalised(body) if normalised else body, torch.rand(batch, 5), eps=0.08)
 
 
 def linear_case(*, batch: int = 5) -> Case:
-    """5 features, 4 classes, no hidden layer: bounds over an L-infinity ball are exact here, so none may be tighter."""
+    """5 features, 4 classes, no hidden layer: bounds over an L-infinity ball can be exact here, and none tighter."""
     with _seeded(2):
-        return _case(Normalised(nn.Sequential(nn.Linear(5, 4))), torch.rand(batch, 5), eps=0.1)
+        return _case(nn.Sequential(nn.Linear(5, 4)), torch.rand(batch, 5), eps=0.1)
 
 
 def cnn_case(*, batch: int = 4) -> Case:

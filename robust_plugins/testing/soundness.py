@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float
@@ -54,7 +54,8 @@ def adversarial_points(
     with evaluating(model, freeze=True), torch.enable_grad():
 
         def rows(z: Tensor) -> Tensor:
-            return (spec @ model(z).unsqueeze(2)).squeeze(2)
+            logits: Tensor = model(z)
+            return (spec @ logits.unsqueeze(2)).squeeze(2)
 
         with torch.no_grad():
             yield "the centre", rows(x).unsqueeze(0)
@@ -63,19 +64,20 @@ def adversarial_points(
                 yield f"{draw} samples", torch.stack([rows(z) for z in points])
         for row in range(spec.shape[1]):
             for sign, name in ((-1, "descent"), (1, "ascent")):
-                z = _climb(lambda z, row=row: rows(z)[:, row], sign, x, ball, steps)  # type: ignore[misc]
+                z = _climb(rows, row, sign, x, ball, steps)
                 with torch.no_grad():
                     yield f"gradient {name} on row {row}", rows(z).unsqueeze(0)
 
 
-def _climb(objective: object, sign: int, x: Tensor, ball: Ball, steps: int) -> Tensor:
-    """Projected steps along the gradient's sign, with a step that shrinks to a hundredth of the ball."""
-    assert callable(objective)
+def _climb(
+    rows: Callable[[Tensor], Tensor], row: int, sign: int, x: Tensor, ball: Ball, steps: int
+) -> Float[Tensor, "batch *features"]:
+    """Projected steps up (sign 1) or down one row, with a step that shrinks to a hundredth of the ball."""
     eps = ball.eps_for(x)
     z = x
     for step in range(steps):
         z = z.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(objective(z).sum(), z)
+        (gradient,) = torch.autograd.grad(rows(z)[:, row].sum(), z)
         size = eps * max(0.5 * (1 - step / steps), 0.01)
         if ball.norm == torch.inf:
             direction = gradient.sign()

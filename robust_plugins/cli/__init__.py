@@ -1,0 +1,89 @@
+"""The command line `robust-plugins`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from robust_plugins.cli.compare import compare
+from robust_plugins.cli.listings import data, models, plugins
+from robust_plugins.errors import ArgumentError, PluginError, RobustPluginsError, UnknownNameError
+from robust_plugins.plugins import Kind, registry
+
+__all__ = ["commands", "main"]
+
+
+class _Commands(click.Group):
+    """The built-in commands, and those that plugins register; built-in names come first."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        own = super().list_commands(ctx)
+        return own + sorted(_plugin_commands().keys() - set(own))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None or cmd_name not in _plugin_commands():
+            return own
+        try:
+            found = registry().create(Kind.COMMAND, cmd_name)
+            if not isinstance(found, click.Command):
+                raise PluginError(f"its factory returned {found!r}, which is no click.Command")
+        except Exception as error:  # one plugin's broken command must not take the others down
+            return _broken(cmd_name, error)
+        return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RobustPluginsError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(2 if isinstance(error, ArgumentError | UnknownNameError) else 1)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if ctx.invoked_subcommand in self.commands:
+                raise  # ours, and a bug: the traceback is what helps
+            click.echo(f"Error: {_failure(str(ctx.invoked_subcommand), error)}", err=True)
+            ctx.exit(1)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 success; 1 a component or a plugin failed; 2 wrong usage; "
+    "3 an attack contradicts a certificate, so one of the two is wrong.",
+)
+@click.version_option(package_name="robust_plugins")
+def commands() -> None:
+    """Attacks and certificates for PyTorch models, behind one interface."""
+
+
+for _command in (compare, plugins, data, models):
+    commands.add_command(_command)
+
+
+def main() -> None:
+    """Runs the command line and leaves with its exit code. Import paths are also looked for in the working folder."""
+    sys.path.append(os.getcwd())
+    commands(prog_name="robust-plugins")
+
+
+def _plugin_commands() -> dict[str, str]:
+    """The plugin of every registered command, by the command's name."""
+    return {info.name: info.plugin for info in registry().components(Kind.COMMAND)}
+
+
+def _broken(name: str, error: Exception) -> click.Command:
+    message = _failure(name, error)
+
+    def report() -> None:
+        raise PluginError(message) from error
+
+    return click.Command(name, callback=report, short_help=f"(failed: {error})")
+
+
+def _failure(name: str, error: Exception) -> str:
+    return f"command {name!r} of plugin {_plugin_commands().get(name)!r} failed: {type(error).__name__}: {error}"

@@ -1,0 +1,109 @@
+"""The commands that say what there is: plugins, data sets, models."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+from rich.markup import escape
+
+from robust_plugins.cli.printing import as_json, print_json, print_table
+from robust_plugins.errors import UnknownNameError
+from robust_plugins.plugins import ComponentInfo, Kind, PluginInfo, Status, registry
+
+
+@click.group()
+def plugins() -> None:
+    """List plugins, and find out why one does not work."""
+
+
+@plugins.command("list")
+@as_json
+def list_plugins(as_json: bool) -> None:
+    """List every plugin: status, origin, components, and the error of those that failed."""
+    found = registry().plugins()
+    if as_json:
+        print_json([asdict(info) for info in found])
+        return
+    rows = [(info.name, info.status, _origin(info), ", ".join(info.components)) for info in found]
+    print_table(("plugin", "status", "from", "components"), rows)
+    for info in found:
+        if info.error:
+            click.echo(f"{info.name}: {info.error}")
+
+
+@plugins.command("check")
+@click.argument("name")
+@as_json
+def check_plugin(name: str, as_json: bool) -> None:
+    """Show what became of the plugin NAME: status, error, hooks, components and their parameters.
+
+    The exit code is 1 where it failed, is blocked, or where a component lacks its backend.
+    """
+    found = {info.name: info for info in registry().plugins()}
+    if name not in found:
+        raise UnknownNameError("plugin", name, found)
+    info = found[name]
+    components = [c for kind in Kind for c in registry().components(kind) if c.plugin == name]
+    if as_json:
+        print_json(asdict(info) | {"components": [asdict(c) for c in components]})
+    else:
+        click.echo(f"{info.name}: {info.status}, from {_origin(info)}")
+        if info.error:
+            click.echo(info.error)
+        click.echo(f"hooks: {', '.join(info.hooks) or 'none'}")
+        if components:
+            _print_components(components, with_kind=True)
+    if info.status is not Status.LOADED or any(c.status is not Status.LOADED for c in components):
+        click.get_current_context().exit(1)
+
+
+@click.group()
+def data() -> None:
+    """List the data sets."""
+
+
+@data.command("list")
+@as_json
+def list_data(as_json: bool) -> None:
+    """List the data sets that --data accepts, with their parameters."""
+    _list(Kind.DATASET, as_json)
+
+
+@click.group()
+def models() -> None:
+    """List the networks of the zoo."""
+
+
+@models.command("list")
+@as_json
+def list_models(as_json: bool) -> None:
+    """List the networks that --model accepts by name, with their parameters."""
+    _list(Kind.MODEL, as_json)
+
+
+def _list(kind: Kind, as_json: bool) -> None:
+    components = registry().components(kind)
+    if as_json:
+        print_json([asdict(info) for info in components])
+    else:
+        _print_components(components)
+
+
+def _print_components(components: list[ComponentInfo], *, with_kind: bool = False) -> None:
+    print_table(
+        ("kind" if with_kind else "plugin", "name", "status", "parameters"),
+        [
+            (
+                c.kind if with_kind else c.plugin,
+                c.name,
+                escape(f"{c.status}: {c.missing}" if c.missing else c.status),
+                ", ".join(c.parameters),
+            )
+            for c in components
+        ],
+    )
+
+
+def _origin(info: PluginInfo) -> str:
+    return f"{info.distribution} {info.version}".strip() or "unknown"
