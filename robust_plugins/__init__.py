@@ -20,6 +20,13 @@ from robust_plugins.errors import (
     UnknownNameError,
     UnsupportedModelError,
 )
+from robust_plugins.explanations import (
+    Explained,
+    ExplanationCertificate,
+    ExplanationCertifier,
+    explanation_certifier,
+    explanation_certifiers,
+)
 from robust_plugins.hookspecs import Backend, hookimpl
 from robust_plugins.interfaces import Attack, Certifier
 from robust_plugins.intervals import Interval
@@ -51,6 +58,9 @@ __all__ = [
     "Comparison",
     "ComponentError",
     "Dataset",
+    "Explained",
+    "ExplanationCertificate",
+    "ExplanationCertifier",
     "Interval",
     "Linf",
     "PluginError",
@@ -66,6 +76,8 @@ __all__ = [
     "compare",
     "dataset",
     "datasets",
+    "explanation_certifier",
+    "explanation_certifiers",
     "from_art",
     "hookimpl",
     "load_model",

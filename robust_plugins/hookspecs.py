@@ -66,6 +66,14 @@ class HookSpecs:
         """Register models: factories of `torch.nn.Module`, called with `input_shape` and `classes`."""
 
     @hookspec
+    def register_explanation_certifiers(self, register: Register) -> None:
+        """Register bounds on input gradients: factories of `rp.ExplanationCertifier`."""
+
+    @hookspec
+    def register_explanation_attacks(self, register: Register) -> None:
+        """Register searches for inputs with other gradients: factories of `rp.ExplanationAttack`."""
+
+    @hookspec
     def register_commands(self, register: Register) -> None:
         """Register commands of `robust-plugins`: factories, called without arguments, of `click.Command`."""
 

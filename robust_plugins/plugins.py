@@ -33,6 +33,7 @@ BUILTINS = {
     "lirpa": "robust_plugins.certifiers",
     "data": "robust_plugins.data",
     "models": "robust_plugins.models",
+    "explanations": "robust_plugins.explanations",
 }
 """The plugins that come with the package, imported when the registry is first asked for something."""
 
@@ -44,6 +45,8 @@ class Kind(StrEnum):
     CERTIFIER = "certifier"
     DATASET = "data set"
     MODEL = "model"
+    EXPLANATION_CERTIFIER = "explanation certifier"
+    EXPLANATION_ATTACK = "explanation attack"
     COMMAND = "command"
 
     @property
