@@ -9,9 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
+from robust_plugins.errors import ArgumentError
+from robust_plugins.explanations.adjoint import Adjoint
 from robust_plugins.explanations.definition import Explained, weight_intervals
 from robust_plugins.explanations.interface import ExplanationCertifier
-from robust_plugins.intervals import Interval, crown, trace
+from robust_plugins.explanations.simplex import directions, probabilities, weighted_sum
+from robust_plugins.intervals import Interval, Network, Relaxation, crown, trace
+from robust_plugins.intervals.relaxation import MEMORY
 from robust_plugins.intervals.selection_rules import softmax_range
 
 
@@ -19,8 +23,8 @@ from robust_plugins.intervals.selection_rules import softmax_range
 class IBP(ExplanationCertifier):
     """Interval bound propagation forward, then the chain rule as a product of intervals backward.
 
-    Wicker et al. 2022, "Robust explanation constraints for neural networks", sections 4 and 5, for any graph of the
-    engine; differentiable.
+    Wicker et al. 2023, "Robust explanation constraints for neural networks", for any graph of the engine;
+    differentiable.
     """
 
     def gradient_bounds(  # noqa: D102 (inherited)
@@ -28,22 +32,71 @@ class IBP(ExplanationCertifier):
     ) -> Interval:
         network = trace(model, x, weights=weight_intervals(model, weights))
         values = network.forward(ball.bounds(x))
-        return network.backward(values, start(explained, values)).input
+        start = Interval.point(explained.coefficients)
+        if explained.of == "loss":
+            start = start + softmax_range(values[-1], -1)
+        return network.backward(values, start).input
 
 
 @dataclass(frozen=True, kw_only=True)
 class CROWN(ExplanationCertifier):
-    """As `IBP`, with the inputs of all nonlinear layers bounded by linear relaxation; differentiable."""
+    """As `IBP`, with the inputs of all nonlinear layers bounded by linear relaxation; differentiable.
+
+    `memory` is the number of bytes for the coefficients of one chunk of neurons.
+    """
+
+    memory: int = MEMORY
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.memory < 1:
+            raise ArgumentError("memory", self.memory, accepted="a number of bytes", hint=f"The default is {MEMORY}.")
 
     def gradient_bounds(  # noqa: D102 (inherited)
         self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, weights: float
     ) -> Interval:
         network = trace(model, x, weights=weight_intervals(model, weights))
-        values = crown(network, ball.bounds(x))
-        return network.backward(values, start(explained, values)).input
+        values = crown(network, ball.bounds(x), memory=self.memory)
+        start = Interval.point(explained.coefficients)
+        if explained.of == "loss":
+            start = start + probabilities(Relaxation(network, values, memory=self.memory), explained.y)
+        return network.backward(values, start).input
 
 
-def start(explained: Explained, values: Sequence[Interval]) -> Interval:
-    """The derivatives of what is explained by the logits, over the ball: where the backward pass begins."""
-    direction = Interval.point(explained.coefficients)
-    return direction + softmax_range(values[-1], -1) if explained.of == "loss" else direction
+@dataclass(frozen=True, kw_only=True)
+class Relaxed(CROWN):
+    """Linear relaxation of the forward pass, then of the backward pass; differentiable.
+
+    A gate of the backward pass multiplies the gradient by a slope from an interval; the products are bounded by chords
+    and substituted back linearly, as CROWN does through the forward pass. For ReLU these are the bounds of Shi et al.
+    2022, "Efficiently computing local Lipschitz constants of neural networks via bound propagation". The loss's
+    gradient is bounded through those of the differences of the logits, with probabilities that sum to one.
+    """
+
+    def bytes_per_sample(self, activations: Sequence[int], classes: int, itemsize: int) -> int:
+        """Of the loss's gradient: as many backward passes as there are classes. The coefficients have `memory`."""
+        return 12 * itemsize * classes * (sum(activations) + classes)
+
+    def gradient_bounds(  # noqa: D102 (inherited)
+        self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, weights: float
+    ) -> Interval:
+        network = trace(model, x, weights=weight_intervals(model, weights))
+        values = crown(network, ball.bounds(x), memory=self.memory)
+        if explained.of != "loss":
+            return self._of_logits(network, values, explained.coefficients)
+        others, coefficients = directions(explained.y, values[-1].shape[1])
+        count = others.shape[1]
+        repeated = [v.map(lambda t: t.repeat_interleave(count, 0)) for v in values]
+        rows = self._of_logits(network, repeated, coefficients.to(x).flatten(0, 1))
+        p = probabilities(Relaxation(network, values, memory=self.memory), explained.y)
+        own = p.map(lambda t: t.gather(1, explained.y.long().unsqueeze(1)).squeeze(1))
+        return weighted_sum(
+            p.map(lambda t: t.gather(1, others)), 1 - own, rows.map(lambda t: t.unflatten(0, (len(x), count)))
+        )
+
+    def _of_logits(self, network: Network, values: Sequence[Interval], coefficients: Tensor) -> Interval:
+        """Bounds on the gradient of `coefficients` times the logits, one row of them for each sample of `values`."""
+        adjoint = Adjoint(network, values)
+        grads = crown(adjoint, Interval.point(coefficients), memory=self.memory)
+        relaxation = Relaxation(adjoint, grads, memory=self.memory)
+        return grads[-1].sharpened(relaxation.bounds(len(grads) - 1))

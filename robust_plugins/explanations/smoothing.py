@@ -53,9 +53,9 @@ def _relu6(ramp: _Ramp, input: Tensor, inplace: bool = False) -> Tensor:
     return _hardtanh(ramp, input, 0.0, 6.0)
 
 
-def _clamp(ramp: _Ramp, input: Tensor, min: float | None = None, max: float | None = None) -> Tensor:
+def _clamp(ramp: _Ramp, input: Tensor, min: float | Tensor | None = None, max: float | Tensor | None = None) -> Tensor:
     if isinstance(min, Tensor) or isinstance(max, Tensor):
-        return torch.clamp(input, min, max)
+        return torch.clamp(input, min, max)  # type: ignore[arg-type]
     if min is None:
         return input if max is None else input - ramp(input - max)
     return min + ramp(input - min) - (0 if max is None else ramp(input - max))
