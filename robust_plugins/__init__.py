@@ -22,8 +22,12 @@ from robust_plugins.errors import (
 )
 from robust_plugins.explanations import (
     Explained,
+    ExplanationAttack,
+    ExplanationAttackResult,
     ExplanationCertificate,
     ExplanationCertifier,
+    explanation_attack,
+    explanation_attacks,
     explanation_certifier,
     explanation_certifiers,
 )
@@ -59,6 +63,8 @@ __all__ = [
     "ComponentError",
     "Dataset",
     "Explained",
+    "ExplanationAttack",
+    "ExplanationAttackResult",
     "ExplanationCertificate",
     "ExplanationCertifier",
     "Interval",
@@ -76,6 +82,8 @@ __all__ = [
     "compare",
     "dataset",
     "datasets",
+    "explanation_attack",
+    "explanation_attacks",
     "explanation_certifier",
     "explanation_certifiers",
     "from_art",
