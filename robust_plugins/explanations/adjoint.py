@@ -33,6 +33,8 @@ class Adjoint(Network):
         self.layers, self.rules, self.parameters, self.names = [], [], [], []
         self.gates: dict[int, int] = {}
         """For each node that is a gate of an activation, the index of that activation in the network."""
+        self.slopes: dict[int, Interval] = {}
+        """For each such gate, the slopes of the activation over the box."""
         reaching: list[list[int]] = [[] for _ in network.nodes]
         reaching[-1].append(self._plain(Input(), ()))
         for index in range(len(network.nodes) - 1, 0, -1):
@@ -65,12 +67,12 @@ class Adjoint(Network):
         if slopes is not None:
             found = self._append(network.nodes[index].name, layer, (above,), gate(slopes), {})
             if activation is not None:
-                self.gates[found] = index
+                self.gates[found], self.slopes[found] = index, slopes
             return found
         if rules.backward is None:
             raise unsupported(network.nodes[index].name, layer, "has no rule for its gradient")
-        turned = _turned(rules, layer, slot, inputs)
-        return self._append(network.nodes[index].name, layer, (above,), turned, network.parameters[index])
+        exchanged = turned(rules, layer, slot, inputs)
+        return self._append(network.nodes[index].name, layer, (above,), exchanged, network.parameters[index])
 
     def _append(
         self,
@@ -116,7 +118,7 @@ def gate(slopes: Interval) -> Rules:
     return Rules(nn.Module, forward=forward, relaxation=relaxation)
 
 
-def _turned(rules: Rules, layer: nn.Module, slot: int, inputs: Sequence[Interval]) -> Rules:
+def turned(rules: Rules, layer: nn.Module, slot: int, inputs: Sequence[Interval]) -> Rules:
     """The layer's rules with forward and backward exchanged, for one of its inputs."""
     vjp = rules.backward
     assert vjp is not None
@@ -126,7 +128,7 @@ def _turned(rules: Rules, layer: nn.Module, slot: int, inputs: Sequence[Interval
         return below[slot] if isinstance(below, tuple) else below
 
     def backward(_: nn.Module, grad: Interval, a: Interval, **parameters: Interval | None) -> Interval:
-        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+        if rules.layer in (nn.Linear, nn.Conv1d, nn.Conv2d):
             assert rules.forward is not None
             return rules.forward(layer, a, weight=parameters["weight"], bias=None)
         return a.map(lambda t: _transpose(lambda g: forward(layer, Interval.point(g), **parameters).lower, grad, t))

@@ -13,6 +13,8 @@ from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations.adjoint import Adjoint
 from robust_plugins.explanations.definition import Explained, weight_intervals
 from robust_plugins.explanations.interface import ExplanationCertifier
+from robust_plugins.explanations.joint import PLANES, gradient_interval
+from robust_plugins.explanations.second_order import SecondOrder
 from robust_plugins.explanations.simplex import directions, probabilities, weighted_sum
 from robust_plugins.intervals import Interval, Network, Relaxation, crown, trace
 from robust_plugins.intervals.relaxation import MEMORY
@@ -71,7 +73,24 @@ class Relaxed(CROWN):
     and substituted back linearly, as CROWN does through the forward pass. For ReLU these are the bounds of Shi et al.
     2022, "Efficiently computing local Lipschitz constants of neural networks via bound propagation". The loss's
     gradient is bounded through those of the differences of the logits, with probabilities that sum to one.
+
+    `effort` chooses what is tried besides, and intersected, for smooth activations (Tanh, Sigmoid, Softplus, GELU,
+    SiLU); others always have relaxed gates:
+
+    - 0: nothing.
+    - 1, 2: joint gates, which keep the slopes' dependence on the input, with one plane or with three.
+    - 3: as 2, and for networks whose activations are all smooth gradients as quadratic functions of the input, where
+      their coefficients for one sample fit `memory` (inputs up to about 100) and weights are points.
     """
+
+    effort: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.effort not in range(4):
+            raise ArgumentError(
+                "effort", self.effort, accepted="0, 1, 2 or 3", hint="More effort is tighter for smooth activations."
+            )
 
     def bytes_per_sample(self, activations: Sequence[int], classes: int, itemsize: int) -> int:
         """Of the loss's gradient: as many backward passes as there are classes. The coefficients have `memory`."""
@@ -97,6 +116,12 @@ class Relaxed(CROWN):
     def _of_logits(self, network: Network, values: Sequence[Interval], coefficients: Tensor) -> Interval:
         """Bounds on the gradient of `coefficients` times the logits, one row of them for each sample of `values`."""
         adjoint = Adjoint(network, values)
-        grads = crown(adjoint, Interval.point(coefficients), memory=self.memory)
-        relaxation = Relaxation(adjoint, grads, memory=self.memory)
-        return grads[-1].sharpened(relaxation.bounds(len(grads) - 1))
+        planes = PLANES[: {0: 0, 1: 1}.get(self.effort, len(PLANES))]
+        found = gradient_interval(network, values, adjoint, Interval.point(coefficients), planes, self.memory)
+        if self.effort < 3:
+            return found
+        second_order = SecondOrder(network, values, adjoint)
+        size = second_order.bytes_per_sample()
+        if not second_order.applicable or size > self.memory:
+            return found
+        return found.sharpened(second_order.bounds(coefficients, at_once=self.memory // size))
