@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import pluggy
 
 if TYPE_CHECKING:
+    from robust_plugins.intervals.rules import RegisterRules
     from robust_plugins.results import AttackResult, Certificate
 
 PROJECT = "robust_plugins"
@@ -72,6 +73,20 @@ class HookSpecs:
     @hookspec
     def register_explanation_attacks(self, register: Register) -> None:
         """Register searches for inputs with other gradients: factories of `rp.ExplanationAttack`."""
+
+    @hookspec
+    def register_interval_rules(self, register: RegisterRules) -> None:
+        """Teach the interval engine a type of layer: how it bounds its output, and its gradients.
+
+        Call `register(layer, forward=..., backward=...)` once per type; `robust_plugins.intervals.rules` says what
+        each rule takes and returns. For a monotone activation these are
+
+            def forward(layer, x):
+                return x.map(torch.exp)
+
+            def backward(layer, x, grad):
+                return grad * x.map(torch.exp)
+        """
 
     @hookspec
     def register_commands(self, register: Register) -> None:

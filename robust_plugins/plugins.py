@@ -25,12 +25,15 @@ import pluggy
 from robust_plugins.errors import ArgumentError, PluginError, UnknownNameError
 from robust_plugins.hookspecs import PROJECT, Backend, HookSpecs
 from robust_plugins.interfaces import Attack, Certifier
+from robust_plugins.intervals.rules import RegisterRules
+from robust_plugins.intervals.rules import forget as forget_rules
 
 T = TypeVar("T")
 
 BUILTINS = {
     "art": "robust_plugins.attacks",
     "lirpa": "robust_plugins.certifiers",
+    "interval": "robust_plugins.certifiers.interval",
     "data": "robust_plugins.data",
     "models": "robust_plugins.models",
     "explanations": "robust_plugins.explanations",
@@ -269,6 +272,8 @@ class Registry:
         for kind in Kind:
             call = self._pluggy.subset_hook_caller(kind.hook, remove_plugins=others)
             call(register=partial(self._register_component, entry, kind))
+        call = self._pluggy.subset_hook_caller("register_interval_rules", remove_plugins=others)
+        call(register=RegisterRules(entry.name))
 
     def _register_component(
         self,
@@ -304,6 +309,7 @@ class Registry:
         if self._pluggy.has_plugin(entry.name):
             self._pluggy.unregister(name=entry.name)
         self._components = {k: c for k, c in self._components.items() if c.plugin != entry.name}
+        forget_rules(entry.name)
 
     def _info(self, plugin: _Plugin) -> PluginInfo:
         components = [c for c in self._components.values() if c.plugin == plugin.name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -63,31 +64,30 @@ class Activation:
         a few candidates that is nearest to f in the middle, with intercepts from a grid and the bound on f'':
         between points h apart f leaves its chord by at most `bend h^2 / 8`.
         """
-        l, u = z.lower, z.upper
-        m = z.center
-        fl, fu, fm, sm = self.f(l), self.f(u), self.f(m), self.slope(m)
-        wide = u - l > 1e-9 * (1 + l.abs() + u.abs()) if l.dtype is torch.float64 else u - l > 1e-4 * (1 + m.abs())
-        chord = torch.where(wide, (fu - fl) / torch.where(wide, u - l, 1), sm)
+        a, b, m = z.lower, z.upper, z.center
+        fa, fb, fm, slope = self.f(a), self.f(b), self.f(m), self.slope(m)
+        wide = b - a > 1e-9 * (1 + a.abs() + b.abs()) if a.dtype is torch.float64 else b - a > 1e-4 * (1 + m.abs())
+        chord = torch.where(wide, (fb - fa) / torch.where(wide, b - a, 1), slope)
         # Whatever the slope, a convex function lies below the line through the higher of its shifted ends.
-        above = torch.maximum(fl - chord * l, fu - chord * u)
-        below = torch.minimum(fl - chord * l, fu - chord * u)
-        tangent = fm - sm * m
+        above = torch.maximum(fa - chord * a, fb - chord * b)
+        below = torch.minimum(fa - chord * a, fb - chord * b)
+        tangent = fm - slope * m
         convex, concave = self._curvature(z)
         if not self.turns:
-            low, up = ((sm, tangent), (chord, above)) if self.convex else ((chord, below), (sm, tangent))
+            low, up = ((slope, tangent), (chord, above)) if self.convex else ((chord, below), (slope, tangent))
         else:
-            mixed_low, mixed_up = self._mixed_lines(z, chord, sm)
+            mixed_low, mixed_up = self._mixed_lines(z, chord, slope)
             low = (
-                torch.where(convex, sm, torch.where(concave, chord, mixed_low[0])),
+                torch.where(convex, slope, torch.where(concave, chord, mixed_low[0])),
                 torch.where(convex, tangent, torch.where(concave, below, mixed_low[1])),
             )
             up = (
-                torch.where(convex, chord, torch.where(concave, sm, mixed_up[0])),
+                torch.where(convex, chord, torch.where(concave, slope, mixed_up[0])),
                 torch.where(convex, above, torch.where(concave, tangent, mixed_up[1])),
             )
         point, size = self.jump
         if size:
-            gap = torch.where(u > point, size, 0.0)
+            gap = torch.where(b > point, size, 0.0)
             low, up = (low[0], low[1] - gap), (up[0], up[1] + gap)
         return low, up
 
@@ -95,7 +95,7 @@ class Activation:
         """Where f is convex on the whole of z, and where it is concave."""
         ends = (-torch.inf, *self.turns, torch.inf)
         found = [torch.zeros_like(z.lower, dtype=torch.bool) for _ in range(2)]
-        for index, (a, b) in enumerate(zip(ends, ends[1:], strict=False)):
+        for index, (a, b) in enumerate(pairwise(ends)):
             side = index % 2 ^ (not self.convex)
             found[side] = found[side] | ((z.lower >= a) & (z.upper <= b))
         return found[0], found[1]
@@ -103,8 +103,8 @@ class Activation:
     def _mixed_lines(
         self, z: Interval, chord: Tensor, middle: Tensor
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        l, width = z.lower, z.upper - z.lower
-        points = [l + width * (k / PIECES) for k in range(PIECES)] + [z.upper]
+        width = z.width
+        points = [z.lower + width * (k / PIECES) for k in range(PIECES)] + [z.upper]
         points += [_inside(z, t) for t in (*self.turns, *self.kinks)]
         grid = torch.stack(points)
         values = self.f(grid)

@@ -66,11 +66,11 @@ def build_call(
         )
     try:
         return build(emit, *args, like=like, **kwargs)
-    except (_Unsupported, TypeError) as error:
+    except (_ArgumentsError, TypeError) as error:
         raise UnsupportedModelError(f"{place} is not supported with these arguments: {error}") from error
 
 
-class _Unsupported(Exception):
+class _ArgumentsError(Exception):
     pass
 
 
@@ -132,14 +132,14 @@ def _softmax(
     emit: Emit, input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None, *, like: Tensor
 ) -> int:
     if dim is None or dtype is not None:
-        raise _Unsupported("give softmax its dim, and no dtype")
+        raise _ArgumentsError("give softmax its dim, and no dtype")
     return emit(nn.Softmax(dim), input)
 
 
 @_means(torch.clamp, torch.clip, "clamp", "clip", "clamp_")
 def _clamp(emit: Emit, input: Any, min: Any = None, max: Any = None, *, like: Tensor) -> int:
     if not all(end is None or isinstance(end, int | float) for end in (min, max)):
-        raise _Unsupported("its ends must be numbers")
+        raise _ArgumentsError("its ends must be numbers")
     return emit(Clamp(min, max), input)
 
 
@@ -148,7 +148,7 @@ def _dropout(
     emit: Emit, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False, *, like: Tensor
 ) -> int:
     if training and p > 0:
-        raise _Unsupported("it drops values in evaluation mode too; pass training=self.training")
+        raise _ArgumentsError("it drops values in evaluation mode too; pass training=self.training")
     return emit(nn.Identity(), input)
 
 
@@ -198,7 +198,7 @@ def _transpose(emit: Emit, input: Any, dim0: int, dim1: int, *, like: Tensor) ->
 
 def _permuted(emit: Emit, input: Any, order: tuple[int, ...]) -> int:
     if order[0] != 0:
-        raise _Unsupported("the batch must stay axis 0")
+        raise _ArgumentsError("the batch must stay axis 0")
     return emit(Permute(order), input)
 
 
@@ -210,14 +210,14 @@ def _index(emit: Emit, input: Any, index: Any, *, like: Tensor) -> int:
         or index[0] != slice(None)
         or not all(i is None or i is Ellipsis or isinstance(i, int | slice) for i in index)
     ):
-        raise _Unsupported("index as x[:, ...], with integers and slices")
+        raise _ArgumentsError("index as x[:, ...], with integers and slices")
     return emit(Index(tuple(index[1:])), input)
 
 
 @_means(torch.cat, torch.concat)
 def _cat(emit: Emit, tensors: Any, dim: int = 0, *, like: Tensor) -> int:
     if dim % like.dim() == 0 or not all(isinstance(t, Indexed) for t in tensors):
-        raise _Unsupported("join tensors that depend on the input, along another axis than the batch")
+        raise _ArgumentsError("join tensors that depend on the input, along another axis than the batch")
     return emit(Cat(dim % like.dim()), *tensors)
 
 
@@ -225,7 +225,7 @@ def _reduce(mean: bool) -> Build:
     def build(emit: Emit, input: Any, dim: Any = None, keepdim: bool = False, *, like: Tensor) -> int:
         dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
         if not dims:
-            raise _Unsupported("give it its axes, without the batch")
+            raise _ArgumentsError("give it its axes, without the batch")
         return emit(Reduce(dims, keepdim, mean), input)
 
     return build
@@ -264,7 +264,7 @@ def _mul(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
 @_means(operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_")
 def _div(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
     if not isinstance(input, Indexed) or isinstance(other, Indexed):
-        raise _Unsupported("divide by a constant")
+        raise _ArgumentsError("divide by a constant")
     return emit(Scale(divide=True), input, value=other)
 
 
@@ -276,7 +276,7 @@ def _neg(emit: Emit, input: Any, *, like: Tensor) -> int:
 def _compare(closed: bool) -> Build:
     def build(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
         if not isinstance(input, Indexed) or not isinstance(other, int | float):
-            raise _Unsupported("compare with a number")
+            raise _ArgumentsError("compare with a number")
         return emit(Step(float(other), closed=closed), input)
 
     return build

@@ -110,24 +110,29 @@ class Network:
             for local in rules.parameters:
                 tensor = getattr(layer, local, None) if node.layer is None else self._operand(node, local)
                 values[local] = None if tensor is None else Interval.point(tensor)
-                if tensor is not None and (name := names.get(id(tensor))) is not None:
-                    named[local] = name
-                    values[local] = self.weights.get(name, values[local])
+                if tensor is not None and id(tensor) in names:
+                    named[local] = names[id(tensor)]
+                    values[local] = self.weights.get(named[local], values[local])
             self.parameters.append(values)
             self.names.append(named)
 
     def forward(
-        self, x: Interval, *, known: Mapping[int, Interval] | None = None, rounding: Rounding = "nearest"
+        self,
+        x: Interval,
+        *,
+        known: Mapping[int, Interval] | None = None,
+        rounding: Rounding = "nearest",
+        until: int | None = None,
     ) -> list[Interval]:
         """Interval bound propagation: the interval of every node's output for inputs in `x`, (batch, *features).
 
         `known` are bounds on outputs of nodes that come from elsewhere, by index; they are intersected and used from
         there on. With `rounding="outward"` the bounds also hold for the network's floating-point evaluation. A
-        nonlinear layer's input interval is `values[node.inputs[0]]`.
+        nonlinear layer's input interval is `values[node.inputs[0]]`. `until` is the last node to compute.
         """
         with _arithmetic(rounding, x):
             values: list[Interval] = []
-            for index in range(len(self.nodes)):
+            for index in range(len(self.nodes) if until is None else until + 1):
                 value = x if index == 0 else self.step(index, values)
                 if known is not None and index in known:
                     value = value.sharpened(known[index])

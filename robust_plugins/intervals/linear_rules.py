@@ -49,9 +49,12 @@ def conv(layer: Conv, x: Interval, weight: Interval, bias: Interval | None) -> I
     """The convolution, bilinear in input and kernel."""
     check_convolution(layer, x)
     f = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
-    options: dict[str, Any] = dict(
-        stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups
-    )
+    options: dict[str, Any] = {
+        "stride": layer.stride,
+        "padding": layer.padding,
+        "dilation": layer.dilation,
+        "groups": layer.groups,
+    }
     shift = None if bias is None else bias.map(lambda b: b.view(-1, *[1] * (weight.lower.dim() - 2)))
     return product(lambda s, w: f(s, w, **options), x, weight, terms=prod(weight.shape[1:]), bias=shift)
 

@@ -48,12 +48,11 @@ def product(f: Bilinear, a: Interval, b: Interval, *, terms: int, bias: Interval
     the result. Exact unless both factors may have either sign; see the module.
     """
     if a.is_point and b.is_point:
-        value = f(a.lower, b.lower)
-        result = Interval.point(value)
+        result = Interval.point(f(a.lower, b.lower))
     elif b.is_point:
-        result = _by_point(f, a, b.lower, terms)
+        return _by_point(f, a, b.lower, terms, bias)
     elif a.is_point:
-        result = _by_point(lambda s, t: f(t, s), b, a.lower, terms)
+        return _by_point(lambda s, t: f(t, s), b, a.lower, terms, bias)
     elif _non_negative(a):
         result = _split(f, a, b)
     elif _non_negative(b):
@@ -69,17 +68,27 @@ def product(f: Bilinear, a: Interval, b: Interval, *, terms: int, bias: Interval
     return _rounded(result, f, a, b, terms, bias) if rounding.active() else result
 
 
-def _by_point(f: Bilinear, a: Interval, b: Tensor, terms: int) -> Interval:
+def _by_point(f: Bilinear, a: Interval, b: Tensor, terms: int, bias: Interval | None) -> Interval:
     """Centre and radius. Rounding needs no further product: its error folds into the radius."""
     if not rounding.active():
-        center, spread = f(a.center, b), f(a.radius, b.abs())
+        # Halved after the product: exact, and the result is usually the smaller tensor.
+        center, spread = f(a.lower + a.upper, b) * 0.5, f(a.upper - a.lower, b.abs()) * 0.5
+        if bias is not None and bias.is_point:
+            center = center + bias.lower
     else:
         u, tiny = rounding.unit(a.dtype)
+        kappa = rounding.kappa(terms, a.dtype)
         c = a.lower / 2 + a.upper / 2
         r = torch.maximum(a.upper - c, c - a.lower) * (1 + 4 * u) + tiny
-        r = r + rounding.kappa(terms, a.dtype) * (c.abs() + r) + tiny
-        center, spread = f(c, b), f(r, b.abs()) + rounding.underflow(terms, a.dtype)
-    return Interval(center - spread, center + spread)
+        center, spread = f(c, b), f(r + kappa * (c.abs() + r) + tiny, b.abs()) + rounding.underflow(terms, a.dtype)
+        if bias is not None:
+            spread = spread + kappa * bias.magnitude
+            if bias.is_point:
+                center = center + bias.lower
+    result = Interval(center - spread, center + spread)
+    if bias is not None and not bias.is_point:
+        result = Interval(result.lower + bias.lower, result.upper + bias.upper)
+    return Interval(*rounding.widened(result.lower, result.upper, ulps=2))
 
 
 def _non_negative(a: Interval) -> bool:
@@ -113,9 +122,7 @@ def _midpoint(f: Bilinear, a: Interval, b: Interval) -> Interval:
 def _rounded(result: Interval, f: Bilinear, a: Interval, b: Interval, terms: int, bias: Interval | None) -> Interval:
     """Widened by the rounding errors of our evaluation and of the network's own."""
     kappa = rounding.kappa(terms, a.dtype)
-    slack: Tensor | float = 0.0
-    if a.is_point == b.is_point:  # where one is a point, its error is in the radius already
-        slack = kappa * f(a.magnitude, b.magnitude) + rounding.underflow(terms, a.dtype)
+    slack = kappa * f(a.magnitude, b.magnitude) + rounding.underflow(terms, a.dtype)
     if bias is not None:
         slack = slack + kappa * bias.magnitude
     low, up = rounding.widened(result.lower, result.upper, ulps=2)

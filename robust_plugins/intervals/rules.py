@@ -110,10 +110,13 @@ class RegisterRules:
         parameters: tuple[str, ...] = (),
         affine: bool = False,
     ) -> None:
-        """Registers the rules of `layer`; see `robust_plugins.intervals.rules`. Raises where it has some already."""
+        """Registers the rules of `layer`, a type of module, as described in `robust_plugins.intervals.rules`.
+
+        Raises ArgumentError where `layer` is none, or has rules from elsewhere.
+        """
         if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
             raise ArgumentError("layer", repr(layer), accepted="a subclass of torch.nn.Module", hint="Pass the class.")
-        if layer in _RULES:
+        if layer in _RULES and _RULES[layer].owner != self.owner:
             raise ArgumentError(
                 "layer",
                 layer.__name__,

@@ -1,0 +1,114 @@
+"""The package's own certifiers: interval bound propagation and linear relaxation by the interval engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robust_plugins.balls import Ball
+from robust_plugins.errors import ArgumentError
+from robust_plugins.hookspecs import Register, hookimpl
+from robust_plugins.interfaces import Certifier
+from robust_plugins.intervals import Interval, Network, Relaxation, crown, rounding, trace
+from robust_plugins.intervals.graph import Rounding
+from robust_plugins.intervals.products import product
+from robust_plugins.intervals.relaxation import MEMORY
+from robust_plugins.specifications import apply_spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class IBP(Certifier):
+    """Interval bound propagation, differentiable, the specification merged into the last linear layer.
+
+    Gowal et al. 2018, "On the effectiveness of interval bound propagation". Sound for every ball, over the smallest
+    box around it. With `outward`, for float32 and float64, the bounds also hold for the network's floating-point
+    evaluation, in whichever order its sums run.
+    """
+
+    outward: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.outward:
+            text = "floating-point arithmetic of the model's dtype, sums in any order, by outward rounding"
+            object.__setattr__(self, "soundness", text)
+            object.__setattr__(self, "rounding", 0.0)
+
+    def propagate(  # noqa: D102 (inherited)
+        self,
+        model: nn.Module,
+        x: Float[Tensor, batch * features],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"] | None,
+    ) -> Interval:
+        with rounding.outward(self.outward):
+            network = trace(model, x)
+            until = None if spec is None or not _merges(network) else network.nodes[-1].inputs[0]
+            values = network.forward(ball.bounds(x), rounding=_mode(self.outward), until=until)
+            return _last(network, values, spec)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CROWN(Certifier):
+    """Backward linear relaxation of every activation's input and of the specification, differentiable.
+
+    Zhang et al. 2018, "Efficient neural network robustness certification with general activation functions". Sound for
+    every ball, over the smallest box around it. `memory` is the number of bytes for the coefficients of one chunk of
+    neurons.
+    """
+
+    memory: int = MEMORY
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.memory < 1:
+            raise ArgumentError("memory", self.memory, accepted="a number of bytes", hint=f"The default is {MEMORY}.")
+
+    def propagate(  # noqa: D102 (inherited)
+        self,
+        model: nn.Module,
+        x: Float[Tensor, batch * features],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"] | None,
+    ) -> Interval:
+        network = trace(model, x)
+        values = crown(network, ball.bounds(x), memory=self.memory)
+        relaxed = Relaxation(network, values, memory=self.memory).bounds(len(values) - 1, spec)
+        return relaxed.sharpened(_last(network, values, spec))
+
+
+def _last(network: Network, values: Sequence[Interval], spec: Tensor | None) -> Interval:
+    """The output's interval times `spec`, merged into the last layer where that is linear."""
+    if spec is None or not _merges(network):
+        return apply_spec(values[-1], spec)
+    weight, bias = (network.parameters[-1][name] for name in ("weight", "bias"))
+    assert weight is not None  # every Linear has one
+    before, rows = values[network.nodes[-1].inputs[0]], Interval.point(spec)
+    merged = product(torch.matmul, rows, weight, terms=spec.shape[2])
+    shift = None if bias is None else product(lambda s, b: (s * b).sum(-1), rows, bias, terms=spec.shape[2])
+    found = product(lambda h, w: torch.einsum("bi,bri->br", h, w), before, merged, terms=weight.shape[1], bias=shift)
+    if not rounding.active():
+        return found
+    # The network adds up its logits before they are subtracted, so that its rounding errors are those of the logits.
+    size = before.magnitude @ weight.magnitude.mT + (0.0 if bias is None else bias.magnitude)
+    slack = rounding.kappa(weight.shape[1], found.dtype) * (spec.abs() @ size.unsqueeze(2)).squeeze(2)
+    return Interval(found.lower - slack, found.upper + slack)
+
+
+def _merges(network: Network) -> bool:
+    return isinstance(network.layers[-1], nn.Linear)
+
+
+def _mode(outward: bool) -> Rounding:
+    return "outward" if outward else "nearest"
+
+
+@hookimpl
+def register_certifiers(register: Register) -> None:
+    """Registers the certifiers of the interval engine."""
+    register("interval:ibp", IBP)
+    register("interval:crown", CROWN)
