@@ -40,7 +40,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Made again when the requirements change. torch comes first and alone: what is installed after it then finds it there
-# and fetches no other one.
+# and fetches no other one. A build of torch that is in .venv already is kept.
 $(STAMP): pyproject.toml Makefile
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found: install one, or name it with" \
 		"make PYTHON=/path/to/python3" >&2; exit 1; }

@@ -34,7 +34,7 @@ from robust_plugins.explanations import (
 from robust_plugins.hookspecs import Backend, hookimpl
 from robust_plugins.interfaces import Attack, Certifier
 from robust_plugins.intervals import Interval
-from robust_plugins.models import load_model, model
+from robust_plugins.models import load_model, model, train
 from robust_plugins.plugins import (
     attack,
     attacks,
@@ -94,6 +94,7 @@ __all__ = [
     "models",
     "plugins",
     "register",
+    "train",
     "unregister",
     "write_report",
 ]

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from robust_plugins.balls import Linf
 from robust_plugins.benchmark import compare, write_report
-from robust_plugins.benchmark.table import comparison_table, conclusion
+from robust_plugins.benchmark.table import comparison_table, conclusion, rendered
 from robust_plugins.data import dataset
 from robust_plugins.models import model as model_named
 from robust_plugins.models import train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,14 @@ class _OutputSizes(TorchDispatchMode):
 
 def activation_sizes(model: nn.Module, x: Tensor) -> list[int]:
     """The number of values per sample of `x` and of what each operation of the forward pass computes from it."""
-    with torch.no_grad(), _OutputSizes() as record:
-        model(x[:1].expand(_PROBE, *x.shape[1:]))
-    return [x[0].numel(), *record.sizes]
+    known = _known.setdefault(model, {})
+    # A model whose layers changed has other weights; were they of the same number, only an estimate would be off.
+    key = (x.shape[1:], x.dtype, sum(p.numel() for p in model.parameters()))
+    if key not in known:
+        with torch.no_grad(), _OutputSizes() as record:
+            model(x[:1].expand(_PROBE, *x.shape[1:]))
+        known[key] = [x[0].numel(), *record.sizes]
+    return known[key]
+
+
+_known: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], list[int]]] = WeakKeyDictionary()

@@ -33,14 +33,12 @@ class Shielded(nn.Module):
 
 
 def estimator_for(
-    model: nn.Module, x: Tensor, ball: Ball, *, classifier: type[PyTorchClassifier] = PyTorchClassifier
+    model: nn.Module, x: Tensor, ball: Ball, *, classes: int, classifier: type[PyTorchClassifier] = PyTorchClassifier
 ) -> PyTorchClassifier:
     """An ART estimator of `model` for inputs like `x`: cross-entropy on logits, the ball's clip range.
 
     It computes on the GPU of `x`, and on the CPU for every other kind of device.
     """
-    with torch.no_grad():
-        classes = model(x[:1]).shape[1]
     cuda = x.device.type == "cuda"
     # ART takes whichever GPU is current.
     place: AbstractContextManager[object] = torch.cuda.device(x.device) if cuda else nullcontext()
@@ -82,6 +80,12 @@ def reproducible() -> Iterator[None]:
         yield
     finally:
         np.random.RandomState = _RandomState  # type: ignore[misc]
+
+
+def classes_of(model: nn.Module, x: Tensor) -> int:
+    """How many classes `model` has. Called with the whole batch, for exported models that take no other size."""
+    with torch.no_grad():
+        return int(model(x).shape[1])
 
 
 def one_hot(y: Tensor, classes: int) -> np.ndarray:

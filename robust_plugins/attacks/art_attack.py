@@ -44,11 +44,11 @@ class ArtAttack(Attack):
     parameters: tuple[tuple[str, Any], ...] = ()
 
     def __repr__(self) -> str:
-        arguments = "".join(f", {name}={value!r}" for name, value in self.parameters)
-        return f"from_art({self.method.__name__}{arguments})"
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.parameters)
+        return f"ArtAttack(batch_size={self.batch_size}, method={self.method.__name__}({arguments}))"
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:  # noqa: D102
-        from robust_plugins.attacks._art import estimator_for, moved, one_hot, reproducible
+        from robust_plugins.attacks._art import classes_of, estimator_for, moved, one_hot, reproducible
 
         if targeted and "targeted" not in _arguments(self.method):
             raise ArgumentError(
@@ -57,7 +57,7 @@ class ArtAttack(Attack):
                 accepted=f"None: ART's {self.method.__name__} has no targeted form",
                 hint="Leave `target` out, or choose another attack.",
             )
-        estimator = estimator_for(model, x, ball)
+        estimator = estimator_for(model, x, ball, classes=classes_of(model, x))
         found = x.clone()
         for eps, part in _groups(ball, x):
             before = x[part].cpu().numpy().astype("float32")
@@ -77,7 +77,7 @@ class ArtAttack(Attack):
             if np.shape(after) != before.shape:
                 raise ComponentError(f"{self}: ART returned no example for each input, but {type(after).__name__}")
             found[part] = moved(x[part], before, after)
-        return found
+        return ball.project(found, x)  # an attack that minimises distance knows no ball
 
     def _configured(
         self, estimator: PyTorchClassifier, ball: Ball, eps: float, batch: int, targeted: bool

@@ -15,7 +15,7 @@ class Best:
     """
 
     def __init__(self, x: Tensor, y: Tensor, *, targeted: bool) -> None:
-        self.x = x
+        self.x = x.clone()
         self._y = y.long()
         self._targeted = targeted
         self._success = torch.zeros_like(y, dtype=torch.bool)
@@ -31,4 +31,4 @@ class Best:
         better &= gain == gain  # NaN is no success
         self._success |= success & better
         self._gain = torch.where(better, gain, self._gain)
-        self.x = torch.where(better.view(-1, *[1] * (z.dim() - 1)), z, self.x)
+        torch.where(better.view(-1, *[1] * (z.dim() - 1)), z, self.x, out=self.x)

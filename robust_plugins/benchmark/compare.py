@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn
 from torch import Tensor, nn
 
 from robust_plugins.arguments import check_inputs, check_labels, logits_of
@@ -239,7 +237,13 @@ def _crossings(rows: Iterable[Row], y: Tensor) -> tuple[Crossing, ...]:
 
 
 def _with_bar(named: list[tuple[str, Attack | Certifier]], progress: bool) -> Iterator[tuple[str, Attack | Certifier]]:
-    console = Console(file=sys.stderr, quiet=not progress)
+    if not progress:
+        yield from named
+        return
+    from rich.console import Console  # here, so that importing the package stays quick
+    from rich.progress import Progress, SpinnerColumn
+
+    console = Console(file=sys.stderr)
     with Progress(SpinnerColumn(), *Progress.get_default_columns(), console=console, transient=True) as bar:
         task = bar.add_task("", total=len(named))
         for name, component in named:

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from robust_plugins.balls import Ball
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from robust_plugins.benchmark.compare import Comparison
 
 
@@ -21,6 +19,9 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
 
     The comparisons are of the same samples and components, one per ball; raises ValueError for none.
     """
+    from rich import box  # here, so that importing the package stays quick
+    from rich.table import Table
+
     first = comparisons[0]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("accuracy of")
@@ -58,6 +59,8 @@ def ball_name(ball: Ball) -> str:
 
 def rendered(table: Table, *, width: int = 110) -> str:
     """The table as plain text without trailing blanks."""
+    from rich.console import Console
+
     text = StringIO()
     Console(file=text, width=width, force_terminal=False, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")

@@ -1,8 +1,14 @@
 """Adapters to auto_LiRPA's certifiers. Importing this package imports no backend."""
 
+from robust_plugins.certifiers._lirpa_compat import BACKEND
+from robust_plugins.certifiers.lirpa import CROWN, CROWNIBP, IBP, AlphaCROWN
 from robust_plugins.hookspecs import Register, hookimpl
 
 
 @hookimpl
 def register_certifiers(register: Register) -> None:
     """Registers the certifiers of auto_LiRPA."""
+    register("lirpa:ibp", IBP, requires=(BACKEND,))
+    register("lirpa:crown-ibp", CROWNIBP, requires=(BACKEND,))
+    register("lirpa:crown", CROWN, requires=(BACKEND,))
+    register("lirpa:alpha-crown", AlphaCROWN, requires=(BACKEND,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from robust_plugins.data import mnist, npz, small
-from robust_plugins.data.dataset import Dataset
+from robust_plugins.data.record import Dataset
 from robust_plugins.errors import PluginError
 from robust_plugins.hookspecs import Backend, Register, hookimpl
 from robust_plugins.plugins import Kind, parse_component, registry

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from robust_plugins.data.dataset import Dataset
 from robust_plugins.data.idx import format_idx, md5, parse_idx, read_idx
+from robust_plugins.data.record import Dataset
 from robust_plugins.data.splits import Array
 from robust_plugins.errors import ArgumentError
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robust_plugins.data.dataset import Dataset
+from robust_plugins.data.record import Dataset
 from robust_plugins.data.splits import Array, stratified_split
 from robust_plugins.errors import ArgumentError
 

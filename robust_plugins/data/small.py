@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from robust_plugins.data.dataset import Dataset
+from robust_plugins.data.record import Dataset
 from robust_plugins.data.splits import Array, checked_seed, stratified_split, unit_scaled
 from robust_plugins.errors import ArgumentError
 

@@ -108,7 +108,8 @@ def _from_export(path: Path, input_shape: tuple[int, ...]) -> nn.Module:
     batch, *features = users[0].meta["val"].shape
     limits = program.range_constraints.get(getattr(getattr(batch, "node", None), "expr", None))
     if limits is None or limits.lower > 1 or limits.upper < 2**31:
-        raise _refused(path, f"exported for the batch size {batch if limits is None else limits} only", EXPORT)
+        size = batch if limits is None else f"{limits.lower} to {limits.upper}"
+        raise _refused(path, f"exported for the batch size {size} only", EXPORT)
     if len(features) != len(input_shape) or any(
         isinstance(f, int) and f != side for f, side in zip(features, input_shape, strict=True)
     ):

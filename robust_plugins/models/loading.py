@@ -54,13 +54,14 @@ def load_model(spec: str, *, input_shape: Sequence[int], classes: int, weights: 
 
 
 def is_file(spec: str) -> bool:
-    """Whether `spec` means a file: by its suffix, or because one of that name exists and no such model is registered."""
+    """Whether `spec` means a file: by its suffix, or because one of that name exists and the zoo has none."""
     return spec.lower().endswith(SUFFIXES) or (Path(spec).is_file() and not _is_registered(spec))
 
 
 def _is_registered(name: str) -> bool:
     """Whether a plugin offers this name, or would if it had not failed: then its error is the one to see."""
-    return name in {info.name for info in models()} or name.split(":")[0] in {info.name for info in plugins()}
+    provider, colon, _ = name.partition(":")
+    return name in {info.name for info in models()} or (bool(colon) and provider in {info.name for info in plugins()})
 
 
 def _imported(path: str, parameters: dict[str, Any], shape: dict[str, Any]) -> nn.Module:

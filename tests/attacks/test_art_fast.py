@@ -5,6 +5,7 @@ from __future__ import annotations
 import art
 import pytest
 import torch
+from attacked import decisions, mlp
 from torch import Tensor, nn
 
 import robust_plugins as rp
@@ -91,7 +92,20 @@ def test_other_releases_go_through_public_methods(
     torch.testing.assert_close(slow.loss, quick.loss, rtol=1e-2 if norm is rp.L1 else 1e-5, atol=1e-6)
 
 
-def test_a_model_that_cannot_be_differentiated(x: Tensor) -> None:
+@pytest.mark.parametrize("norm", [rp.Linf, rp.L2, rp.L1])
+def test_public_methods_lose_nothing_of_float64(
+    monkeypatch: pytest.MonkeyPatch, x: Tensor, norm: type[rp.Ball]
+) -> None:
+    monkeypatch.setattr("art.__version__", "1.18.2")
+    model, x = mlp(torch.float64), x.double()
+    result = rp.attack("art:bim", steps=3)(model, x, decisions(model, x), norm(eps=1e-9, clip=None))
+    assert (result.distance > 1e-10).all()
+
+
+@pytest.mark.parametrize("version", [art.__version__, "1.99.0"])
+def test_a_model_that_cannot_be_differentiated(monkeypatch: pytest.MonkeyPatch, x: Tensor, version: str) -> None:
+    monkeypatch.setattr("art.__version__", version)
+
     class Detached(nn.Module):
         def forward(self, z: Tensor) -> Tensor:
             return z.detach().flatten(1)[:, :3]

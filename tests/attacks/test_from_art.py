@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import art.attacks.evasion as evasion
@@ -15,6 +16,7 @@ from attacked import cnn, decisions, mlp
 from torch import Tensor, nn
 
 import robust_plugins as rp
+from robust_plugins.testing import attack_checks
 
 STEPS: dict[str, Any] = {"eps_step": 0.03, "max_iter": 5}
 GRADIENT = [
@@ -57,6 +59,15 @@ def test_the_common_contract(
     assert all(m.training for m in model.modules())
     assert all(p.requires_grad and p.grad is None and p.dtype == dtype for p in model.parameters())
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("check", attack_checks)
+@pytest.mark.parametrize(
+    ("method", "parameters"), [GRADIENT[0], GRADIENT[3], OTHER[0]], ids=["fgm", "apgd", "deepfool"]
+)
+def test_conformance(check: Callable[[rp.Attack], None], method: type, parameters: dict[str, Any]) -> None:
+    check(rp.from_art(method, **parameters))
 
 
 @pytest.mark.parametrize(("method", "parameters"), GRADIENT, ids=IDS[: len(GRADIENT)])
@@ -146,7 +157,7 @@ def test_configuration_is_data() -> None:
     assert attack == rp.from_art(evasion.DeepFool, max_iter=20, nb_grads=3)
     assert hash(attack) == hash(rp.from_art(evasion.DeepFool, max_iter=20, nb_grads=3))
     assert attack != rp.from_art(evasion.DeepFool, max_iter=21, nb_grads=3)
-    assert repr(attack) == "from_art(DeepFool, max_iter=20, nb_grads=3)"
+    assert repr(attack) == "ArtAttack(batch_size=None, method=DeepFool(max_iter=20, nb_grads=3))"
 
 
 def test_unusable_arguments() -> None:

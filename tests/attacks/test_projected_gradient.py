@@ -198,6 +198,16 @@ def test_unusable_parameters(name: str, parameters: dict[str, object], message: 
         rp.attack(name, **parameters)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_exported_models_of_one_batch_size(x: Tensor, name: str) -> None:
+    built = mlp().eval()
+    exported = torch.export.export(built, (x,)).module()
+    y = decisions(built, x)
+    ball = rp.Linf(eps=0.2, clip=(0, 1))
+    plain, same = (attack(name)(model, x, y, ball, seed=0) for model in (built, exported))
+    torch.testing.assert_close(same.x_adv, plain.x_adv)
+
+
 def test_configuration_is_data() -> None:
     run = rp.attack("art:pgd(steps=10, restarts=2)")
     assert run == rp.attack("art:pgd", steps=10, restarts=2)

@@ -1,0 +1,118 @@
+"""auto_LiRPA's graph of a model: what precedes its first real layer, and which parts of it need another mode."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+_ELEMENTWISE: dict[str, Callable[[Any, Any], Any]] = {
+    "BoundAdd": operator.add,
+    "BoundSub": operator.sub,
+    "BoundMul": operator.mul,
+    "BoundDiv": operator.truediv,
+}
+_LEAVES = ("BoundParams", "BoundBuffers", "BoundConstant")
+
+
+def kind(node: Any) -> str:
+    """The operator of a node, as auto_LiRPA calls its class."""
+    return type(node).__name__
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A chain of sums and products with constants at the front of a graph: per step the operator, the constant's node,
+    and whether the constant comes first.
+    """
+
+    steps: tuple[tuple[Callable[[Any, Any], Any], Any, bool], ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What the chain makes of `x`, with the constants' present values. Monotone in each value of `x`."""
+        for function, node, constant_first in self.steps:
+            constant = node.forward()
+            x = function(constant, x) if constant_first else function(x, constant)
+        return x
+
+
+def fold_input(module: Any) -> Folded:
+    """Cuts a normalisation such as (x - mean) / std off the front of the graph, and returns it.
+
+    The bounds of an affine function of each input value are exact, so nothing is lost; 0.3 bounds convolutions behind
+    such a chain ten times slower.
+    """
+    start = end = next(node for node in module.children() if kind(node) == "BoundInput")
+    steps: list[tuple[Callable[[Any, Any], Any], Any, bool]] = []
+    cut: list[Any] = []
+    while len(end.output_name) == 1:
+        node = module[end.output_name[0]]
+        if kind(node) not in _ELEMENTWISE or not node.output_name or node.output_shape != end.output_shape:
+            break
+        constant_first = node.inputs[1] is end
+        constant = node.inputs[0 if constant_first else 1]
+        # A constant divided by x is not affine, and x * x has no constant.
+        if kind(constant) not in _LEAVES or (constant_first and kind(node) == "BoundDiv"):
+            break
+        steps.append((_ELEMENTWISE[kind(node)], constant, constant_first))
+        cut.append(node)
+        end = node
+    if cut:
+        for (_, constant, _), node in zip(steps, cut, strict=True):
+            constant.output_name.remove(node.name)
+            del module._modules[node.name]
+        start.output_name = end.output_name
+        for name in end.output_name:
+            reader = module[name]
+            reader.inputs = [start if node is end else node for node in reader.inputs]
+            reader.input_name = [start.name if name == end.name else name for name in reader.input_name]
+    return Folded(tuple(steps))
+
+
+def evaluate_weights(module: Any) -> None:
+    """Makes the nodes that depend on weights alone return their value as an interval.
+
+    0.3 takes the product of two weights for the square of the first.
+    """
+    reached = {node.name for node in module.children() if kind(node) == "BoundInput"}
+    for node in module.children():
+        if any(source.name in reached for source in node.inputs):
+            reached.add(node.name)
+        elif node.inputs:
+            object.__setattr__(node, "interval_propagate", _Evaluated(node))
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    node: Any
+
+    def __call__(self, *intervals: Any, **_: Any) -> tuple[Any, Any]:
+        value = self.node.forward(*(low for low, _ in intervals))
+        return value, value  # one object: that is how a constant is recognised
+
+
+def constants_meet_images(module: Any) -> bool:
+    """Whether a sum or product joins an image of the perturbed part with a constant.
+
+    0.3 cannot bound that as patches: it refuses some of them, and forgets the padding of others.
+    """
+    return any(
+        kind(node) in _ELEMENTWISE and len(node.output_shape) == 4 and not all(i.from_input for i in node.inputs)
+        for node in module.children()
+        if node.from_input
+    )
+
+
+def linear_first(module: Any) -> bool:
+    """Whether everything that reads the input is a linear layer or a convolution, perhaps behind a flattening."""
+    readers = [name for node in module.children() if kind(node) == "BoundInput" for name in node.output_name]
+    while readers:
+        node = module[readers.pop()]
+        if kind(node) in ("BoundFlatten", "BoundReshape"):
+            readers += node.output_name
+        elif kind(node) not in ("BoundLinear", "BoundConv"):
+            return False
+    return True

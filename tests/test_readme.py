@@ -1,0 +1,78 @@
+"""Every block of the README runs, and prints what the README says it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def _normal(text: str) -> list[str]:
+    """Lines without what differs from run to run: times (the last column of tables, seconds) and trailing blanks."""
+    lines = [line.rstrip() for line in text.strip().splitlines()]
+    lines = [re.sub(r"^(.*(?:attacked|certified) +[\d. ]*\d) +[\d.e+-]+$", r"\1 #", line) for line in lines]
+    return [re.sub(r"\d+(\.\d+)? s\b", "# s", re.sub(r"[─ ]+", " ", line)) for line in lines]
+
+
+def test_python_blocks_run_and_print_what_is_written(tmp_path, monkeypatch) -> None:
+    """In one namespace, in order, as a reader would type them; a `text` block right after one is its output."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "readme"}
+    sys.modules["readme"] = type(sys)("readme")  # dataclasses look their module up
+    compared = 0
+    for (language, code), (following, expected) in zip(BLOCKS, [*BLOCKS[1:], ("", "")], strict=True):
+        if language != "python":
+            continue
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            exec(compile(code, "README.md", "exec"), namespace)
+        if following == "text":
+            assert _normal(out.getvalue()) == _normal(expected), out.getvalue()
+            compared += 1
+    assert compared >= 2, "the README shows no output"
+
+
+def _commands() -> list[str]:
+    return [
+        line.removeprefix("$ ")
+        for language, text in BLOCKS
+        if language == "console"
+        for line in text.splitlines()
+        if line.startswith("$ ")
+    ]
+
+
+def test_there_are_commands() -> None:
+    kinds = {command.split()[0] for command in _commands()}
+    assert {"make", "pip", "robust-plugins"} <= kinds
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_shell_commands_work(command, tmp_path) -> None:
+    """Commands of ours are run; installations and make targets are checked for what they name."""
+    words = shlex.split(command)
+    if words[0] == "robust-plugins":
+        done = subprocess.run(
+            [sys.executable, "-m", "robust_plugins", *words[1:]], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.strip()
+    elif words[0] == "make":
+        done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    else:
+        assert words[:2] == ["pip", "install"], f"the README has a command that no test knows: {command}"
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        for extras in re.findall(r"\[(.*?)\]", command):
+            for extra in extras.split(","):
+                assert extra in project["optional-dependencies"], f"no extra {extra!r}"
