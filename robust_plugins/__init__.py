@@ -34,6 +34,7 @@ from robust_plugins.explanations import (
 from robust_plugins.hookspecs import Backend, hookimpl
 from robust_plugins.interfaces import Attack, Certifier
 from robust_plugins.intervals import Interval
+from robust_plugins.losses import GradientCertLoss
 from robust_plugins.models import load_model, model, train
 from robust_plugins.plugins import (
     attack,
@@ -67,6 +68,7 @@ __all__ = [
     "ExplanationAttackResult",
     "ExplanationCertificate",
     "ExplanationCertifier",
+    "GradientCertLoss",
     "Interval",
     "Linf",
     "PluginError",
