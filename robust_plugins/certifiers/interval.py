@@ -77,6 +77,8 @@ class CROWN(Certifier):
     ) -> Interval:
         network = trace(model, x)
         values = crown(network, ball.bounds(x), memory=self.memory)
+        if spec is None:
+            return values[-1]
         relaxed = Relaxation(network, values, memory=self.memory).bounds(len(values) - 1, spec)
         return relaxed.sharpened(_last(network, values, spec))
 

@@ -10,6 +10,6 @@ from robust_plugins.intervals import activation_rules, linear_rules, selection_r
 from robust_plugins.intervals.graph import Gradients, Network, Node
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.relaxation import Relaxation, crown
-from robust_plugins.intervals.trace import trace
+from robust_plugins.intervals.tracing import trace
 
 __all__ = ["Gradients", "Interval", "Network", "Node", "Relaxation", "crown", "trace"]

@@ -24,7 +24,7 @@ def leaky_relu(layer: nn.LeakyReLU) -> Activation:
     a = layer.negative_slope
     return Activation(
         f=lambda z: F.leaky_relu(z, a),
-        slope=lambda z: torch.where(z > 0, 1.0, a).to(z),
+        slope=lambda z: torch.where(z > 0, torch.ones_like(z), a),
         extrema=(0.0,) if a < 0 else (),
         convex=a <= 1,
         ulps=1,

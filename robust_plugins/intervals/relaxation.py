@@ -126,7 +126,9 @@ class Relaxation:
             zeros = [Interval.point(torch.zeros_like(i.lower[:1])) for i in inputs]
             offset = rule(layer, *zeros, **self._centers(index))
             parameters = network.parameters[index]
-            if any(p is not None and not p.is_point for p in parameters.values()):
+            if isinstance(layer, Shift):  # adds its parameter to the input instead of multiplying the two
+                offset = rule(layer, *zeros, **parameters)
+            elif any(p is not None and not p.is_point for p in parameters.values()):
                 deviations = {k: None if p is None else _deviation(p) for k, p in parameters.items()}
                 offset = offset + rule(layer, *inputs, **deviations)
             self._offsets[index] = offset
@@ -160,9 +162,9 @@ def crown(
 ) -> list[Interval]:
     """The interval of every node's output for inputs in the box `x`: interval propagation, with CROWN's bounds.
 
-    Every input of a nonlinear layer is bounded by linear relaxation too, which uses the bounds before it. `known` is
-    intersected as in `Network.forward`. Rows are handled in chunks whose coefficients fit `memory` bytes. Not
-    available with outward rounding.
+    Every input of a nonlinear layer, and the output, is bounded by linear relaxation too, from the bounds before it.
+    `known` is intersected as in `Network.forward`. Rows are handled in chunks whose coefficients fit `memory` bytes.
+    Not available with outward rounding.
     """
     if rounding.active():
         raise ArgumentError(
@@ -177,6 +179,8 @@ def crown(
         for j in node.inputs
         if not _exact(network, j)
     }
+    if not _exact(network, len(network.nodes) - 1):
+        targets.add(len(network.nodes) - 1)
     for index in range(1, len(network.nodes)):
         value = network.step(index, values)
         if known is not None and index in known:
@@ -209,7 +213,7 @@ def _parts(a: Tensor) -> tuple[Tensor, Tensor]:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """`sum_i a_ri b_i` for each row: (batch, rows)."""
-    return torch.matmul(a.flatten(2), b.flatten(1).unsqueeze(2)).squeeze(2)
+    return torch.matmul(a.reshape(*a.shape[:2], -1), b.reshape(len(b), -1, 1)).squeeze(2)
 
 
 def _least(a: Tensor, box: Interval) -> Tensor:

@@ -16,9 +16,9 @@ A rule is a function registered for a layer type:
   per sample (shape (batch, *parameter)), or with `summed` of their sum over the batch.
 - Relaxation: as forward. It returns two linear functions of the input, a lower and an upper bound of the output.
 
-An `affine` layer is affine in its inputs and, jointly, in its parameters, and its backward rule does not look at the
-inputs' values: linear relaxation then passes through it exactly. Where a layer has neither, its relaxation is the
-constant interval of its output.
+An `affine` layer is affine in its inputs and linear in its parameters taken together, and its backward rule does not
+look at the inputs' values: linear relaxation then passes through it exactly. A layer that is neither affine nor has
+a relaxation is relaxed by the constant interval of its output.
 """
 
 from __future__ import annotations

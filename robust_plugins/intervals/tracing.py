@@ -124,6 +124,8 @@ class _Builder:
                     self.built = self.built[: self.index[result] + 1]
             elif node in self.dependent and isinstance(self.values[node], Tensor):
                 self.index[node] = self._layer(node)
+            elif node in self.dependent and not _is_plain(self.values[node]):
+                raise UnsupportedModelError(f"{self._place(node)} returns several tensors and has no interval rule")
         return tuple(self.built)
 
     def _layer(self, node: fx.Node) -> int:
@@ -180,6 +182,13 @@ class _Builder:
         path, kind = list(stack.values())[-1] if stack else ("", type(self.model))
         kind = kind if isinstance(kind, str) else kind.__name__
         return f"{getattr(node.target, '__name__', node.target)!s} in {path or 'the model'} ({kind})"
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a shape or another constant of the trace, not tensors in a container."""
+    if isinstance(value, tuple | list):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, int | float | str | torch.dtype | torch.device)
 
 
 def _probe(x: Tensor) -> Tensor:

@@ -1,0 +1,86 @@
+"""The package's own certifiers: registered, sound, ordered in tightness, differentiable."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import robust_plugins as rp
+from robust_plugins.errors import ArgumentError
+
+NAMES = ["interval:ibp", "interval:ibp(outward=True)", "interval:crown", "interval:crown(memory=2000)"]
+
+
+def _model(image: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    if image:
+        return nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 4))
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4))
+
+
+@pytest.mark.parametrize("image", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_bounds_hold_on_samples(name: str, image: bool) -> None:
+    model, certifier = _model(image), rp.certifier(name)
+    x = torch.rand(5, *((1, 4, 4) if image else (6,)))
+    y = model(x).argmax(1)
+    ball = rp.Linf(eps=0.05, clip=(0, 1))
+    spec = rp.margin_spec(y, 4, dtype=x.dtype)
+    logits, margins = certifier.bounds(model, x, ball), certifier.bounds(model, x, ball, spec)
+    for z in ball.sample(x, 200, torch.Generator().manual_seed(0), draw="corner"):
+        out = model(z)
+        assert bool(logits.contains(out, tolerance=1e-5).all())
+        assert bool(margins.contains((spec @ out.unsqueeze(2)).squeeze(2), tolerance=1e-5).all())
+
+
+def test_merging_the_margins_and_relaxing_are_tighter() -> None:
+    model = _model()
+    x = torch.rand(8, 6)
+    y, ball = model(x).argmax(1), rp.Linf(eps=0.1, clip=(0, 1))
+    spec = rp.margin_spec(y, 4, dtype=x.dtype)
+    ibp, crown = (rp.certifier(n) for n in ("interval:ibp", "interval:crown"))
+    apart = rp.apply_spec(ibp.bounds(model, x, ball), spec)
+    merged = ibp.bounds(model, x, ball, spec)
+    relaxed = crown.bounds(model, x, ball, spec)
+    assert bool((apart.width >= merged.width - 1e-6).all() and (apart.width > merged.width).any())
+    assert bool((merged.width >= relaxed.width - 1e-6).all() and (merged.width > relaxed.width).any())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_certificates(name: str) -> None:
+    model, certifier = _model(), rp.certifier(name)
+    x = torch.rand(6, 6)
+    y = model(x).argmax(1)
+    certificate = certifier(model, x, y, rp.Linf(eps=1e-4, clip=(0, 1)))
+    assert certificate.certified.all()
+    assert ("floating-point" in certificate.soundness) == ("outward" in name)
+    unsupported = nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4))
+    certificate = certifier(unsupported, x, unsupported(x).argmax(1), rp.Linf(eps=0.1, clip=(0, 1)))
+    assert set(certificate.verdicts) == {rp.Verdict.UNSUPPORTED}
+    assert "LayerNorm" in certificate.messages[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_differentiable_in_the_weights(name: str) -> None:
+    model, certifier = _model().double(), rp.certifier(name)
+    x = torch.rand(3, 6, dtype=torch.float64)
+    ball = rp.Linf(eps=0.02, clip=None)
+    spec = rp.margin_spec(torch.tensor([0, 1, 2]), 4, dtype=x.dtype)
+
+    def loss() -> torch.Tensor:
+        return certifier.bounds(model, x, ball, spec).lower.sum()
+
+    (slope,) = torch.autograd.grad(loss(), model[0].weight)
+    with torch.no_grad():
+        direction = torch.randn_like(slope) * 1e-6
+        model[0].weight += direction
+        up = loss()
+        model[0].weight -= 2 * direction
+        down = loss()
+    torch.testing.assert_close((up - down) / 2, (slope * direction).sum(), rtol=1e-3, atol=1e-12)
+
+
+def test_memory_must_be_positive() -> None:
+    with pytest.raises(ArgumentError, match="memory"):
+        rp.certifier("interval:crown", memory=0)

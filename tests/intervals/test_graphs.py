@@ -1,0 +1,186 @@
+"""Random graphs from the supported layers: nothing that the network computes lies outside its bounds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from interval_checker import bounds_of, make_case, observed, violations
+from torch import Tensor, nn
+
+from robust_plugins.errors import ArgumentError, UnknownNameError, UnsupportedModelError
+from robust_plugins.intervals import Interval, trace
+
+ACTIVATIONS = (
+    F.relu, torch.tanh, F.silu, F.gelu, F.softplus, torch.sigmoid, F.elu, F.leaky_relu, F.hardtanh,
+    lambda x: x.clamp(min=-0.3),
+)  # fmt: skip
+
+
+class Drawn(nn.Module):
+    """A network built from a list of integers: each chooses a layer that fits the shape so far."""
+
+    def __init__(self, image: bool, choices: list[int]) -> None:
+        super().__init__()
+        self.image, self.choices = image, choices
+        self.shape = (2, 4, 4) if image else (4,)
+        self.convs = nn.ModuleList(nn.Conv2d(2, 2, 3, padding=1) for _ in choices)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(2) for _ in choices)
+        self.linears = nn.ModuleList(nn.Linear(4, 4) for _ in choices)
+        self.register_buffer("mean", torch.ones(4))
+        self.last = nn.LazyLinear(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        image, size = self.image, self.shape[-1]  # known while tracing, which cannot branch on x itself
+        for index, choice in enumerate(self.choices):
+            kind, activation = choice % 6, ACTIVATIONS[choice // 6 % len(ACTIVATIONS)]
+            layer = self.convs[index] if image else self.linears[index]
+            if kind == 0:
+                x = layer(x)
+            elif kind == 1:
+                x = activation(x)
+            elif kind == 2:
+                x = x + activation(layer(x))
+            elif kind == 3:
+                x = self.norms[index](x) if image else (x - self.mean) / 2.0
+            elif kind == 4:
+                x = x.permute(0, 1, 3, 2) if image else torch.softmax(x, 1) * 3
+            elif image and size > 2:
+                x, size = (F.max_pool2d(x, 2) if choice % 2 else F.avg_pool2d(x, 2)), size // 2
+            else:
+                x = activation(layer(x)) * 0.5
+        return self.last(x.flatten(1))
+
+
+@settings(max_examples=20)
+@given(
+    image=st.booleans(),
+    choices=st.lists(st.integers(0, 599), min_size=1, max_size=5),
+    eps=st.sampled_from([0.01, 0.2, 1.0]),
+    gamma=st.sampled_from([0.0, 0.02, 0.3]),
+    seed=st.integers(0, 10**6),
+)
+def test_random_networks_stay_in_their_bounds(
+    image: bool, choices: list[int], eps: float, gamma: float, seed: int
+) -> None:
+    model = Drawn(image, choices)
+    model(torch.zeros(1, *model.shape))
+    case = make_case(model, model.shape, eps=eps, gamma=gamma, seed=seed)
+    hull = observed(case, seed=seed, samples=12, ascents=8)
+    assert violations(bounds_of(case), hull) == []
+    assert violations(bounds_of(case, relax=True), hull) == []
+
+
+@pytest.mark.slow
+@settings(max_examples=120)
+@given(
+    image=st.booleans(),
+    choices=st.lists(st.integers(0, 599), min_size=2, max_size=7),
+    eps=st.floats(1e-4, 2.0),
+    gamma=st.sampled_from([0.0, 0.005, 0.05, 0.5]),
+    seed=st.integers(0, 10**6),
+)
+def test_more_and_deeper_networks(image: bool, choices: list[int], eps: float, gamma: float, seed: int) -> None:
+    model = Drawn(image, choices)
+    model(torch.zeros(1, *model.shape))
+    case = make_case(model, model.shape, eps=eps, gamma=gamma, seed=seed, batch=4)
+    hull = observed(case, seed=seed, samples=150, ascents=40)
+    assert violations(bounds_of(case), hull) == []
+    assert violations(bounds_of(case, relax=True), hull) == []
+
+
+def test_known_bounds_are_used_and_only_tighten() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    x = torch.randn(2, 3, dtype=torch.float64)
+    network, box = trace(model, x), Interval(x - 0.1, x + 0.1)
+    plain = network.forward(box)
+    inner = Interval(plain[1].center - plain[1].radius / 2, plain[1].upper + 1)
+    told = network.forward(box, known={1: inner})
+    assert torch.equal(told[1].lower, inner.lower)
+    assert torch.equal(told[1].upper, plain[1].upper)
+    assert bool((told[-1].width <= plain[-1].width + 1e-12).all())
+    assert bool((told[-1].width < plain[-1].width).any())
+
+
+def test_the_graph_is_cached_and_follows_the_model() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    x = torch.zeros(1, 2)
+    first = trace(model, x)
+    assert trace(model, x).nodes is first.nodes
+    with torch.no_grad():
+        model[0].weight.fill_(1), model[0].bias.fill_(3)
+    assert trace(model, x).forward(Interval.point(x))[-1].lower.tolist() == [[3, 3]]
+    model[1] = nn.Tanh()
+    assert isinstance(trace(model, x).layers[2], nn.Tanh)
+
+
+def test_modes_are_restored_and_shared_weights_add_up() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(2, 2)
+            self.drop, self.other = nn.Dropout(), self.one
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.other(self.drop(torch.tanh(self.one(x))))
+
+    model = Shared().double().train()
+    x = torch.randn(3, 2, dtype=torch.float64)
+    network = trace(model, x)
+    assert model.training
+    assert model.drop.training
+    model.eval()
+    grad = torch.randn(3, 2, dtype=torch.float64)
+    expected = torch.autograd.grad(model(x), list(model.parameters()), grad)
+    found = network.backward(network.forward(Interval.point(x)), Interval.point(grad), weights="sum").parameters
+    for name, value in zip(("one.weight", "one.bias"), expected, strict=True):
+        torch.testing.assert_close(found[name].lower, value)
+
+
+class _Branch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class _Sort(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sort(x, 1).values
+
+
+class _InPlace(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 1.0
+        return y.relu_() + y
+
+
+class _AcrossTheBatch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Linear(3, 3), _Branch()), r"1 \(_Branch\) cannot be traced: control flow"),
+        (nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)), r"'1' \(LayerNorm\) has no interval rule.*register_interval"),
+        (nn.Sequential(nn.ReLU(), _Sort()), r"sort in 1 \(_Sort\)"),
+        (_InPlace(), "computes something else"),
+        (_AcrossTheBatch(), "does not keep the batch|give it its axes|depends on the other"),
+        (nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)), "couples the samples"),
+    ],
+)
+def test_what_cannot_be_bounded_is_named(model: nn.Module, message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=message):
+        trace(model.eval(), torch.randn(2, 3))
+
+
+def test_wrong_weights_are_named() -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    x = torch.zeros(1, 3)
+    with pytest.raises(UnknownNameError, match=r"0\.weigth"):
+        trace(model, x, weights={"0.weigth": Interval.point(torch.zeros(2, 3))})
+    with pytest.raises(ArgumentError, match="weights"):
+        trace(model, x, weights={"0.weight": Interval.point(torch.zeros(3, 2))})
