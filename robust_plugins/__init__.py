@@ -10,7 +10,14 @@ import robust_plugins.certifiers
 import robust_plugins.models  # noqa: F401
 from robust_plugins.attacks import from_art
 from robust_plugins.balls import L1, L2, Ball, Linf
-from robust_plugins.benchmark import Comparison, compare, write_report
+from robust_plugins.benchmark import (
+    Comparison,
+    ExplanationComparison,
+    compare,
+    compare_explanations,
+    write_explanation_report,
+    write_report,
+)
 from robust_plugins.data import Dataset, dataset
 from robust_plugins.errors import (
     ArgumentError,
@@ -69,6 +76,7 @@ __all__ = [
     "ExplanationAttackResult",
     "ExplanationCertificate",
     "ExplanationCertifier",
+    "ExplanationComparison",
     "GradientCertLoss",
     "Interval",
     "Linf",
@@ -83,6 +91,7 @@ __all__ = [
     "certifier",
     "certifiers",
     "compare",
+    "compare_explanations",
     "dataset",
     "datasets",
     "explain",
@@ -100,5 +109,6 @@ __all__ = [
     "register",
     "train",
     "unregister",
+    "write_explanation_report",
     "write_report",
 ]

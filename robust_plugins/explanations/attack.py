@@ -120,7 +120,7 @@ class ExplanationAttack(Component, ABC):
                 tasks.append(task)
             value = torch.cat([x[:0], *(task.value for task in tasks)])
             gradient = torch.cat([x[:0], *(task.best_gradient for task in tasks)])
-            deviation, evicted = relative_deviation(gradient, value), _evicted(gradient, value, k)
+            deviation, evicted = relative_deviation(gradient, value), evicts(gradient, value, k)
             distance = None if goals is None else torch.linalg.vector_norm((gradient - goals).flatten(1), dim=1)
             x_adv, weights_adv = torch.cat([x[:0], *(task.best for task in tasks)]), _joined(tasks)
         synchronize(x)
@@ -157,7 +157,13 @@ def relative_deviation(
     return torch.where(moved == 0, 0.0, moved / length)
 
 
-def _evicted(gradient: Tensor, value: Tensor, k: int) -> Tensor:
+def evicts(
+    gradient: Float[Tensor, "batch *features"], value: Float[Tensor, "batch *features"], k: int
+) -> Bool[Tensor, " batch"]:
+    """Where the `k` features with the largest `|value|` are not those with the largest `|gradient|`; ties do not count.
+
+    Never, where `k` is the number of features.
+    """
     size, before = gradient.flatten(1).abs(), value.flatten(1).abs()
     top = torch.zeros_like(size, dtype=torch.bool).scatter(1, before.topk(min(k, size.shape[1])).indices, True)
     return size.masked_fill(top, -torch.inf).amax(1) > size.masked_fill(~top, torch.inf).amin(1)
