@@ -16,7 +16,8 @@ from robust_plugins.explanations.interface import ExplanationCertifier
 from robust_plugins.explanations.joint import PLANES, gradient_interval
 from robust_plugins.explanations.second_order import SecondOrder
 from robust_plugins.explanations.simplex import directions, probabilities, weighted_sum
-from robust_plugins.intervals import Interval, Network, Relaxation, crown, trace
+from robust_plugins.intervals import Interval, Network, Relaxation, crown, rounding, trace
+from robust_plugins.intervals.graph import Rounding
 from robust_plugins.intervals.relaxation import MEMORY
 from robust_plugins.intervals.selection_rules import softmax_range
 
@@ -26,18 +27,33 @@ class IBP(ExplanationCertifier):
     """Interval bound propagation forward, then the chain rule as a product of intervals backward.
 
     Wicker et al. 2023, "Robust explanation constraints for neural networks", for any graph of the engine;
-    differentiable.
+    differentiable. With `outward`, for float32 and float64, the bounds also hold for the gradients that are computed in
+    floating point, in whichever order sums run.
     """
+
+    outward: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.outward:
+            text = (
+                "floating-point arithmetic of the model's dtype, sums in any order, by outward rounding; at kinks the "
+                "slope of automatic differentiation; L2 and L1 balls by the box around them"
+            )
+            object.__setattr__(self, "soundness", text)
+            object.__setattr__(self, "rounding", 0.0)
 
     def gradient_bounds(  # noqa: D102 (inherited)
         self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, weights: float
     ) -> Interval:
-        network = trace(model, x, weights=weight_intervals(model, weights))
-        values = network.forward(ball.bounds(x))
-        start = Interval.point(explained.coefficients)
-        if explained.of == "loss":
-            start = start + softmax_range(values[-1], -1)
-        return network.backward(values, start).input
+        mode: Rounding = "outward" if self.outward else "nearest"
+        with rounding.outward(self.outward):
+            network = trace(model, x, weights=weight_intervals(model, weights))
+            values = network.forward(ball.bounds(x), rounding=mode)
+            start = Interval.point(explained.coefficients)
+            if explained.of == "loss":
+                start = start + softmax_range(values[-1], -1)
+            return network.backward(values, start, rounding=mode).input
 
 
 @dataclass(frozen=True, kw_only=True)

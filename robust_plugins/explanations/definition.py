@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robust_plugins.arguments import check_labels, logits_of
 from robust_plugins.errors import ArgumentError
-from robust_plugins.intervals import Interval
+from robust_plugins.intervals import Interval, rounding
 
 Of = Literal["logit", "margin", "loss"]
 
@@ -84,8 +84,8 @@ def weight_intervals(model: nn.Module, gamma: float) -> dict[str, Interval] | No
     """`[w - gamma |w|, w + gamma |w|]` for every parameter of the model, biases too; None for gamma 0."""
     if gamma == 0:
         return None
-    return {
-        name: Interval(p - gamma * p.abs(), p + gamma * p.abs())
-        for name, p in model.named_parameters()
-        if p.is_floating_point()
-    }
+    found = {}
+    for name, p in model.named_parameters():
+        if p.is_floating_point():
+            found[name] = Interval(*rounding.widened(p - gamma * p.abs(), p + gamma * p.abs(), ulps=2))
+    return found

@@ -33,8 +33,8 @@ class ExplanationCertifier(Component, ABC):
     """
 
     soundness: ClassVar[str] = (
-        "real arithmetic, evaluated in the model's dtype without outward rounding; at kinks every slope between those "
-        "of both sides is covered; L2 and L1 balls by the box around them"
+        "real arithmetic, evaluated in the model's dtype without outward rounding; at kinks the slope of automatic "
+        "differentiation; L2 and L1 balls by the box around them"
     )
     """The assumptions under which the bounds hold; stated in every certificate."""
 

@@ -154,6 +154,8 @@ class _Builder:
         value = self.values[source]
         if isinstance(value, Tensor):
             return source
+        if isinstance(value, tuple) and any(isinstance(part, Tensor) for part in value):
+            raise UnsupportedModelError(f"{self._place(source)} returns several tensors, for which there is no rule")
         if value != self.others[source] and not isinstance(self.values[node], Tensor | tuple | int):
             raise UnsupportedModelError(f"{self._place(node)} depends on the size of the batch")
         return value

@@ -7,7 +7,12 @@ import pytest
 import robust_plugins as rp
 from robust_plugins.testing import explanation_certifier_checks
 
-CERTIFIERS = ["interval:ibp", "interval:crown", "interval:relaxed", "interval:relaxed(effort=3)"]
+CERTIFIERS = [
+    "interval:ibp",
+    "interval:crown",
+    "interval:relaxed",
+    pytest.param("interval:relaxed(effort=3)", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.usefixtures("unchecked")
