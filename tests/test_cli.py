@@ -275,7 +275,7 @@ def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> N
     def bug(name: str) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(sys.modules["robust_plugins.cli.compare"], "dataset", bug)
+    monkeypatch.setattr(sys.modules["robust_plugins.cli.subject"], "dataset", bug)
     with pytest.raises(ZeroDivisionError):
         run(*COMPARE)
 

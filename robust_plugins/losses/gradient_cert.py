@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -20,8 +21,9 @@ class GradientCertLoss:
 
         loss = F.cross_entropy(model(x), y) + penalty(model, x, y, epoch=epoch)
 
-    - `ball`, `of`, `weights`: what is bounded, and over what, as for `rp.ExplanationCertifier`. The widths are averaged
-      over the features and the batch. The logit's gradient (default) costs less accuracy than the loss's.
+    - `ball`, `of`, `weights`: what is bounded, and over what, as for `rp.ExplanationCertifier`. The term is the
+      Euclidean norm of a sample's widths, averaged over the batch. The logit's gradient (default) costs less accuracy
+      than the loss's.
     - `schedule`: from the epoch to a factor in [0, 1] of `ball.eps` and of `weights`, such as `rp.losses.Ramp`; None
       trains at full strength from the start, which can collapse to a constant network.
     - `certifier`: whose bounds; the cheapest ones, by name or the component itself. A network that is trained on them
@@ -69,4 +71,5 @@ class GradientCertLoss:
         eps = tuple(factor * r for r in radii) if isinstance(radii, tuple) else factor * radii
         certifier = explanation_certifier(self.certifier) if isinstance(self.certifier, str) else self.certifier
         bounds = certifier.bounds(model, x, y, replace(self.ball, eps=eps), of=self.of, weights=factor * self.weights)
-        return self.alpha * bounds.width.mean()
+        norms: Tensor = torch.linalg.vector_norm(bounds.width.flatten(1), dim=1)
+        return self.alpha * norms.mean()
