@@ -33,10 +33,15 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class Backend(NamedTuple):
-    """A package that a component needs: the name it is imported by, and the command that installs it."""
+    """A package that a component needs: the name it is imported by, the command that installs it, and which version.
+
+    `at_least` is compared with the version of the installed distribution of that name; one without metadata, as a
+    checkout on the path, is taken to be recent enough.
+    """
 
     module: str
     install: str
+    at_least: str = ""
 
 
 @runtime_checkable
