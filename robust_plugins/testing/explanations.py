@@ -250,7 +250,10 @@ def gradients_reach_the_weights(certifier: ExplanationCertifier) -> None:
     """`bounds` is differentiable in the model's parameters."""
     for case, ball in _cases(certifier):
         for of in get_args(Of):
-            certifier.bounds(case.model, case.x, case.y, ball, of=of).width.sum().backward()
+            width = certifier.bounds(case.model, case.x, case.y, ball, of=of).width.sum()
+            assert width.requires_grad or width == 0, "the bounds have no gradient"
+            if width.requires_grad:
+                width.backward()
             weights = [m.weight for m in case.model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
             if len(weights) == 1 and of != "loss":
                 continue  # the gradient of a linear function is constant: its width is zero whatever the weights
