@@ -273,6 +273,7 @@ def nan_is_an_error(certifier: ExplanationCertifier) -> None:
     assert set(certificate.verdicts) <= {Verdict.ERROR, Verdict.UNSUPPORTED}
     assert all(certificate.messages)
     assert not (certificate.keeps_top(1) | certificate.keeps_sign()).any()
+    assert not certificate.robust.any()
     assert not certificate.excludes(torch.full_like(case.x, 1e6), 1.0).any()
 
 
@@ -285,6 +286,7 @@ def unsupported_is_a_verdict(certifier: ExplanationCertifier) -> None:
         assert (verdict is Verdict.UNSUPPORTED) <= bool(message), "UNSUPPORTED without naming the cause"
     if Verdict.UNSUPPORTED in certificate.verdicts:
         assert not (certificate.keeps_top(1) | certificate.keeps_sign()).any()
+        assert not certificate.robust.any()
         with pytest.raises(UnsupportedModelError):
             certifier.bounds(model, case.x, case.y, ball, of="logit")
 
