@@ -72,7 +72,7 @@ def test_a_width_for_each_feature() -> None:
 
 
 def test_chunks_of_rows_do_not_matter() -> None:
-    model = Drawn([1, 2, 1], image=True, smooth=True, seed=0)
+    model = Drawn([1, 2], image=False, smooth=True, seed=0)
     x = torch.rand((2, *model.features), dtype=torch.float64)
     y, ball = torch.tensor([0, 1]), rp.Linf(eps=0.05, clip=None)
     for effort in (0, 2):
@@ -80,7 +80,7 @@ def test_chunks_of_rows_do_not_matter() -> None:
             rp.explanation_certifier("interval:relaxed", effort=effort, memory=memory).bounds(
                 model, x, y, ball, of="loss"
             )
-            for memory in (2**30, 2**14)
+            for memory in (2**30, 2**10)
         )
         torch.testing.assert_close(whole.lower, chunked.lower)
         torch.testing.assert_close(whole.upper, chunked.upper)
