@@ -72,7 +72,7 @@ def digits(
 ) -> dict:
     data = rp.dataset("digits", seed=seed)
     ball = rp.Linf(eps=0.05, clip=data.clip)
-    width = rp.GradientCertLoss(alpha=1.0, ball=ball, schedule=Ramp(start=0, end=0.75 * epochs, shape="linear"))
+    width = rp.GradientCertLoss(alpha=1.0, ball=ball, schedule=Ramp(start=0, end=epochs, shape="linear"))
     l2, hessian = L2Penalty(alpha=0.01), HessianPenalty(alpha=0.001)
     penalties: dict[str, Penalty | None] = {
         "plain": None,

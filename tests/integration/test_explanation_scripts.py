@@ -117,4 +117,4 @@ def test_no_attack_leaves_a_certificate_of_the_published_networks(shared: Path, 
                 assert table.crossings == ()
                 assert not any(row.error for row in table.rows)
                 low, high = table.deviation
-                assert (low <= high).all()
+                assert (low <= high + 1e-9 * (1 + high)).all()  # some brackets are exact
