@@ -117,7 +117,7 @@ def main() -> None:
         if arguments.growth:
             rows = {}
             for name in ("interval:ibp", "interval:relaxed"):
-                growth(model, shape, name, [1])  # the first call traces the network
+                growth(model, shape, name, [2])  # the first call traces the network and measures its layers
                 rows |= growth(model, shape, name, arguments.batches)
         else:
             rows = compare(model, shape, arguments.batch, arguments.repeats)
