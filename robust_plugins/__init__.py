@@ -10,7 +10,14 @@ import robust_plugins.certifiers
 import robust_plugins.models  # noqa: F401
 from robust_plugins.attacks import from_art
 from robust_plugins.balls import L1, L2, Ball, Linf
-from robust_plugins.benchmark import Comparison, compare, write_report
+from robust_plugins.benchmark import (
+    Comparison,
+    ExplanationComparison,
+    compare,
+    compare_explanations,
+    write_explanation_report,
+    write_report,
+)
 from robust_plugins.data import Dataset, dataset
 from robust_plugins.errors import (
     ArgumentError,
@@ -20,9 +27,22 @@ from robust_plugins.errors import (
     UnknownNameError,
     UnsupportedModelError,
 )
+from robust_plugins.explanations import (
+    Explained,
+    ExplanationAttack,
+    ExplanationAttackResult,
+    ExplanationCertificate,
+    ExplanationCertifier,
+    explain,
+    explanation_attack,
+    explanation_attacks,
+    explanation_certifier,
+    explanation_certifiers,
+)
 from robust_plugins.hookspecs import Backend, hookimpl
 from robust_plugins.interfaces import Attack, Certifier
 from robust_plugins.intervals import Interval
+from robust_plugins.losses import GradientCertLoss
 from robust_plugins.models import load_model, model, train
 from robust_plugins.plugins import (
     attack,
@@ -51,6 +71,13 @@ __all__ = [
     "Comparison",
     "ComponentError",
     "Dataset",
+    "Explained",
+    "ExplanationAttack",
+    "ExplanationAttackResult",
+    "ExplanationCertificate",
+    "ExplanationCertifier",
+    "ExplanationComparison",
+    "GradientCertLoss",
     "Interval",
     "Linf",
     "PluginError",
@@ -64,8 +91,14 @@ __all__ = [
     "certifier",
     "certifiers",
     "compare",
+    "compare_explanations",
     "dataset",
     "datasets",
+    "explain",
+    "explanation_attack",
+    "explanation_attacks",
+    "explanation_certifier",
+    "explanation_certifiers",
     "from_art",
     "hookimpl",
     "load_model",
@@ -76,5 +109,6 @@ __all__ = [
     "register",
     "train",
     "unregister",
+    "write_explanation_report",
     "write_report",
 ]

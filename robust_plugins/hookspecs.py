@@ -33,10 +33,15 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class Backend(NamedTuple):
-    """A package that a component needs: the name it is imported by, and the command that installs it."""
+    """A package that a component needs: the name it is imported by, the command that installs it, and which version.
+
+    `at_least` is compared with the version of the installed distribution of that name; one without metadata, as a
+    checkout on the path, is taken to be recent enough.
+    """
 
     module: str
     install: str
+    at_least: str = ""
 
 
 @runtime_checkable
@@ -65,6 +70,14 @@ class HookSpecs:
     @hookspec
     def register_models(self, register: Register) -> None:
         """Register models: factories of `torch.nn.Module`, called with `input_shape` and `classes`."""
+
+    @hookspec
+    def register_explanation_certifiers(self, register: Register) -> None:
+        """Register bounds on input gradients: factories of `rp.ExplanationCertifier`."""
+
+    @hookspec
+    def register_explanation_attacks(self, register: Register) -> None:
+        """Register searches for inputs with other gradients: factories of `rp.ExplanationAttack`."""
 
     @hookspec
     def register_interval_rules(self, register: RegisterRules) -> None:

@@ -18,6 +18,7 @@ from enum import StrEnum
 from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
+from itertools import takewhile
 from typing import Any, TypeVar, cast
 
 import pluggy
@@ -36,6 +37,7 @@ BUILTINS = {
     "interval": "robust_plugins.certifiers.interval",
     "data": "robust_plugins.data",
     "models": "robust_plugins.models",
+    "explanations": "robust_plugins.explanations",
 }
 """The plugins that come with the package, imported when the registry is first asked for something."""
 
@@ -47,6 +49,8 @@ class Kind(StrEnum):
     CERTIFIER = "certifier"
     DATASET = "data set"
     MODEL = "model"
+    EXPLANATION_CERTIFIER = "explanation certifier"
+    EXPLANATION_ATTACK = "explanation attack"
     COMMAND = "command"
 
     @property
@@ -101,7 +105,7 @@ class _Component:
 
     @property
     def missing(self) -> tuple[Backend, ...]:
-        return tuple(backend for backend in self.requires if not _importable(backend.module))
+        return tuple(backend for backend in self.requires if not _available(backend))
 
 
 @dataclass
@@ -205,9 +209,11 @@ class Registry:
         if component is None:
             raise self._unknown(kind, base, [kind])
         if component.missing:
-            needs = ", ".join(b.module for b in component.missing)
+            needs = ", ".join(f"{b.module} {b.at_least}".strip() for b in component.missing)
             install = "; ".join(b.install for b in component.missing)
-            raise PluginError(f"{kind} {base!r} needs {needs}, which cannot be imported; install it: {install}")
+            older = all(_importable(b.module) for b in component.missing)
+            cause = "of which an older one is installed" if older else "which cannot be imported"
+            raise PluginError(f"{kind} {base!r} needs {needs}, {cause}; install it: {install}")
         parameters = written | parameters
         known = _parameters(component.factory)
         for parameter in parameters:
@@ -377,6 +383,18 @@ def _parameters(factory: Callable[..., Any]) -> list[str]:
     except ValueError:  # some built-in classes have no signature
         return ["**"]
     return ["**" if p.kind is p.VAR_KEYWORD else p.name for p in parameters]
+
+
+def _available(backend: Backend) -> bool:
+    if not _importable(backend.module) or not backend.at_least:
+        return _importable(backend.module)
+    version = _version(backend.module)
+    return not version or _numbers(version) >= _numbers(backend.at_least)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: `"0.7.1.dev2"` as (0, 7, 1)."""
+    return tuple(int(part) for part in takewhile(str.isdigit, version.split(".")))
 
 
 def _importable(module: str) -> bool:

@@ -72,7 +72,7 @@ class Broken:
 
 @pytest.fixture(autouse=True)
 def registry() -> Iterator[Registry]:
-    """The plugin above and the built-in ones; the other components stay out, some of which are slow to import."""
+    """The plugin above and the built-in ones, without their attacks and certifiers: the toys are all there are."""
     with using(Registry(entry_points=False, block=["art", "lirpa", "interval"])) as fresh:
         fresh.register(Plugin(), "toy")
         yield fresh
@@ -113,7 +113,7 @@ def test_plugins_list_shows_what_failed(registry: Registry) -> None:
     status = {row["name"]: row["status"] for row in json.loads(run("plugins", "list", "--json").stdout)}
     assert status == {
         "art": "blocked", "lirpa": "blocked", "interval": "blocked", "data": "loaded", "models": "loaded",
-        "toy": "loaded", "broken": "failed",
+        "explanations": "loaded", "toy": "loaded", "broken": "failed",
     }  # fmt: skip
 
 
@@ -275,7 +275,7 @@ def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> N
     def bug(name: str) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(sys.modules["robust_plugins.cli.compare"], "dataset", bug)
+    monkeypatch.setattr(sys.modules["robust_plugins.cli.subject"], "dataset", bug)
     with pytest.raises(ZeroDivisionError):
         run(*COMPARE)
 

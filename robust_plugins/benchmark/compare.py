@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +21,8 @@ from robust_plugins.evaluation import evaluating, evaluation_error, fresh_seed
 from robust_plugins.interfaces import ERRORS, Attack, Certifier
 from robust_plugins.plugins import Kind, registry
 from robust_plugins.results import AttackResult, Certificate
+
+T = TypeVar("T")
 
 ROUNDING = 1e-6
 """Relative to the logits' scale: how far an attack's margin may lie below a proved one before it is a contradiction.
@@ -171,7 +173,7 @@ def compare(
     registry().observe("on_run_start", run=run)
     rows: list[Row] = []
     try:
-        for name, component in _with_bar(named, progress):
+        for name, component in with_bar(named, progress):
             row = _run(name, component, model, x, y, ball, seed)
             rows.append(row)
             if row.result is not None:
@@ -253,7 +255,8 @@ def _crossings(rows: Iterable[Row], y: Tensor, rounding: Tensor) -> tuple[Crossi
     return tuple(found)
 
 
-def _with_bar(named: list[tuple[str, Attack | Certifier]], progress: bool) -> Iterator[tuple[str, Attack | Certifier]]:
+def with_bar(named: list[tuple[str, T]], progress: bool) -> Iterator[tuple[str, T]]:
+    """`named`, with a bar on standard error where `progress`, or a line for each where that is no terminal."""
     if not progress:
         yield from named
         return

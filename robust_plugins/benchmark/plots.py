@@ -50,7 +50,7 @@ def accuracy_plot(comparisons: Sequence[Comparison]) -> str:
     axes.set(xlabel=f"eps ({type(points[0][1].ball).__name__}, input units)", ylabel="accuracy", ylim=(-0.02, 1.02))
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
-    return _svg(figure, "accuracy")
+    return svg(figure, "accuracy")
 
 
 def attacked_samples(comparison: Comparison, samples: int) -> tuple[str, str]:
@@ -76,16 +76,19 @@ def attacked_samples(comparison: Comparison, samples: int) -> tuple[str, str]:
         x, x_adv = comparison.x[i].cpu(), result.x_adv[i].cpu()
         largest = float((x_adv - x).abs().max())
         decision = int(result.logits[i].argmax())
-        _show(grid[0][column], x, f"x: {int(comparison.y[i])}", comparison.ball.clip)
-        _show(grid[1][column], x_adv, f"x': {decision}", comparison.ball.clip)
-        _show(grid[2][column], (x_adv - x).mean(0, keepdim=True), f"±{largest:.3g}", (-largest, largest), "RdBu_r")
+        show_image(grid[0][column], x, f"x: {int(comparison.y[i])}", comparison.ball.clip)
+        show_image(grid[1][column], x_adv, f"x': {decision}", comparison.ball.clip)
+        show_image(grid[2][column], (x_adv - x).mean(0, keepdim=True), f"±{largest:.3g}", (-largest, largest), "RdBu_r")
     for row, label in enumerate(("x", "x'", "x' - x")):
         grid[row][0].set_ylabel(label)
     caption = f"{strongest.name} at {ball_name(comparison.ball)}: label, decision, and largest change"
-    return _svg(figure, "samples"), caption
+    return svg(figure, "samples"), caption
 
 
-def _show(axes: object, image: Tensor, title: str, limits: tuple[float, float] | None, colours: str = "gray") -> None:
+def show_image(
+    axes: object, image: Tensor, title: str, limits: tuple[float, float] | None, colours: str = "gray"
+) -> None:
+    """Draws an image of 1 or 3 channels without ticks; `limits` are the values of the ends of its colours."""
     low, high = limits or (float(image.min()), float(image.max()))
     shown = image[0] if len(image) == 1 else ((image - low) / (high - low)).clamp(0, 1).permute(1, 2, 0)
     axes.imshow(shown.numpy(), cmap=colours, vmin=low, vmax=high, interpolation="nearest")  # type: ignore[attr-defined]
@@ -94,7 +97,8 @@ def _show(axes: object, image: Tensor, title: str, limits: tuple[float, float] |
     axes.set_yticks([])  # type: ignore[attr-defined]
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg(figure: Figure, name: str) -> str:
+    """The figure as an SVG element to be set into a page; `name` keeps its ids apart from other pictures'."""
     import matplotlib as mpl
 
     out = StringIO()

@@ -56,7 +56,7 @@ class Bounded:
         With `frozen`, gradients do not reach the parameters. Without `clear`, the bounds of all layers stay until the
         next call: giving large tensors back to the system and asking for them again takes a third of IBP's time.
         """
-        with self.lock, _default_dtype(self.structure.dtype):
+        with self.lock, default_dtype(self.structure.dtype):
             state = _state(model)
             for node in self.module.children():
                 if hasattr(node, "ori_name") and node.ori_name in state:
@@ -154,7 +154,7 @@ def _converted(
     """
     backend = _lirpa_compat.load()
     twin = convertible(model, x, convolve=recipe.convolve and backend.legacy)
-    with backend.tracing(refused), _default_dtype(x.dtype), torch.no_grad():
+    with backend.tracing(refused), default_dtype(x.dtype), torch.no_grad():
         # Buffers are weights, not inputs: they have no batch axis. (0.3 knows no such option, see below.)
         settings = {"buffers": {"no_batchdim": True}, **dict(recipe.options)}
         module = backend.module_class(twin, x, bound_opts=settings, device=x.device)
@@ -247,7 +247,7 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """auto_LiRPA makes its identity matrices, slopes and results in torch's default dtype."""
     before = torch.get_default_dtype()
     if before == dtype:

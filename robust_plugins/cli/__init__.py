@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from robust_plugins.cli.compare import compare
+from robust_plugins.cli.explain import explain
 from robust_plugins.cli.listings import data, models, plugins
 from robust_plugins.errors import ArgumentError, PluginError, RobustPluginsError, UnknownNameError
 from robust_plugins.plugins import Kind, registry
@@ -61,7 +62,7 @@ def commands() -> None:
     """Attacks and certificates for PyTorch models, behind one interface."""
 
 
-for _command in (compare, plugins, data, models):
+for _command in (compare, explain, plugins, data, models):
     commands.add_command(_command)
 
 

@@ -12,12 +12,23 @@
     def test_my_certifier(check):
         check(rp.certifier("mylab:boxes"))
 
+`explanation_certifier_checks` do the same for explanation certifiers.
+
 Needs pytest.
 """
 
 from robust_plugins.testing.attacks import attack_checks
 from robust_plugins.testing.certifiers import certifier_checks
+from robust_plugins.testing.explanations import adversarial_gradients, explanation_certifier_checks
 from robust_plugins.testing.fixtures import fresh_registry
 from robust_plugins.testing.soundness import adversarial_points, assert_inside
 
-__all__ = ["adversarial_points", "assert_inside", "attack_checks", "certifier_checks", "fresh_registry"]
+__all__ = [
+    "adversarial_gradients",
+    "adversarial_points",
+    "assert_inside",
+    "attack_checks",
+    "certifier_checks",
+    "explanation_certifier_checks",
+    "fresh_registry",
+]

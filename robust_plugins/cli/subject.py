@@ -1,0 +1,153 @@
+"""What a command works on: the options that name a model, data and balls, and what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial, wraps
+from typing import Any
+
+import click
+import torch
+from torch import Tensor, nn
+
+from robust_plugins.balls import L1, L2, Ball, Linf
+from robust_plugins.data import Dataset, dataset
+from robust_plugins.models import is_file, load_model, train
+from robust_plugins.plugins import Kind, Status, models, parse_component, registry
+
+BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2, "l1": L1}
+EPOCHS = 10
+"""For a network of the zoo that is given no weights."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """A model, test samples and their labels, and a ball for each radius."""
+
+    spec: str
+    weights: str | None
+    epochs: int
+    data: Dataset
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    balls: list[Ball]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Where it came from, ready for JSON."""
+        return {"model": self.spec, "weights": self.weights, "epochs": self.epochs, "data": self.data.name}
+
+
+def with_subject(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options below, and hands it `seed` and `load`, which loads (and trains) when it is called.
+
+    So a command can refuse its other options before anything is trained.
+    """
+
+    @wraps(command)
+    def wrapped(
+        *args: Any,
+        spec: str,
+        weights: str | None,
+        data_name: str,
+        radii: tuple[float, ...],
+        norm: str,
+        clip: tuple[float, float] | None,
+        samples: int,
+        seed: int,
+        epochs: int | None,
+        **kwargs: Any,
+    ) -> None:
+        if epochs and (weights or is_file(spec)):
+            raise click.UsageError("--epochs trains a new network: leave it out for a model file and with --weights.")
+        load = partial(_load, spec, weights, data_name, radii, norm, clip, samples, seed, epochs)
+        command(*args, load=load, seed=seed, **kwargs)
+
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def available(kinds: Iterable[Kind]) -> list[str]:
+    """All components of these kinds whose backend is there; the others are named on standard error."""
+    found = [info for kind in kinds for info in registry().components(kind)]
+    for info in found:
+        if info.status is not Status.LOADED:
+            click.echo(f"left out: {info.name}, {info.status}; install it: {info.missing}", err=True)
+    return [info.name for info in found if info.status is Status.LOADED]
+
+
+_OPTIONS = [
+    click.option(
+        "--model",
+        "spec",
+        required=True,
+        help="A network of the zoo ('cnn', 'mlp(widths=(64, 64))'), a TorchScript or torch.export file, or "
+        "'package.module:factory'.",
+    ),
+    click.option("--weights", help="Its weights: a state dict written by torch.save, or safetensors."),
+    click.option(
+        "--data", "data_name", required=True, help="A data set ('digits', 'mnist(folder=\"...\")') or path.npz."
+    ),
+    click.option("--eps", "radii", type=float, multiple=True, required=True, help="A radius of the ball; repeatable."),
+    click.option("--norm", type=click.Choice(list(BALLS)), default="linf", show_default=True, help="The ball's norm."),
+    click.option(
+        "--clip", type=float, nargs=2, default=None, help="The valid range of the inputs, if not the data set's."
+    ),
+    click.option(
+        "--samples",
+        type=click.IntRange(min=1),
+        default=100,
+        show_default=True,
+        help="At most so many test samples, the first.",
+    ),
+    click.option(
+        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of training and attacks."
+    ),
+    click.option(
+        "--epochs",
+        type=click.IntRange(min=0),
+        help=f"Train so long on the data set's training part first. Default: {EPOCHS} for a network of the zoo without "
+        "weights, which has learnt nothing yet; 0 for others.",
+    ),
+]
+
+
+def _load(
+    spec: str,
+    weights: str | None,
+    data_name: str,
+    radii: tuple[float, ...],
+    norm: str,
+    clip: tuple[float, float] | None,
+    samples: int,
+    seed: int,
+    epochs: int | None,
+) -> Subject:
+    data = dataset(data_name)
+    balls = [BALLS[norm](eps=eps, clip=clip or data.clip) for eps in radii]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of the initialisation
+        model = load_model(spec, input_shape=data.input_shape, classes=data.classes, weights=weights)
+    trained = _train(model, data, _epochs(spec, weights, epochs), seed)
+    x, y = data.x_test[:samples].to(_dtype(model)), data.y_test[:samples]
+    return Subject(spec=spec, weights=weights, epochs=trained, data=data, model=model, x=x, y=y, balls=balls)
+
+
+def _epochs(spec: str, weights: str | None, epochs: int | None) -> int:
+    if epochs is not None:
+        return epochs
+    untrained = not weights and not is_file(spec) and parse_component(spec)[0] in {info.name for info in models()}
+    return EPOCHS if untrained else 0
+
+
+def _train(model: nn.Module, data: Dataset, epochs: int, seed: int) -> int:
+    if epochs:
+        click.echo(f"training on {len(data.x_train)} samples of {data.name} for {epochs} epochs", err=True)
+        train(model, data.x_train.to(_dtype(model)), data.y_train, epochs=epochs, seed=seed)
+    return epochs
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

@@ -1,0 +1,217 @@
+"""`ExplanationAttack`: the common interface of searches for inputs, and weights, with another explanation."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from robust_plugins.arguments import check_inputs
+from robust_plugins.balls import Ball
+from robust_plugins.errors import ArgumentError
+from robust_plugins.evaluation import evaluating, fresh_seed, synchronize
+from robust_plugins.explanations.definition import Explained, Of
+from robust_plugins.explanations.search import Goal, Search
+from robust_plugins.interfaces import Component, chunks
+from robust_plugins.memory import BUDGET
+
+
+@dataclass(frozen=True, eq=False)
+class ExplanationAttackResult:
+    """The worst explanations that an attack found, recomputed on the network: the empirical side of the bracket.
+
+    Where nothing was worse than `x` itself, `x_adv` is `x`.
+    """
+
+    x_adv: Float[Tensor, "batch *features"]
+    """Inside the ball around `x` and inside its clip range."""
+    weights_adv: dict[str, Tensor] | None
+    """For each sample the parameters of the model that was found, (batch, *parameter) by name, inside their
+    intervals; None where only inputs were attacked."""
+    gradient: Float[Tensor, "batch *features"]
+    """The explanation at `x_adv`, of the model with `weights_adv`."""
+    value: Float[Tensor, "batch *features"]
+    """The explanation at `x`, of the model itself."""
+    deviation: Float[Tensor, " batch"]
+    """`|gradient - value| / |value|`, Euclidean norms; infinite where `value` is 0 and `gradient` is not."""
+    evicted: Bool[Tensor, " batch"]
+    """Where the `k` features with the largest `|value|` are no longer those with the largest `|gradient|`."""
+    distance: Float[Tensor, " batch"] | None
+    """The Euclidean distance between `gradient` and the target; None without one."""
+    success: Bool[Tensor, " batch"] | None
+    """Whether the goal was reached; None where no `threshold` says when that is."""
+    goal: Goal
+    k: int
+    of: Of
+    seconds: float
+    """Wall-clock time of the whole call."""
+    seed: int
+    """The seed that reproduces this result, also where none was given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplanationAttack(Component, ABC):
+    """Searches the ball around each sample for an input with another explanation: a lower bound on its change.
+
+    To write one, implement `search`, and freeze it as a dataclass whose fields are its parameters.
+    """
+
+    @abstractmethod
+    def search(self, task: Search) -> None:
+        """Offers candidates to `task.offer`, which projects and scores them on the network and keeps the best.
+
+        `task.gradient` and `task.objective` are there to be followed. The model is in evaluation mode with weight
+        gradients off; the global generators of torch, numpy and python are seeded, so draw from them.
+        """
+
+    @final
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        y: Int[Tensor, " batch"],
+        ball: Ball,
+        *,
+        of: Of = "logit",
+        goal: Goal = "deviation",
+        k: int = 1,
+        target: Float[Tensor, "#batch *features"] | None = None,
+        threshold: float | None = None,
+        weights: float = 0.0,
+        seed: int | None = None,
+    ) -> ExplanationAttackResult:
+        """Attacks the explanations of `model` at `x`, in evaluation mode.
+
+        - `y`, `of`: what is explained, as for `rp.ExplanationCertifier`.
+        - `goal`: `"deviation"`, as far from the explanation at x as possible; `"top_k"`, other features than the `k`
+          with the largest `|v_i|`; `"target"`, as near to the explanation `target` as possible, shaped like `x` or
+          one for the whole batch.
+        - `threshold`: when the goal is reached: the relative deviation to exceed, or the Euclidean distance from the
+          target not to exceed. A top-k set is changed or not, without a threshold.
+        - `weights`: the relative radius by which each parameter may be moved too, for each sample on its own.
+        - `seed`: makes the call reproducible; None draws one, which the result states.
+
+        Each sample keeps its best candidate, scored on the network itself. `model`, the random states and `x` are left
+        as found. Raises ArgumentError for unusable arguments.
+        """
+        check_inputs(model, x, ball)
+        _check_goal(x, goal, k, target, threshold, weights)
+        seed = fresh_seed() if seed is None else seed
+        x = x.detach()
+        synchronize(x)
+        start = time.perf_counter()
+        with torch.inference_mode(False), evaluating(model, seed=seed, freeze=True):
+            if x.is_inference():
+                x = x.clone()  # inference tensors cannot be differentiated
+            explained = Explained.at(model, x, y, of)
+            goals = None if target is None else target.detach().to(x).expand(x.shape)
+            tasks = []
+            for part in chunks(len(x), self._chunk_size(model, weights)):
+                aim = None if goals is None else goals[part]
+                task = Search(model, x[part], ball[part], explained[part], goal, k=k, target=aim, weights=weights)
+                with torch.enable_grad():
+                    self.search(task)
+                tasks.append(task)
+            value = torch.cat([x[:0], *(task.value for task in tasks)])
+            gradient = torch.cat([x[:0], *(task.best_gradient for task in tasks)])
+            deviation, evicted = relative_deviation(gradient, value), evicts(gradient, value, k)
+            distance = None if goals is None else torch.linalg.vector_norm((gradient - goals).flatten(1), dim=1)
+            x_adv, weights_adv = torch.cat([x[:0], *(task.best for task in tasks)]), _joined(tasks)
+        synchronize(x)
+        return ExplanationAttackResult(
+            x_adv=x_adv,
+            weights_adv=weights_adv,
+            gradient=gradient,
+            value=value,
+            deviation=deviation,
+            evicted=evicted,
+            distance=distance,
+            success=_success(goal, threshold, deviation, evicted, distance),
+            goal=goal,
+            k=k,
+            of=of,
+            seconds=time.perf_counter() - start,
+            seed=seed,
+        )
+
+    def _chunk_size(self, model: nn.Module, weights: float) -> int | None:
+        if self.batch_size is not None or weights == 0:
+            return self.batch_size
+        # Every sample has weights of its own: the best ones, the candidate's, their gradients, and what these keep.
+        size = sum(p.numel() * p.element_size() for p in model.parameters())
+        return max(1, BUDGET // max(1, 12 * size))
+
+
+def relative_deviation(
+    gradient: Float[Tensor, "batch *features"], value: Float[Tensor, "batch *features"]
+) -> Float[Tensor, " batch"]:
+    """`|gradient - value| / |value|` for each sample, Euclidean norms; 0 where both are equal, even 0."""
+    length: Tensor = torch.linalg.vector_norm(value.flatten(1), dim=1)
+    moved: Tensor = torch.linalg.vector_norm((gradient - value).flatten(1), dim=1)
+    return torch.where(moved == 0, 0.0, moved / length)
+
+
+def evicts(
+    gradient: Float[Tensor, "batch *features"], value: Float[Tensor, "batch *features"], k: int
+) -> Bool[Tensor, " batch"]:
+    """Where the `k` features with the largest `|value|` are not those with the largest `|gradient|`; ties do not count.
+
+    Never, where `k` is the number of features.
+    """
+    size, before = gradient.flatten(1).abs(), value.flatten(1).abs()
+    top = torch.zeros_like(size, dtype=torch.bool).scatter(1, before.topk(min(k, size.shape[1])).indices, True)
+    return size.masked_fill(top, -torch.inf).amax(1) > size.masked_fill(~top, torch.inf).amin(1)
+
+
+def _success(
+    goal: Goal, threshold: float | None, deviation: Tensor, evicted: Tensor, distance: Tensor | None
+) -> Tensor | None:
+    if goal == "top_k":
+        return evicted
+    if threshold is None:
+        return None
+    return deviation > threshold if distance is None else distance <= threshold
+
+
+def _joined(tasks: list[Search]) -> dict[str, Tensor] | None:
+    found = [task.best_weights for task in tasks if task.best_weights is not None]
+    return {name: torch.cat([part[name] for part in found]) for name in found[0]} if found else None
+
+
+def _check_goal(x: Tensor, goal: Goal, k: int, target: Tensor | None, threshold: float | None, weights: float) -> None:
+    if goal not in get_args(Goal):
+        raise ArgumentError("goal", repr(goal), accepted=", ".join(map(repr, get_args(Goal))), hint="Choose one.")
+    features = x[0].numel() if len(x) else k
+    if not (isinstance(k, int) and 1 <= k <= features):
+        raise ArgumentError("k", repr(k), accepted=f"from 1 to {features}", hint="It counts features.")
+    if (goal == "target") != (target is not None):
+        raise ArgumentError(
+            "target",
+            "given" if target is not None else "None",
+            accepted="an explanation with goal='target', and None with any other",
+            hint="Give the explanation that is to be produced, shaped like x.",
+        )
+    if target is not None and (target.shape[1:] != x.shape[1:] or len(target) not in (1, len(x))):
+        raise ArgumentError(
+            "target",
+            f"of shape {tuple(target.shape)}",
+            accepted=f"{tuple(x.shape)}, or a batch of one",
+            hint="Give one explanation per sample.",
+        )
+    if threshold is not None and (goal == "top_k" or not threshold >= 0):
+        raise ArgumentError(
+            "threshold",
+            threshold,
+            accepted="a number >= 0 with goal='deviation' or 'target', else None",
+            hint="A set of k features is changed or not.",
+        )
+    if not (isinstance(weights, int | float) and math.isfinite(weights) and weights >= 0):
+        raise ArgumentError(
+            "weights", repr(weights), accepted="a finite number >= 0", hint="It is relative, for example 0.01."
+        )

@@ -1,0 +1,112 @@
+"""`ExplanationCertificate`: what is proved about the input gradients of a ball."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from robust_plugins.errors import ArgumentError
+from robust_plugins.explanations.definition import Of
+from robust_plugins.intervals import Interval
+from robust_plugins.results import Verdict
+
+
+@dataclass(frozen=True, eq=False)
+class ExplanationCertificate:
+    """Bounds on the explanation v(x') over all inputs x' of the ball, and what follows from them.
+
+    They hold for the model in evaluation mode, for every point of the ball (and for every model of the box of weights
+    that was asked for); `soundness` says in which arithmetic and under which further assumptions. Where nothing is
+    proved about a sample, its bounds are infinite and every statement about it is False.
+    """
+
+    gradient: Interval
+    """The bounds on each component of v, shape (batch, *features)."""
+    value: Float[Tensor, "batch *features"]
+    """v at `x` itself, with the model's own weights."""
+    delta: Float[Tensor, "#batch *features"]
+    """The width that was allowed to each component."""
+    of: Of
+    """What was explained."""
+    verdicts: tuple[Verdict, ...]
+    """CERTIFIED where every feature is robust, UNKNOWN where some feature's bounds are too wide; one per sample."""
+    messages: tuple[str, ...]
+    """The cause for ERROR and UNSUPPORTED verdicts, else an empty string; one per sample."""
+    seconds: float
+    """Wall-clock time of the whole call."""
+    soundness: str
+    """The arithmetic and the assumptions under which the bounds hold."""
+
+    @property
+    def width(self) -> Float[Tensor, "batch *features"]:
+        """`max v_i - min v_i` over the ball is at most this."""
+        return self.gradient.width
+
+    @property
+    def robust(self) -> Bool[Tensor, "batch *features"]:
+        """Where the width is proved to be at most delta: no two explanations of the ball differ by more there."""
+        return (self.width <= self.delta) & self.width.isfinite()
+
+    @property
+    def deviation(self) -> Float[Tensor, " batch"]:
+        """A proved upper bound of `max |v(x') - v| / |v|` over the ball, Euclidean norms; infinite where v is 0.
+
+        It bounds Captum's `sensitivity_max` from above. It is 0 where v is 0 over the whole ball.
+        """
+        worst = torch.linalg.vector_norm(self._farthest_from(self.value).flatten(1), dim=1)
+        length = torch.linalg.vector_norm(self.value.flatten(1), dim=1)
+        return torch.where(worst == 0, 0.0, worst / length)
+
+    def keeps_top(self, k: int) -> Bool[Tensor, " batch"]:
+        """Where the k features with the largest `|v_i|` at x are proved to stay the k largest over the ball.
+
+        Their order among themselves may change. Ties are not kept. Raises ArgumentError for k outside
+        [1, number of features].
+        """
+        value = self.value.flatten(1).abs()
+        if not 1 <= k <= value.shape[1]:
+            raise ArgumentError("k", k, accepted=f"from 1 to {value.shape[1]}", hint="It counts features.")
+        low, up = self.gradient.lower.flatten(1), self.gradient.upper.flatten(1)
+        least = torch.maximum(low, -up).clamp(min=0)
+        most = torch.maximum(-low, up)
+        top = torch.zeros_like(value, dtype=torch.bool).scatter(1, value.topk(k).indices, True)
+        weakest = least.masked_fill(~top, torch.inf).amin(1)
+        strongest = most.masked_fill(top, -torch.inf).amax(1)
+        return (weakest > strongest) & self._bounded
+
+    def keeps_sign(self) -> Bool[Tensor, " batch"]:
+        """Where every component is proved to keep its sign over the ball; a component that is 0 must stay 0."""
+        sign = self.value.sign()
+        kept = (self.gradient.lower.sign() == sign) & (self.gradient.upper.sign() == sign)
+        return kept.flatten(1).all(1)
+
+    def excludes(
+        self, target: Float[Tensor, "#batch *features"], threshold: float | Float[Tensor, " batch"]
+    ) -> Bool[Tensor, " batch"]:
+        """Where no explanation of the ball is within `threshold` of `target`: proved by the distance to the bounds.
+
+        `target` is an explanation shaped like x, or one for the whole batch; the distance is Euclidean.
+        """
+        if target.shape[1:] != self.value.shape[1:] or len(target) not in (1, len(self.value)):
+            raise ArgumentError(
+                "target",
+                f"of shape {tuple(target.shape)}",
+                accepted=f"{tuple(self.value.shape)}, or a batch of one",
+                hint="Give one explanation per sample.",
+            )
+        outside = torch.maximum(self.gradient.lower - target, target - self.gradient.upper).clamp(min=0)
+        distance: Tensor = torch.linalg.vector_norm(outside.flatten(1), dim=1)
+        return (distance > threshold) & self._bounded
+
+    @property
+    def _bounded(self) -> Bool[Tensor, " batch"]:
+        """Where the backend answered; bounds that overflow still leave some statements true."""
+        answered = [v in (Verdict.CERTIFIED, Verdict.UNKNOWN) for v in self.verdicts]
+        return torch.tensor(answered, dtype=torch.bool, device=self.value.device)
+
+    def _farthest_from(self, point: Tensor) -> Tensor:
+        """For each component the largest distance of its bounds from `point`."""
+        return torch.maximum(self.gradient.upper - point, point - self.gradient.lower)
