@@ -23,7 +23,6 @@ import pluggy
 
 if TYPE_CHECKING:
     from robust_plugins.intervals.rules import RegisterRules
-    from robust_plugins.results import AttackResult, Certificate
 
 PROJECT = "robust_plugins"
 """The pluggy project name, and the entry-point group."""
@@ -102,8 +101,12 @@ class HookSpecs:
         """A comparison begins. `run` holds the components' names, the ball, the seed and the number of samples."""
 
     @hookspec
-    def on_record(self, run: dict[str, Any], name: str, result: AttackResult | Certificate) -> None:
-        """A component of the comparison has finished. Look, but do not change the result."""
+    def on_record(self, run: dict[str, Any], name: str, result: Any) -> None:
+        """A component of the comparison has finished. Look, but do not change the result.
+
+        It is an `rp.AttackResult` or an `rp.Certificate`; in a comparison of explanations their counterparts, an
+        attack's once for each of its goals.
+        """
 
     @hookspec
     def on_run_end(self, run: dict[str, Any], error: BaseException | None) -> None:

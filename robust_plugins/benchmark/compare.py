@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robust_plugins.arguments import check_inputs, check_labels, logits_of
 from robust_plugins.balls import Ball
+from robust_plugins.benchmark.observing import observed
 from robust_plugins.benchmark.table import comparison_table, conclusion, rendered
 from robust_plugins.errors import ArgumentError
 from robust_plugins.evaluation import evaluating, evaluation_error, fresh_seed
@@ -169,21 +170,14 @@ def compare(
             "components", [n for n, _ in named], accepted="each component once", hint="Drop the repetition."
         )
     seed = fresh_seed() if seed is None else seed
-    run = {"components": [name for name, _ in named], "ball": ball, "seed": seed, "samples": len(x)}
-    registry().observe("on_run_start", run=run)
     rows: list[Row] = []
-    try:
+    with observed([name for name, _ in named], ball, seed=seed, samples=len(x)) as tell:
         for name, component in with_bar(named, progress):
             row = _run(name, component, model, x, y, ball, seed)
             rows.append(row)
             if row.result is not None:
-                registry().observe("on_record", run=run, name=name, result=row.result)
-    except BaseException as error:
-        registry().observe("on_run_end", run=run, error=error)
-        raise
-    table = Comparison(x, y, ball, seed, clean.argmax(1) == y, tuple(rows), _crossings(rows, y, rounding))
-    registry().observe("on_run_end", run=run, error=None)
-    return table
+                tell(name, row.result)
+    return Comparison(x, y, ball, seed, clean.argmax(1) == y, tuple(rows), _crossings(rows, y, rounding))
 
 
 def verdict_counts(certificate: Certificate) -> dict[str, int]:
