@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robust_plugins.balls import Ball
 from robust_plugins.certifiers import _lirpa_compat
 from robust_plugins.certifiers._lirpa_compat import LiRPA
-from robust_plugins.certifiers._lirpa_graph import Folded, evaluate_weights, fold_input, kind, perturbed_nodes
+from robust_plugins.certifiers._lirpa_graph import Folded, evaluate, evaluate_weights, fold_input, kind, perturbed_nodes
 from robust_plugins.certifiers._lirpa_rewrite import convertible
 from robust_plugins.certifiers._lirpa_structure import Structure, state, structure
 from robust_plugins.certifiers._lirpa_support import first_line, out_of_memory, unsupported
@@ -79,12 +79,12 @@ class Bounded:
                     for key in _KEPT:
                         node.__dict__.pop(key, None)
 
-    def agrees(self, model: nn.Module, z: Tensor) -> bool:
+    def agrees(self, model: nn.Module, z: Tensor, compute: Callable[[Any, Tensor], Tensor] = evaluate) -> bool:
         """Whether the graph computes at `z` what `model` does, up to rounding."""
         with torch.no_grad():
             expected = _run(model, z)
             with self.using(model, clear=False) as module:
-                found = module(self.folded(z))
+                found = compute(module, self.folded(z))
             tolerance = 1e3 * torch.finfo(z.dtype).eps * (float(expected.nan_to_num().abs().amax()) + 1)
             return found.shape == expected.shape and torch.allclose(
                 found, expected, rtol=0, atol=tolerance, equal_nan=True
@@ -183,7 +183,8 @@ def _converted(
     near = _spread(x, check)
     with torch.no_grad():
         made = Bounded(backend, module, kept, _run(model, near).shape[1], folded)
-    if not made.agrees(model, near):
+    # The module's own call, which also infers what depends on the input.
+    if not made.agrees(model, near, lambda graph, z: graph(z)):
         raise _differs(model)
     return made
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 _ELEMENTWISE: dict[str, Callable[[Any, Any], Any]] = {
@@ -83,6 +84,23 @@ def perturbed_nodes(module: Any) -> set[str]:
         before = len(found)
         found |= {n.name for n in module.children() if any(source.name in found for source in n.inputs)}
     return found
+
+
+def evaluate(module: Any, x: Tensor) -> Any:
+    """What the graph computes at `x`, without dropping the bounds that the nodes keep, as the module's call does."""
+    values: dict[str, Any] = {}
+    todo = [module[module.final_name]]
+    while todo:
+        node = todo[-1]
+        missing = [source for source in node.inputs if source.name not in values]
+        if missing:
+            todo += missing
+            continue
+        value = x if kind(node) == "BoundInput" else node.forward(*(values[source.name] for source in node.inputs))
+        # Shapes are tensors in the graph.
+        values[node.name] = torch.tensor(value) if isinstance(value, (torch.Size, tuple)) else value
+        todo.pop()
+    return values[module.final_name]
 
 
 def evaluate_weights(module: Any) -> None:
