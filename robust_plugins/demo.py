@@ -21,12 +21,13 @@ from robust_plugins.models import model as model_named
 from robust_plugins.models import train
 
 RADII = (0.01, 0.03, 0.06)
-COMPONENTS = ["art:fgsm", "art:pgd", "lirpa:ibp", "lirpa:crown-ibp", "lirpa:crown", "lirpa:alpha-crown"]
+# Five steps of alpha-CROWN instead of twenty: nearly all that it gains on this network, in seconds.
+COMPONENTS = ["art:fgsm", "art:pgd", "lirpa:ibp", "lirpa:crown-ibp", "lirpa:crown", "lirpa:alpha-crown(steps=5)"]
 
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), help="The folder of the page.")
-@click.option("--samples", default=100, show_default=True, help="How many test images.")
+@click.option("--samples", default=50, show_default=True, help="How many test images.")
 @click.option("--epochs", default=30, show_default=True, help="How long to train.")
 def main(out: Path, samples: int, epochs: int) -> None:
     """Attacks and certificates for the same network and the same images of digits."""
@@ -44,12 +45,8 @@ def main(out: Path, samples: int, epochs: int) -> None:
         say.print(f"attacking and certifying {len(x)} test images at eps = {eps} ...")
         comparisons.append(compare(network, x, y, Linf(eps=eps, clip=digits.clip), COMPONENTS, seed=0, progress=True))
     page = write_report(out / "demo.html", comparisons, title="A small CNN on digits, attacked and certified")
-    console = Console(highlight=False)
-    console.print(comparison_table(comparisons))
-    console.print(conclusion(comparisons))
-    console.print(
-        f"The page with the plot and the attacked images: {page} ({time.perf_counter() - start:.0f} s in all)"
-    )
+    print(f"{rendered(comparison_table(comparisons))}\n\n{conclusion(comparisons)}")
+    print(f"The page with plot and attacked images: {page} ({time.perf_counter() - start:.0f} s in all)")
     sys.exit(3 if any(c.crossings for c in comparisons) else 0)
 
 

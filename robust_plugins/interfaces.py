@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, final, overload
+from typing import ClassVar, Literal, cast, final, overload
 
 import torch
 import torch.nn.functional as F
@@ -63,11 +64,12 @@ class Attack(Component, ABC):
         *,
         targeted: bool,
     ) -> Float[Tensor, "batch *features"]:
-        """Candidates for adversarial examples, shaped like `x`. They need not respect the ball: the caller projects.
+        """Candidates for adversarial examples, shaped like `x`, inside the ball up to rounding.
 
-        `y` are labels to leave, or with `targeted` classes to reach. `model` is in evaluation mode with weight
-        gradients off; the global generators of torch, numpy and python are seeded, so draw from them. Raise
-        ArgumentError for a ball or a target that the attack cannot handle.
+        The caller projects them in any case, but a candidate that needs it is weaker than it could be, and the
+        conformance checks refuse it. `y` are labels to leave, or with `targeted` classes to reach. `model` is in
+        evaluation mode with weight gradients off; the global generators of torch, numpy and python are seeded, so
+        draw from them. Raise ArgumentError for a ball or a target that the attack cannot handle.
         """
 
     @overload
@@ -132,7 +134,7 @@ class Attack(Component, ABC):
     def _candidates(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:
         parts = [x[:0]]
         for part in chunks(len(x), self.batch_size):
-            with torch.enable_grad():
+            with torch.enable_grad(), _recurrent_gradients(model):
                 found = self.perturb(model, x[part], y[part], ball[part], targeted=targeted)
             if not isinstance(found, Tensor) or found.shape != x[part].shape:
                 shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -304,6 +306,13 @@ def chunks(total: int, size: int | None) -> Iterator[slice]:
     """Slices of at most `size` that cover `range(total)`; a single one for None."""
     step = max(1, total if size is None else size)
     return (slice(start, min(start + step, total)) for start in range(0, total, step))
+
+
+def _recurrent_gradients(model: nn.Module) -> AbstractContextManager[None]:
+    # cuDNN refuses the backward pass of recurrent layers in evaluation mode; torch's own kernels do not.
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        return cast("AbstractContextManager[None]", torch.backends.cudnn.flags(enabled=False))
+    return nullcontext()
 
 
 def _resolve_target(target: Target, y: Tensor, clean: Tensor) -> Tensor:

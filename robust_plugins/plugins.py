@@ -213,7 +213,12 @@ class Registry:
         for parameter in parameters:
             if parameter not in known and "**" not in known:
                 raise UnknownNameError(f"parameter of {base!r}:", parameter, known)
-        return component.factory(**parameters)
+        try:
+            return component.factory(**parameters)
+        except TypeError as error:  # a value of the wrong type, or a required one that is missing
+            raise ArgumentError(
+                f"parameters of {base}", parameters, accepted=", ".join(known) or "none", hint=f"{error}."
+            ) from error
 
     def observe(self, hook: str, **arguments: Any) -> None:
         """Calls an observer hook of every plugin. One that raises is a warning: it must not end somebody's run."""

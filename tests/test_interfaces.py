@@ -234,3 +234,20 @@ def test_chunks_cover_the_batch() -> None:
     assert [list(range(10))[c] for c in chunks(10, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert list(chunks(0, None)) == []
     assert list(chunks(3, None)) == [slice(0, 3)]
+
+
+class _Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+def test_recurrent_models_are_attacked() -> None:
+    torch.manual_seed(0)
+    model, x = _Recurrent(), torch.rand(3, 5, 3)
+    result = SignStep()(model, x, torch.tensor([0, 1, 2]), BALL, seed=0)
+    assert (result.distance > 0).all()
+    assert torch.backends.cudnn.enabled

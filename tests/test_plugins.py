@@ -159,12 +159,14 @@ def test_a_factory_of_the_wrong_kind_is_named(fresh_registry) -> None:  # noqa: 
         rp.attack("wrong:dict")
 
 
-def test_unknown_names_and_parameters_name_the_nearest(fresh_registry) -> None:  # noqa: F811
+def test_unknown_names_and_parameters_name_the_nearest(fresh_registry, unchecked) -> None:  # noqa: F811
     rp.register(Plugin(), "toys")
     with pytest.raises(rp.UnknownNameError, match=r"unknown attack 'toy:sign-stop'. Did you mean 'toy:sign-step'"):
         rp.attack("toy:sign-stop")
     with pytest.raises(rp.UnknownNameError, match=r"'batchsize'. Did you mean 'batch_size'"):
         rp.attack("toy:sign-step", batchsize=3)
+    with pytest.raises(rp.ArgumentError, match=r"`parameters of toy:sign-step` is \{'batch_size': 'x'\}"):
+        rp.attack("toy:sign-step", batch_size="x")
 
 
 @pytest.mark.parametrize(

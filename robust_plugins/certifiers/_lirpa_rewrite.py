@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -19,8 +20,16 @@ def convertible(model: nn.Module, x: Tensor, *, convolve: bool) -> nn.Module:
     into training mode. With `convolve`, average pooling becomes a convolution.
     `x` is an input, which tells the number of channels. Raises UnsupportedModelError for a model that cannot be copied.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedModelError(
+            "a TorchScript module cannot be bounded, for auto_LiRPA cannot read its layers; certify the nn.Module that "
+            "it was made from, or a program of torch.export"
+        )
     try:
-        twin = copy.deepcopy(model)
+        with warnings.catch_warnings():
+            # Copying an exported program meets torch's own use of a name that it deprecates.
+            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            twin = copy.deepcopy(model)
     except Exception as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} cannot be copied, which bounding it needs: {error}"

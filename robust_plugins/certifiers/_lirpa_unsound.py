@@ -54,7 +54,11 @@ _KNOWN = (
     _Wrong("average pooling with padding or overlapping windows", True, _LINEAR, _not_tiled, _AVERAGES),
     _Wrong("a square root", True, _LINEAR, lambda n: kind(n) == "BoundSqrt", (nn.LayerNorm, nn.GroupNorm)),
     _Wrong("average pooling that does not count its padding", False, _ALL, _ignores_padding, _AVERAGES),
-    _Wrong("max pooling", False, frozenset({"alpha-CROWN"}), lambda n: kind(n) == "BoundMaxPool", (nn.MaxPool2d,)),
+    # Seen in 0.7; 0.3 has the same code, and fails on most models with it.
+    *(
+        _Wrong("max pooling", old, frozenset({"alpha-CROWN"}), lambda n: kind(n) == "BoundMaxPool", (nn.MaxPool2d,))
+        for old in (False, True)
+    ),
     _Wrong("the square of an activation", False, _LINEAR, _square, ()),
 )
 

@@ -22,7 +22,6 @@ from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.interfaces import Certifier
 from robust_plugins.intervals import Interval
 
-
 _AS_MATRICES = ("conv_mode", "matrix")
 
 
@@ -119,7 +118,7 @@ class IBP(LiRPACertifier):
     linear: ClassVar[bool] = False
 
     def _bounds(self, converted: Bounded, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None) -> Interval:
-        with converted.using(model) as module:
+        with converted.using(model, clear=False) as module:
             lower, upper = module.compute_bounds(x=(perturbed(converted, x, ball),), C=spec, method="IBP")
         return Interval(lower, upper)
 

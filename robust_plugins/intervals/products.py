@@ -85,10 +85,10 @@ def _by_point(f: Bilinear, a: Interval, b: Tensor, terms: int, bias: Interval | 
             spread = spread + kappa * bias.magnitude
             if bias.is_point:
                 center = center + bias.lower
-    result = Interval(center - spread, center + spread)
+    low, up = center - spread, center + spread
     if bias is not None and not bias.is_point:
-        result = Interval(result.lower + bias.lower, result.upper + bias.upper)
-    return Interval(*rounding.widened(result.lower, result.upper, ulps=2))
+        low, up = low + bias.lower, up + bias.upper
+    return Interval(low, up)
 
 
 def _non_negative(a: Interval) -> bool:
@@ -125,5 +125,4 @@ def _rounded(result: Interval, f: Bilinear, a: Interval, b: Interval, terms: int
     slack = kappa * f(a.magnitude, b.magnitude) + rounding.underflow(terms, a.dtype)
     if bias is not None:
         slack = slack + kappa * bias.magnitude
-    low, up = rounding.widened(result.lower, result.upper, ulps=2)
-    return Interval(low - slack, up + slack)
+    return Interval(result.lower - slack, result.upper + slack)

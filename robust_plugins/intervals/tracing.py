@@ -140,25 +140,19 @@ class _Builder:
                 raise unsupported(str(node.target), layer)
             return self._add(str(node.target), None, tuple(self.index[source] for source in node.all_input_nodes), {})
         emit = Emit(self._operand, lambda layer, inputs, operands: self._add(node.name, layer, inputs, operands))
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: self._argument(node, source))
+        args, kwargs = fx.map_arg((node.args, node.kwargs), self._argument)
         return build_call(node, emit, args, kwargs, value, self._place(node))
 
     def _add(self, name: str, layer: nn.Module | None, inputs: tuple[int, ...], operands: Mapping[str, Operand]) -> int:
         self.built.append(Node(name, inputs, layer, dict(operands)))
         return len(self.built) - 1
 
-    def _argument(self, node: fx.Node, source: fx.Node) -> Any:
+    def _argument(self, source: fx.Node) -> Any:
         """An index for what depends on the input, a number or shape by value, the fx node for other tensors."""
         if source in self.index:
             return Indexed(self.index[source])
         value = self.values[source]
-        if isinstance(value, Tensor):
-            return source
-        if isinstance(value, tuple) and any(isinstance(part, Tensor) for part in value):
-            raise UnsupportedModelError(f"{self._place(source)} returns several tensors, for which there is no rule")
-        if value != self.others[source] and not isinstance(self.values[node], Tensor | tuple | int):
-            raise UnsupportedModelError(f"{self._place(node)} depends on the size of the batch")
-        return value
+        return source if isinstance(value, Tensor) else value
 
     def _operand(self, source: Any) -> Operand:
         if isinstance(source, int | float):

@@ -195,6 +195,28 @@ def test_without_art(monkeypatch: pytest.MonkeyPatch) -> None:
         rp.from_art(evasion.DeepFool)
 
 
+def test_inputs_that_art_leaves_alone_keep_every_digit(x: Tensor) -> None:
+    """ART computes in float32; what it does not move must not be rounded to it."""
+    half = nn.Sequential(nn.Flatten(), nn.Linear(64, 4, dtype=torch.float64))
+    with torch.no_grad():
+        half[1].weight[:, :32] = 0
+    x = x.double() + 1e-12 * (x < 0.5)
+    result = rp.from_art(evasion.FastGradientMethod)(half, x, decisions(half, x), rp.Linf(eps=0.1, clip=None))
+    assert torch.equal(result.x_adv.flatten(1)[:, :32], x.flatten(1)[:, :32])
+    assert (result.x_adv.flatten(1)[:, 32:] != x.flatten(1)[:, 32:]).all()
+
+
+def test_art_cannot_reach_the_model(x: Tensor) -> None:
+    from robust_plugins.attacks._art import Shielded
+
+    model = cnn(torch.float64).train()
+    shielded = Shielded(model, x.double()).eval().half()
+    assert not list(shielded.parameters())
+    assert all(module.training for module in model.modules())
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert shielded(x).dtype == torch.float32
+
+
 def test_generators_of_art_are_seeded_only_inside() -> None:
     from robust_plugins.attacks._art import reproducible
 

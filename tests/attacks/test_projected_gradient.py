@@ -118,6 +118,18 @@ def test_seeds_decide_the_start(x: Tensor, start: str) -> None:
     assert torch.equal(first.x_adv, other.x_adv) == (start == "none")
 
 
+@pytest.mark.parametrize(("start", "least", "most"), [("uniform", 0.0, 0.01), ("gaussian", 0.28, 0.36), ("none", 0, 0)])
+def test_a_third_of_the_gaussian_start_lies_on_the_boundary(x: Tensor, start: str, least: float, most: float) -> None:
+    """A normal draw exceeds one standard deviation, which is eps, with probability .317."""
+    model = mlp()
+    run = attack("art:pgd", steps=1, step_size=1e-7, start=start)
+    x = x.expand(12, 20, 8, 8).flatten(0, 1).unsqueeze(1)
+    result = run(model, x, decisions(model, x), rp.Linf(eps=0.3, clip=None), seed=0)
+    moved = (result.x_adv - x).abs()[result.distance > 0.01]
+    on_boundary = (moved > 0.2999).float().mean().item() if len(moved) else 0.0
+    assert least <= on_boundary <= most
+
+
 def test_bim_starts_at_x(x: Tensor) -> None:
     model = mlp()
     y = decisions(model, x)

@@ -53,7 +53,7 @@ def _ascended(
     wide = type(ball)(eps=eps, clip=ball.clip)
     goal = torch.cat((torch.eye(rows), -torch.eye(rows))).to(x).repeat_interleave(len(x), 0)
     z = ball.sample(x, n, generator).flatten(0, 1)
-    for step in (0.5, 0.5, 0.3, 0.3, 0.2, 0.1, 0.05):
+    for step in (2.0, 2.0, 2.0, 1.0, 0.5, 0.2, 0.1):
         z = z.detach().requires_grad_()
         with torch.enable_grad():
             (g,) = torch.autograd.grad((goal * _rows(model, z, spec, n)).sum(), z)

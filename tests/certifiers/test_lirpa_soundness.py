@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -23,8 +24,6 @@ CERTIFIERS = [IBP(), CROWNIBP(), CROWN(), AlphaCROWN(steps=2)]
 LINEAR = CERTIFIERS[1:]
 LEGACY = _lirpa_compat.load().legacy
 legacy = pytest.mark.skipif(not LEGACY, reason="about the releases before 0.4")
-
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
 
 class Residual(nn.Module):
@@ -47,22 +46,22 @@ class Call(nn.Module):
         return self.function(x)  # type: ignore[operator]
 
 
-@st.composite
-def models(draw: st.DrawFn) -> nn.Module:
-    torch.manual_seed(draw(st.integers(0, 2**16)))
-    activation = ACTIVATIONS[draw(st.sampled_from(sorted(ACTIVATIONS)))]
+def some_model(seed: int) -> nn.Module:
+    """A small random network, dense or convolutional, with two or three hidden layers."""
+    chosen = random.Random(seed)
+    torch.manual_seed(seed)
+    activation = chosen.choice([nn.ReLU, nn.Tanh, nn.Sigmoid])
+    norm = chosen.randint(0, 1)
     layers: list[nn.Module] = []
-    if draw(st.booleans()):
-        width = draw(st.integers(2, 8))
-        layers += [nn.Flatten(), nn.Linear(32, width)]
-        layers += [nn.BatchNorm1d(width)] * draw(st.integers(0, 1))
-        layers += [activation(), nn.Linear(width, 5), activation(), nn.Dropout(0.3), nn.Linear(5, 3)]
+    if chosen.random() < 0.5:
+        width = chosen.randint(2, 8)
+        layers += [nn.Flatten(), nn.Linear(32, width), *[nn.BatchNorm1d(width)] * norm, activation()]
+        layers += [nn.Linear(width, 5), activation(), nn.Dropout(0.3), nn.Linear(5, 3)]
     else:
-        stride, padding = draw(st.integers(1, 2)), draw(st.integers(0, 2))
-        layers += [nn.Conv2d(2, 3, 3, stride, padding)]
-        layers += [nn.BatchNorm2d(3)] * draw(st.integers(0, 1)) + [activation()]
-        layers += draw(st.sampled_from([[], [Residual(3)], [nn.Conv2d(3, 2, 2, padding=1), nn.ReLU()]]))
-        layers += draw(st.sampled_from([[], [nn.AvgPool2d(2, 1, 1)], [nn.AdaptiveAvgPool2d(1)]]))
+        stride, padding = chosen.randint(1, 2), chosen.randint(0, 2)
+        layers += [nn.Conv2d(2, 3, 3, stride, padding), *[nn.BatchNorm2d(3)] * norm, activation()]
+        layers += chosen.choice([[], [Residual(3)], [nn.Conv2d(3, 2, 2, padding=1), nn.ReLU()]])
+        layers += chosen.choice([[], [nn.AvgPool2d(2, 1, 1)], [nn.AdaptiveAvgPool2d(1)]])
         layers += [nn.Flatten(), nn.LazyLinear(5), nn.ReLU(), nn.Linear(5, 3)]
     model = nn.Sequential(*layers)
     model(torch.randn(16, 2, 4, 4) + 0.5)
@@ -72,37 +71,48 @@ def models(draw: st.DrawFn) -> nn.Module:
     return model.eval()
 
 
-balls = st.builds(
-    lambda norm, eps, clip: norm(eps=eps, clip=clip),
+seeds = st.integers(0, 2**32 - 1)
+# Built in the tests: the run-time type checks draw random numbers, which strategies must not.
+balls = st.tuples(
     st.sampled_from([rp.Linf, rp.Linf, rp.L2, rp.L1]),
     st.sampled_from([1e-4, 0.03, 0.2, 0.6]),
     st.sampled_from([(0.0, 1.0), None]),
 )
+Drawn = tuple[type[rp.Ball], float, tuple[float, float] | None]
 
 
 def inputs(dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=dtype)
 
 
-@settings(max_examples=25)
-@given(models(), balls, st.sampled_from([torch.float32, torch.float64]))
-def test_no_point_of_the_ball_is_outside_the_bounds(model: nn.Module, ball: rp.Ball, dtype: torch.dtype) -> None:
-    model, x = model.to(dtype), inputs(dtype)
+def supporting(model: nn.Module) -> list[rp.Certifier]:
+    """The certifiers that can bound it: 0.3 cannot optimise smooth activations between convolutions."""
+    kinds = {type(module) for module in model.modules()}
+    return CERTIFIERS[:3] if LEGACY and nn.Conv2d in kinds and kinds & {nn.Tanh, nn.Sigmoid} else CERTIFIERS
+
+
+@settings(max_examples=12)
+@given(seeds, balls, st.sampled_from([torch.float32, torch.float64]))
+def test_no_point_of_the_ball_is_outside_the_bounds(seed: int, drawn: Drawn, dtype: torch.dtype) -> None:
+    ball = drawn[0](eps=drawn[1], clip=drawn[2])
+    model, x = some_model(seed).to(dtype), inputs(dtype)
     spec = rp.margin_spec(torch.tensor([0, 2]), 3, dtype=dtype)
-    for certifier in CERTIFIERS:
+    for certifier in supporting(model):
         logits, margins = certifier.bounds(model, x, ball), certifier.bounds(model, x, ball, spec)
         assert sound(model, x, ball, logits, samples=20), certifier
         assert sound(model, x, ball, margins, spec, samples=20), certifier
         if isinstance(certifier, IBP):
-            slack = 1e-5 * (1 + float(logits.upper.abs().max()))
+            slack = 1e-5 * (1 + float(logits.upper.detach().abs().max()))
             assert (margins.lower >= rp.apply_spec(logits, spec).lower - slack).all()
 
 
 @pytest.mark.slow
 @settings(max_examples=300)
-@given(models(), balls)
-def test_no_point_of_the_ball_is_outside_the_bounds_of_many_models(model: nn.Module, ball: rp.Ball) -> None:
-    for certifier in CERTIFIERS:
+@given(seeds, balls)
+def test_no_point_of_the_ball_is_outside_the_bounds_of_many_models(seed: int, drawn: Drawn) -> None:
+    ball = drawn[0](eps=drawn[1], clip=drawn[2])
+    model = some_model(seed)
+    for certifier in supporting(model):
         assert sound(model, inputs(), ball, certifier.bounds(model, inputs(), ball)), certifier
 
 
@@ -169,13 +179,15 @@ def image_model(middle: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def directly(model: nn.Module, x: Tensor, ball: rp.Ball, method: str = "CROWN") -> rp.Interval:
+def directly(
+    model: nn.Module, x: Tensor, ball: rp.Ball, method: str = "CROWN", *, mode: str = "matrix", norm: float = math.inf
+) -> rp.Interval:
     """auto_LiRPA's own bounds, without the adapter."""
     lirpa = _lirpa_compat.load()
     with lirpa.tracing([]):
-        module = lirpa.module_class(model, x)
+        module = lirpa.module_class(model, x, bound_opts={"conv_mode": mode})
     box = ball.bounds(x)
-    ptb = lirpa.perturbation_class(eps=ball.eps, norm=math.inf, x_L=box.lower, x_U=box.upper)
+    ptb = lirpa.perturbation_class(eps=ball.eps, norm=norm, x_L=box.lower, x_U=box.upper)
     with torch.no_grad():
         return rp.Interval(*module.compute_bounds(x=(lirpa.tensor_class(x, ptb),), method=method))
 
@@ -211,25 +223,16 @@ def test_average_pooling_that_does_not_count_its_padding_is_refused() -> None:
 @legacy
 def test_square_roots_are_refused() -> None:
     torch.manual_seed(1)
-    root = Call(lambda x: (x.exp() + 1e-2).sqrt())
+    root = Call(lambda x: (x.exp() + 4).sqrt())
     model = nn.Sequential(nn.Flatten(), nn.Linear(72, 10), root, nn.Linear(10, 3))
     with torch.no_grad():
         model[1].weight *= 3
     ball = rp.Linf(eps=0.05, clip=None)
-    assert violation(model, IMAGES, ball, directly_as_matrices(model, IMAGES, ball)) > 1e-4  # the backend's fault
+    assert violation(model, IMAGES, ball, directly(model, IMAGES, ball)) > 1e-4  # the backend's fault
     for certifier in LINEAR:
         with pytest.raises(rp.UnsupportedModelError, match="square root"):
             certifier.bounds(model, IMAGES, ball)
     assert sound(model, IMAGES, ball, IBP().bounds(model, IMAGES, ball))
-
-
-def directly_as_matrices(model: nn.Module, x: Tensor, ball: rp.Ball) -> rp.Interval:
-    lirpa = _lirpa_compat.load()
-    with lirpa.tracing([]):
-        module = lirpa.module_class(model, x, bound_opts={"conv_mode": "matrix"})
-    ptb = lirpa.perturbation_class(eps=ball.eps, norm=math.inf)
-    with torch.no_grad():
-        return rp.Interval(*module.compute_bounds(x=(lirpa.tensor_class(x, ptb),), method="CROWN"))
 
 
 @legacy
@@ -243,7 +246,7 @@ def test_products_of_two_weights_are_repaired() -> None:
             return F.linear(x.flatten(1), self.weight * self.scale)
 
     torch.manual_seed(0)
-    model = Scaled()
+    model = nn.Sequential(Scaled(), nn.Linear(3, 3))
     assert violation(model, IMAGES, BALL, directly(model, IMAGES, BALL, "IBP")) > 0.1  # the backend's fault
     for certifier in CERTIFIERS:
         assert sound(model, IMAGES, BALL, certifier.bounds(model, IMAGES, BALL))
@@ -261,12 +264,7 @@ def test_a_norm_behind_a_normalisation_is_repaired() -> None:
             return self.net((x - self.mean) / 0.5)
 
     model, ball = Normalised().eval(), rp.L2(eps=0.5, clip=None)
-    lirpa = _lirpa_compat.load()
-    with lirpa.tracing([]):
-        module = lirpa.module_class(model, IMAGES)
-    ptb = lirpa.perturbation_class(eps=0.5, norm=2.0)
-    with torch.no_grad():
-        raw = rp.Interval(*module.compute_bounds(x=(lirpa.tensor_class(IMAGES, ptb),), method="IBP"))
+    raw = directly(model, IMAGES, ball, "IBP", norm=2.0)
     assert violation(model, IMAGES, ball, raw) > 1e-2  # the backend's fault
     for certifier in CERTIFIERS:
         assert sound(model, IMAGES, ball, certifier.bounds(model, IMAGES, ball))
@@ -284,7 +282,7 @@ AVERAGE = {"padding": [1, 1], "kernel_size": [3, 3], "stride": [2, 2], "input_sh
 @pytest.mark.parametrize(
     ("bad", "methods"),
     [
-        (node("BoundMaxPool"), {"alpha-CROWN"}),
+        (node("BoundMaxPool"), {"alpha-CROWN"}),  # refused in 0.3 as well
         (node("BoundAveragePool", **AVERAGE), {"IBP", "CROWN-IBP", "CROWN", "alpha-CROWN"}),
         (node("BoundSqr"), {"CROWN-IBP", "CROWN", "alpha-CROWN"}),
         (node("BoundPow"), {"CROWN-IBP", "CROWN", "alpha-CROWN"}),

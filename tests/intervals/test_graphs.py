@@ -11,7 +11,7 @@ from interval_checker import bounds_of, make_case, observed, violations
 from torch import Tensor, nn
 
 from robust_plugins.errors import ArgumentError, UnknownNameError, UnsupportedModelError
-from robust_plugins.intervals import Interval, trace
+from robust_plugins.intervals import Interval, crown, trace
 
 ACTIVATIONS = (
     F.relu, torch.tanh, F.silu, F.gelu, F.softplus, torch.sigmoid, F.elu, F.leaky_relu, F.hardtanh,
@@ -74,7 +74,7 @@ def test_random_networks_stay_in_their_bounds(
 
 
 @pytest.mark.slow
-@settings(max_examples=120)
+@settings(max_examples=30)
 @given(
     image=st.booleans(),
     choices=st.lists(st.integers(0, 599), min_size=2, max_size=7),
@@ -85,8 +85,8 @@ def test_random_networks_stay_in_their_bounds(
 def test_more_and_deeper_networks(image: bool, choices: list[int], eps: float, gamma: float, seed: int) -> None:
     model = Drawn(image, choices)
     model(torch.zeros(1, *model.shape))
-    case = make_case(model, model.shape, eps=eps, gamma=gamma, seed=seed, batch=4)
-    hull = observed(case, seed=seed, samples=150, ascents=40)
+    case = make_case(model, model.shape, eps=eps, gamma=gamma, seed=seed, batch=16)
+    hull = observed(case, seed=seed, samples=60, ascents=10)
     assert violations(bounds_of(case), hull) == []
     assert violations(bounds_of(case, relax=True), hull) == []
 
@@ -184,3 +184,29 @@ def test_wrong_weights_are_named() -> None:
         trace(model, x, weights={"0.weigth": Interval.point(torch.zeros(2, 3))})
     with pytest.raises(ArgumentError, match="weights"):
         trace(model, x, weights={"0.weight": Interval.point(torch.zeros(3, 2))})
+
+
+@pytest.mark.parametrize("relax", [False, True])
+def test_bounds_on_gradients_can_be_trained(relax: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Unflatten(1, (1, 3, 3)), nn.Conv2d(1, 2, 2), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(2, 3),
+        nn.SiLU(), nn.Linear(3, 2),
+    ).double()  # fmt: skip
+    x, grad = torch.randn(2, 9, dtype=torch.float64), torch.randn(2, 2, dtype=torch.float64)
+    weight = model[1].weight
+
+    def width() -> Tensor:
+        network = trace(model, x)
+        box = Interval(x - 0.1, x + 0.1)
+        values = crown(network, box) if relax else network.forward(box)
+        return network.backward(values, Interval.point(grad)).input.width.sum()
+
+    (slope,) = torch.autograd.grad(width(), weight)
+    direction = 1e-6 * torch.randn_like(weight)
+    with torch.no_grad():
+        weight += direction
+        up = width()
+        weight -= 2 * direction
+        down = width()
+    torch.testing.assert_close((up - down) / 2, (slope * direction).sum(), rtol=1e-4, atol=1e-12)

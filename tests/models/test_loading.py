@@ -314,7 +314,6 @@ def test_names_of_plugins_come_before_import_paths() -> None:
         rp.unregister("mylab")
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's own, when it copies an exported program
 def test_an_exported_program_is_attacked_and_certified_as_its_model(tmp_path: Path) -> None:
     model = net().eval()
     path = export(tmp_path / "model.pt2", model, torch.rand(2, *SHAPE), dynamic_shapes=({0: BATCH},))

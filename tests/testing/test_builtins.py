@@ -1,0 +1,42 @@
+"""Every built-in attack and certifier passes every conformance check."""
+
+from __future__ import annotations
+
+import pytest
+
+import robust_plugins as rp
+from robust_plugins.testing import attack_checks, certifier_checks
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+ATTACKS = {
+    "art:fgsm": {},
+    "art:bim": {"steps": 5},
+    "art:pgd": {"steps": 5, "restarts": 2, "start": "gaussian"},
+}
+CERTIFIERS = {
+    "lirpa:ibp": {},
+    "lirpa:crown-ibp": {},
+    "lirpa:crown": {},
+    "lirpa:alpha-crown": {"steps": 3},
+    "interval:ibp": {},
+    "interval:crown": {},
+}
+
+
+@pytest.mark.parametrize("check", attack_checks)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks(name, check) -> None:
+    check(rp.attack(name, **ATTACKS[name]))
+
+
+@pytest.mark.parametrize("check", certifier_checks)
+@pytest.mark.parametrize("name", CERTIFIERS)
+def test_certifiers(name, check) -> None:
+    check(rp.certifier(name, **CERTIFIERS[name]))
+
+
+def test_none_is_forgotten() -> None:
+    """A component that is registered later must be added here."""
+    assert set(ATTACKS) == {info.name for info in rp.attacks()}
+    assert set(CERTIFIERS) == {info.name for info in rp.certifiers()}
