@@ -39,7 +39,7 @@ def replayed(statistics: Statistics) -> Iterator[None]:
     def normalise(layer: Any, args: tuple[Any, ...], out: Tensor) -> Tensor:
         z, (mean, variance) = args[0], statistics[layer]
         shape = (1, -1, *[1] * (z.dim() - 2))
-        scaled = (z - mean.view(shape)) * (variance.view(shape) + layer.eps).rsqrt()
+        scaled: Tensor = (z - mean.view(shape)) * (variance.view(shape) + layer.eps).rsqrt()
         if layer.affine:
             scaled = scaled * layer.weight.view(shape) + layer.bias.view(shape)
         return scaled.to(out.dtype)
