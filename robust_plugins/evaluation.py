@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -45,6 +46,31 @@ def evaluating(model: nn.Module, *, seed: int | None = None, freeze: bool = Fals
                 for buffer, value in buffers:
                     if not torch.equal(buffer, value):
                         buffer.copy_(value)
+
+
+def evaluation_error(
+    model: nn.Module, x: Float[Tensor, "batch *features"], logits: Float[Tensor, "batch classes"]
+) -> Float[Tensor, " batch"]:
+    """How far each sample's `logits`, the model's on `x`, are from those of the same model run in float64.
+
+    The rounding error of the model's own evaluation, measured: where large terms cancel, it is far above the dtype's
+    precision times the logits. Zero for float64 models, and for those that cannot be run in another dtype.
+    """
+    if x.dtype == torch.float64:
+        return torch.zeros_like(logits[:, 0])
+    state = {
+        name: tensor.double() if tensor.is_floating_point() else tensor
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
+    try:
+        with torch.no_grad():
+            exact = torch.func.functional_call(model, state, (x.double(),))
+    except (
+        Exception
+    ):  # constants of a fixed dtype, TorchScript, a device without float64: whatever the model is made of
+        return torch.zeros_like(logits[:, 0])
+    off: Tensor = (exact - logits).abs().amax(1)
+    return off.to(x.dtype)
 
 
 def fresh_seed() -> int:

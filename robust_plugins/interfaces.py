@@ -21,11 +21,15 @@ from torch import Tensor, nn
 from robust_plugins.arguments import check_inputs, check_labels, logits_of
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError, ComponentError, UnsupportedModelError
-from robust_plugins.evaluation import evaluating, fresh_seed, synchronize
+from robust_plugins.evaluation import evaluating, evaluation_error, fresh_seed, synchronize
 from robust_plugins.intervals import Interval
 from robust_plugins.memory import BUDGET, activation_sizes
 from robust_plugins.results import AttackResult, Certificate, Verdict
 from robust_plugins.specifications import margin_spec
+
+ERRORS = 8
+"""How many times the measured rounding error of the model's evaluation at a sample its bounds may be off by: that at
+other points of the ball, and that of the bounds themselves, are of its size but not known."""
 
 Target = Tensor | Literal["random", "least_likely"]
 
@@ -157,7 +161,8 @@ class Certifier(Component, ABC):
 
     rounding: ClassVar[float] = 1e-6
     """Relative to the scale of logits and bounds: margins within it of zero count as unknown, and bounds may miss
-    the clean logits by it. Zero for certifiers that round outward."""
+    the clean logits by it. The measured rounding error of the model's own evaluation is added. Zero for certifiers
+    that round outward, for which nothing is added."""
 
     @abstractmethod
     def propagate(
@@ -283,7 +288,10 @@ class Certifier(Component, ABC):
             return torch.full_like(logits[:, 0], -torch.inf), verdicts, messages
         clean = (spec @ logits.unsqueeze(2)).squeeze(2)
         scale = torch.stack([found.lower.abs().amax(1), found.upper.abs().amax(1), logits.abs().amax(1)]).amax(0)
-        slack = (self.rounding * scale).unsqueeze(1)
+        slack = self.rounding * scale
+        if self.rounding:
+            slack = slack + ERRORS * evaluation_error(model, x, logits)
+        slack = slack.unsqueeze(1)
         faults = {
             "the bounds are NaN": (found.lower.isnan() | found.upper.isnan()).any(1),
             "the bounds cross: lower > upper": ~found.ordered().logical_or(found.width.abs() <= slack).all(1),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from robust_plugins.evaluation import evaluating
+from robust_plugins.evaluation import evaluating, evaluation_error
 from robust_plugins.testing.networks import cnn_case
 from robust_plugins.testing.traces import leaves_no_trace
 
@@ -48,3 +48,27 @@ def test_the_users_gradient_is_not_added_to() -> None:
         model(torch.ones(1, 2)).sum().backward()
     assert model.weight.grad is gradient
     assert torch.equal(gradient, before)
+
+
+def test_the_rounding_error_of_cancelling_terms_is_measured() -> None:
+    """Terms of size 1000 that cancel to 0.1: the error is that of the terms, not of the logit."""
+    model = nn.Linear(50, 2)
+    with torch.no_grad():
+        model.weight.copy_(1000 * torch.rand(2, 50, generator=torch.Generator().manual_seed(0)))
+        x = torch.rand(20, 50, generator=torch.Generator().manual_seed(1))
+        model.bias.copy_(-(x @ model.weight.T)[0] + 0.1)
+        error = evaluation_error(model, x, model(x))
+        exact = x.double() @ model.weight.double().T + model.bias.double()
+    torch.testing.assert_close(error.double(), (model(x).double() - exact).abs().amax(1).detach(), rtol=1e-3, atol=1e-9)
+    assert error[0] > 1e-6 * 0.1  # what the logits' scale alone would allow
+    assert next(model.parameters()).dtype == torch.float32
+    assert evaluation_error(model.double(), x.double(), model.double()(x.double())).abs().max() == 0
+
+
+def test_a_model_of_one_dtype_has_no_measured_error() -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ torch.ones(3, 2)
+
+    x = torch.rand(4, 3)
+    assert evaluation_error(Fixed(), x, Fixed()(x)).tolist() == [0.0] * 4

@@ -152,6 +152,17 @@ class TestCertifier:
         assert Claims(claim=claim(1e-7 * scale))(case.model, x, y, BALL).verdicts == (Verdict.UNKNOWN,)
         assert Claims(claim=claim(1e-4 * scale))(case.model, x, y, BALL).verdicts == (Verdict.CERTIFIED,)
 
+    def test_a_margin_within_the_models_own_rounding_error_is_unknown(self) -> None:
+        """Logits near 0.1 from terms near 10^4: a proved margin of 10^-4 is noise, though it is 10^-3 of the scale."""
+        model = nn.Linear(50, 2)
+        x = torch.rand(1, 50, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            model.weight.copy_(1000 * torch.rand(2, 50, generator=torch.Generator().manual_seed(0)))
+            model.bias.copy_(-(x @ model.weight.T)[0] + torch.tensor([0.1, 0.0]))
+        y = model(x).argmax(1)
+        claims = Claims(claim=lambda r: rp.Interval(torch.full_like(r, 1e-4), r.clamp(min=1e-4) + 1))
+        assert claims(model, x, y, rp.Linf(eps=0, clip=None)).verdicts == (Verdict.UNKNOWN,)
+
     def test_unsupported_names_the_layer_and_proves_nothing(self) -> None:
         case = mlp_case()
         model = nn.Sequential(case.model, nn.Softsign())

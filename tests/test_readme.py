@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from robust_plugins.testing import fresh_registry  # noqa: F401 (a fixture)
+
 ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
 
@@ -24,7 +26,7 @@ def _normal(text: str) -> list[str]:
     return [re.sub(r"\d+(\.\d+)? s\b", "# s", re.sub(r"[─ ]+", " ", line)) for line in lines]
 
 
-def test_python_blocks_run_and_print_what_is_written(tmp_path, monkeypatch) -> None:
+def test_python_blocks_run_and_print_what_is_written(tmp_path, monkeypatch, fresh_registry) -> None:  # noqa: F811
     """In one namespace, in order, as a reader would type them; a `text` block right after one is its output."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "readme"}

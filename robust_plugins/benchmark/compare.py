@@ -16,8 +16,8 @@ from robust_plugins.arguments import check_inputs, check_labels, logits_of
 from robust_plugins.balls import Ball
 from robust_plugins.benchmark.table import comparison_table, conclusion, rendered
 from robust_plugins.errors import ArgumentError
-from robust_plugins.evaluation import evaluating, fresh_seed
-from robust_plugins.interfaces import Attack, Certifier
+from robust_plugins.evaluation import evaluating, evaluation_error, fresh_seed
+from robust_plugins.interfaces import ERRORS, Attack, Certifier
 from robust_plugins.plugins import Kind, registry
 from robust_plugins.results import AttackResult, Certificate
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 ROUNDING = 1e-6
 """Relative to the logits' scale: how far an attack's margin may lie below a proved one before it is a contradiction.
-The margins of both sides are computed in floating point."""
+The margins of both sides are computed in floating point; the measured rounding error of the model is added."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +149,7 @@ def compare(
     check_inputs(model, x, ball)
     with evaluating(model), torch.no_grad():
         clean = logits_of(model, x)
+        rounding = evaluation_error(model, x, clean)
     check_labels(y, x, clean.shape[1])
     named = [_resolved(component) for component in components]
     if len({name for name, _ in named}) < len(named):
@@ -168,7 +169,7 @@ def compare(
     except BaseException as error:
         registry().observe("on_run_end", run=run, error=error)
         raise
-    table = Comparison(x, y, ball, seed, clean.argmax(1) == y, tuple(rows), _crossings(rows, y))
+    table = Comparison(x, y, ball, seed, clean.argmax(1) == y, tuple(rows), _crossings(rows, y, rounding))
     registry().observe("on_run_end", run=run, error=None)
     return table
 
@@ -217,7 +218,7 @@ def _run(
     return Row(name, kind, _share(good), result.seconds, result)
 
 
-def _crossings(rows: Iterable[Row], y: Tensor) -> tuple[Crossing, ...]:
+def _crossings(rows: Iterable[Row], y: Tensor, rounding: Tensor) -> tuple[Crossing, ...]:
     rows = list(rows)
     found = []
     for attack in rows:
@@ -226,7 +227,7 @@ def _crossings(rows: Iterable[Row], y: Tensor) -> tuple[Crossing, ...]:
         logits = attack.result.logits
         others = logits.scatter(1, y.unsqueeze(1), -torch.inf).amax(1)
         achieved = logits.gather(1, y.unsqueeze(1)).squeeze(1) - others
-        slack = ROUNDING * logits.abs().amax(1)
+        slack = ROUNDING * logits.abs().amax(1) + ERRORS * rounding
         for certifier in rows:
             if isinstance(certifier.result, Certificate):
                 proved = certifier.result.margin

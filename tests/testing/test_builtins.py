@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import robust_plugins as rp
-from robust_plugins.testing import attack_checks, certifier_checks
+from robust_plugins.testing import attack_checks, certifier_checks, fresh_registry  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -37,7 +37,7 @@ def test_certifiers(name, check) -> None:
     check(rp.certifier(name, **CERTIFIERS[name]))
 
 
-def test_none_is_forgotten() -> None:
+def test_none_is_forgotten(fresh_registry) -> None:  # noqa: F811
     """A component that is registered later must be added here."""
     assert set(ATTACKS) == {info.name for info in rp.attacks()}
     assert set(CERTIFIERS) == {info.name for info in rp.certifiers()}
