@@ -55,7 +55,7 @@ def test_standard_takes_neither_ball_nor_ramp(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("option", "value", "said"), [
-    ("--recipe", "ipb", "Did you mean 'ibp'"), ("--attack", "art:gpd", "art:pgd"), ("--recipe", "sabr(ratio=2)", "ratio"),
+    ("--recipe", "ipb", "'ibp'"), ("--attack", "art:gpd", "art:pgd"), ("--recipe", "sabr(ratio=2)", "ratio"),
 ])  # fmt: skip
 def test_wrong_usage(option: str, value: str, said: str, tmp_path: Path) -> None:
     result = run("--recipe", "ibp", *ARGUMENTS, option, value, "--out", str(tmp_path / "run"))

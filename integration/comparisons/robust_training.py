@@ -37,12 +37,14 @@ class Timed:
         self._since: float | None = None
 
     def step(self, epoch: int, batch: int, batches: int) -> None:
+        """Passes on the end of a step, which is when its time is known."""
         self.loss.step(epoch, batch, batches)
         if self._since is not None and batch >= 0:
             self.seconds += time.process_time() - self._since
             self.steps += 1
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The loss, whose computation is the beginning of a step."""
         start = time.process_time()
         value = self.loss(model, x, y)
         counts = value.terms.worst is not None or self.loss.worst is None

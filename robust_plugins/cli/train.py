@@ -67,7 +67,7 @@ def train(
     accepted = next(info for info in recipes() if info.name == parse_component(spec)[0]).parameters
     offered: dict[str, Any] = {"ball": ball, "epochs": epochs}
     loss = recipe(spec, **{name: value for name, value in offered.items() if name in accepted})
-    settings = {
+    settings: dict[str, Any] = {
         "recipe": spec, "model": model_spec, "data": data.name, "ball": repr(ball), "epochs": epochs,
         "batch_size": batch_size, "lr": lr, "clip_gradient": clip_gradient, "seed": seed, "torch": torch.__version__,
     }  # fmt: skip
@@ -93,7 +93,7 @@ def train(
             clip_gradient=clip_gradient,
             progress=not as_json and sys.stderr.isatty(),
         )
-    result = settings | record.to_dict()
+    result: dict[str, Any] = settings | record.to_dict()
     torch.save(model.state_dict(), out / "weights.pt")
     (out / "record.json").write_text(json.dumps(result, indent=2))
     if find_spec("matplotlib") is not None:
