@@ -5,10 +5,10 @@
 
 FOLDER holds the four idx files of MNIST. Each recipe trains the same initial network for the same number of epochs in
 the same order: Adam 1e-3, times 0.2 after 5/7 and 6/7 of the epochs, batches of 128, gradients clipped to norm 10;
-certified ones ramp from epoch 1 to 60 % of the epochs. Columns, on all 10,000 test images: clean accuracy, accuracy
-under PGD-40, certified accuracy by `interval:ibp`; and seconds of an epoch relative to standard training, in CPU time of one thread, over the epochs in which
-the worst case counts. ART's AdversarialTrainer (PGD-7, half of each batch) trains for one epoch in the same run, for
-the cost alone, unless --without-art is given.
+certified ones ramp from epoch 1 to 60 % of the epochs. Columns: clean accuracy, accuracy under PGD-40, and certified
+accuracy by `interval:ibp`, on all test images; and the CPU seconds of an epoch in which the worst case counts, on one
+thread, relative to standard training. A few batches of ART's AdversarialTrainer (PGD-7, half of each batch) run too,
+for their cost alone, unless --without-art is given.
 """
 
 from __future__ import annotations
