@@ -10,7 +10,7 @@ from robust_plugins.errors import ArgumentError
 
 
 def check_inputs(model: nn.Module, x: Tensor, ball: Ball) -> None:
-    """Raises ArgumentError unless `x` is a finite floating-point batch inside the ball's clip range, of the model's
+    """Raises ArgumentError unless `x` is a finite float32 or float64 batch inside the ball's clip range, of the model's
     dtype and device.
     """
     if not isinstance(model, nn.Module):
@@ -25,12 +25,12 @@ def check_inputs(model: nn.Module, x: Tensor, ball: Ball) -> None:
         raise ArgumentError(
             "x", type(x).__name__, accepted="a torch.Tensor of shape (batch, *features)", hint="Use torch.as_tensor(x)."
         )
-    if x.dim() < 2 or not x.is_floating_point():
+    if x.dim() < 2 or x.dtype not in (torch.float32, torch.float64):
         raise ArgumentError(
             "x",
             f"{tuple(x.shape)} {x.dtype}",
-            accepted="a floating-point batch of shape (batch, *features)",
-            hint="Add the batch axis with x.unsqueeze(0), and convert integers with x.float().",
+            accepted="a batch of shape (batch, *features) in float32 or float64",
+            hint="Add the batch axis with x.unsqueeze(0); convert x, and a model in half precision, with .float().",
         )
     for parameter in model.parameters():
         if parameter.is_floating_point():
@@ -80,6 +80,24 @@ def check_labels(y: Tensor, x: Tensor, classes: int, *, name: str = "y") -> None
             accepted=f"class indices from 0 to {classes - 1}",
             hint="Count classes from zero, and check that the labels belong to this model.",
         )
+
+
+def check_spec(spec: Tensor, x: Tensor, classes: int) -> None:
+    """Raises ArgumentError unless `spec` is one matrix of (rows, classes) per sample, of x's dtype and device."""
+    if not isinstance(spec, Tensor):
+        found = type(spec).__name__
+    elif spec.dim() != 3 or len(spec) != len(x) or spec.shape[2] != classes:
+        found = f"of shape {tuple(spec.shape)}"
+    elif spec.dtype != x.dtype or spec.device != x.device:
+        found = f"{spec.dtype} on {spec.device}"
+    else:
+        return
+    raise ArgumentError(
+        "spec",
+        found,
+        accepted=f"a tensor of shape ({len(x)}, rows, {classes}), {x.dtype} on {x.device}",
+        hint="Give one matrix per sample, as rp.margin_spec(y, classes, dtype=x.dtype) does.",
+    )
 
 
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:

@@ -78,11 +78,17 @@ class Ball(ABC):
         *,
         tolerance: float = 1e-6,
     ) -> Bool[Tensor, " batch"]:
-        """Which samples of `z` lie in the set around those of `x`, up to an absolute `tolerance`. NaN never does."""
-        inside = self.distance(z, x) <= self.eps_for(x).flatten() + tolerance
+        """Which samples of `z` lie in the set around those of `x`, up to rounding. NaN never does.
+
+        `tolerance` is relative to the largest of 1, eps and the sample's `|x_i|`: inputs in [0, 255] are rounded more
+        coarsely than those in [0, 1].
+        """
+        slack = self._slack(x, tolerance)
+        inside = self.distance(z, x) <= self.eps_for(x).flatten() + slack
         if self.clip is not None:
             low, high = self.clip
-            inside &= ((z >= low - tolerance) & (z <= high + tolerance)).flatten(1).all(1)
+            slack = slack.view(-1, *[1] * (x.dim() - 1))
+            inside &= ((z >= low - slack) & (z <= high + slack)).flatten(1).all(1)
         return inside
 
     def sample(
@@ -133,6 +139,10 @@ class Ball(ABC):
         radii = self.radii
         return type(self)(eps=radii[samples], clip=self.clip) if isinstance(radii, tuple) else self
 
+    def _slack(self, x: Tensor, tolerance: float) -> Tensor:
+        largest = x.flatten(1).abs().amax(1) if x.numel() else x.new_zeros(len(x))
+        return tolerance * torch.maximum(largest, self.eps_for(x).flatten()).clamp(min=1)
+
     def _spread(self, unit: Tensor, x: Tensor) -> Tensor:
         return self._project_each(x + self.eps_for(x) * unit, x)
 
@@ -161,7 +171,8 @@ class Linf(Ball):
 
     def contains(self, z: Tensor, x: Tensor, *, tolerance: float = 1e-6) -> Tensor:
         """As `Ball.contains`, against the box `bounds(x)`: what `project` returns lies in it with tolerance 0."""
-        return self.bounds(x).contains(z, tolerance=tolerance).flatten(1).all(1)
+        box, slack = self.bounds(x), self._slack(x, tolerance).view(-1, *[1] * (x.dim() - 1))
+        return ((z >= box.lower - slack) & (z <= box.upper + slack)).flatten(1).all(1)
 
     def _spread(self, unit: Tensor, x: Tensor) -> Tensor:
         # Stretched over the box that clip leaves, so that uniform points and corners are those of the set.
@@ -248,7 +259,7 @@ def _checked_eps(eps: object) -> float | tuple[float, ...]:
         numbers = tuple(float(v) for v in values)
     except (TypeError, ValueError):
         raise ArgumentError("eps", repr(eps), accepted=accepted, hint=hint) from None
-    if not all(math.isfinite(v) and v >= 0 for v in numbers):
+    if not numbers or isinstance(eps, bool) or not all(math.isfinite(v) and v >= 0 for v in numbers):
         raise ArgumentError("eps", repr(eps), accepted=accepted, hint=hint)
     return numbers if isinstance(eps, Iterable) else numbers[0]
 

@@ -12,16 +12,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robust_plugins.errors import ComponentError
+
 
 @contextmanager
 def evaluating(model: nn.Module, *, seed: int | None = None, freeze: bool = False) -> Iterator[None]:
     """Puts `model` into evaluation mode, and on leaving restores all that a backend may have changed.
 
-    Restored: the mode of every submodule, `requires_grad` and `.grad` of every parameter, the values of the
-    buffers, and the random states of torch (all initialised devices), numpy and python. With `seed` those three
-    are seeded inside. `freeze` switches weight gradients off inside, for those who only need gradients of inputs.
+    Restored: the mode and the hooks of every submodule, `requires_grad` and `.grad` of every parameter, the values
+    of the buffers, torch's default dtype, and the random states of torch (all initialised devices), numpy and python.
+    With `seed` those three are seeded inside. `freeze` switches weight gradients off inside, for those who only need
+    gradients of inputs. Weights are not copied: raises ComponentError where they were changed in place.
     """
     modes = [(module, module.training) for module in model.modules()]
+    hooks = [(h, dict(h)) for m in model.modules() for h in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)]
+    versions = [(p, p._version) for p in model.parameters() if not p.is_inference()]
+    dtype = torch.get_default_dtype()
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
     with _random_states():
@@ -35,9 +41,16 @@ def evaluating(model: nn.Module, *, seed: int | None = None, freeze: bool = Fals
             if seed is not None:
                 seed_everything(seed)
             yield
+            if any(parameter._version != version for parameter, version in versions):
+                raise ComponentError("the model's weights were changed in place by the component that was run on it")
         finally:
+            torch.set_default_dtype(dtype)
             for module, training in modes:
                 module.training = training
+            for now, before in hooks:
+                if now != before:
+                    now.clear()
+                    now.update(before)
             for parameter, requires_grad, grad in parameters:
                 if parameter.requires_grad != requires_grad:
                     parameter.requires_grad_(requires_grad)

@@ -23,7 +23,6 @@ import pluggy
 
 if TYPE_CHECKING:
     from robust_plugins.intervals.rules import RegisterRules
-    from robust_plugins.results import AttackResult, Certificate
 
 PROJECT = "robust_plugins"
 """The pluggy project name, and the entry-point group."""
@@ -33,10 +32,15 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class Backend(NamedTuple):
-    """A package that a component needs: the name it is imported by, and the command that installs it."""
+    """A package that a component needs: the name it is imported by, the command that installs it, and which version.
+
+    `at_least` is compared with the version of the installed distribution of that name; one without metadata, as a
+    checkout on the path, is taken to be recent enough.
+    """
 
     module: str
     install: str
+    at_least: str = ""
 
 
 @runtime_checkable
@@ -101,8 +105,12 @@ class HookSpecs:
         """A comparison begins. `run` holds the components' names, the ball, the seed and the number of samples."""
 
     @hookspec
-    def on_record(self, run: dict[str, Any], name: str, result: AttackResult | Certificate) -> None:
-        """A component of the comparison has finished. Look, but do not change the result."""
+    def on_record(self, run: dict[str, Any], name: str, result: Any) -> None:
+        """A component of the comparison has finished. Look, but do not change the result.
+
+        It is an `rp.AttackResult` or an `rp.Certificate`; in a comparison of explanations their counterparts, an
+        attack's once for each of its goals.
+        """
 
     @hookspec
     def on_run_end(self, run: dict[str, Any], error: BaseException | None) -> None:

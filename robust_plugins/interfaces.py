@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from robust_plugins.arguments import check_inputs, check_labels, logits_of
+from robust_plugins.arguments import check_inputs, check_labels, check_spec, logits_of
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError, ComponentError, UnsupportedModelError
 from robust_plugins.evaluation import evaluating, evaluation_error, fresh_seed, synchronize
@@ -45,7 +45,7 @@ class Component:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None and self.batch_size < 1:
+        if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
             raise ArgumentError(
                 "batch_size", self.batch_size, accepted="an integer of at least 1, or None", hint="None fits memory."
             )
@@ -139,7 +139,8 @@ class Attack(Component, ABC):
         parts = [x[:0]]
         for part in chunks(len(x), self.batch_size):
             with torch.enable_grad(), _recurrent_gradients(model):
-                found = self.perturb(model, x[part], y[part], ball[part], targeted=targeted)
+                # Copies: what a plugin does to its arguments must not reach the user's, nor our judgement.
+                found = self.perturb(model, x[part].clone(), y[part].clone(), ball[part], targeted=targeted)
             if not isinstance(found, Tensor) or found.shape != x[part].shape:
                 shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
                 raise ComponentError(f"{self}: perturb returned {shape}; expected a tensor of {tuple(x[part].shape)}")
@@ -200,22 +201,19 @@ class Certifier(Component, ABC):
         Computed in evaluation mode and differentiable in the model's parameters (call it under `torch.no_grad()`
         to save memory), in chunks of `batch_size`. `model` is left as found. Raises ArgumentError for unusable
         arguments, UnsupportedModelError for a model that cannot be bounded, ComponentError for results that are
-        not an Interval of the right shape.
+        not an Interval of the right shape and dtype, are NaN, or cross by more than rounding does.
         """
         check_inputs(model, x, ball)
         with evaluating(model):
             with torch.no_grad():
-                classes = logits_of(model, x[:1]).shape[1]
-            if spec is not None and (spec.dim() != 3 or len(spec) != len(x) or spec.shape[2] != classes):
-                raise ArgumentError(
-                    "spec",
-                    f"of shape {tuple(spec.shape)}",
-                    accepted=f"shape ({len(x)}, rows, {classes})",
-                    hint="Give one matrix per sample, as rp.margin_spec(y, classes) does.",
-                )
+                classes = _classes(model, x)
+            if spec is not None:
+                check_spec(spec, x, classes)
             size = self._chunk_size(model, x, classes)
             parts = [
-                self._propagated(model, x[part], ball[part], None if spec is None else spec[part])
+                self._ordered(
+                    self._propagated(model, x[part], ball[part], None if spec is None else spec[part], classes)
+                )
                 for part in chunks(len(x), size)
             ]
         if not parts:
@@ -269,10 +267,25 @@ class Certifier(Component, ABC):
         needed = self.bytes_per_sample(activation_sizes(model, x), classes, x.element_size())
         return max(1, BUDGET // max(1, needed))
 
-    def _propagated(self, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None) -> Interval:
+    def _ordered(self, found: Interval) -> Interval:
+        """`found`, checked: raises ComponentError where it is NaN, or crosses by more than rounding does."""
+        with torch.no_grad():
+            scale = torch.maximum(found.lower.abs(), found.upper.abs()).nan_to_num().amax(1, keepdim=True)
+            fault = ~found.ordered() & ~(found.width.abs() <= max(self.rounding, 1e-6) * scale)
+        if bool(fault.any()):
+            sample, row = fault.nonzero()[0].tolist()
+            low, up = found.lower[sample, row].item(), found.upper[sample, row].item()
+            raise ComponentError(
+                f"{self}: bounds of sample {sample}, row {row} cross or are NaN: [{low:.6g}, {up:.6g}]"
+            )
+        return found
+
+    def _propagated(self, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None, classes: int) -> Interval:
         found = self.propagate(model, x, ball, spec)
-        if not isinstance(found, Interval) or found.lower.dim() != 2 or len(found) != len(x):
-            raise ComponentError(f"{self}: propagate returned {found!r}; expected an Interval of shape (batch, rows)")
+        shape = (len(x), classes if spec is None else spec.shape[1])
+        if not isinstance(found, Interval) or found.shape != shape or found.dtype != x.dtype:
+            what = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Interval) else repr(found)
+            raise ComponentError(f"{self}: propagate returned {what}; expected an Interval, {x.dtype} of shape {shape}")
         return found
 
     def _judge(
@@ -281,7 +294,7 @@ class Certifier(Component, ABC):
         """Margin, verdict and message for each sample of one chunk."""
         wrong = (logits.argmax(1) != y).tolist()
         try:
-            found = self._propagated(model, x, ball, spec)
+            found = self._propagated(model, x, ball, spec, logits.shape[1])
         except UnsupportedModelError as error:
             verdicts = [Verdict.FALSIFIED if w else Verdict.UNSUPPORTED for w in wrong]
             messages = ["" if w else str(error) for w in wrong]
@@ -345,6 +358,15 @@ def _resolve_target(target: Target, y: Tensor, clean: Tensor) -> Tensor:
     )
 
 
+def _classes(model: nn.Module, x: Tensor) -> int:
+    try:
+        return logits_of(model, x[:1]).shape[1]
+    except ArgumentError:
+        raise
+    except Exception:  # a model that was exported for the batch size of x, say
+        return logits_of(model, x).shape[1]
+
+
 def _better(
     model: nn.Module, x: Tensor, clean: Tensor, candidate: Tensor, y: Tensor, goal: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -354,6 +376,7 @@ def _better(
     def judged(z: Tensor) -> tuple[Tensor, Tensor]:
         decision = z.argmax(1)
         success = decision != y if goal is None else decision == goal
+        success &= ~z.isnan().any(1)  # no decision at all is no success
         return success, F.cross_entropy(z, (y if goal is None else goal).long(), reduction="none")
 
     (won, loss), (won_clean, loss_clean) = judged(logits), judged(clean)

@@ -19,14 +19,15 @@ _PROBE = 3  # samples; tells the batch axis of an activation from the shape of a
 class _OutputSizes(TorchDispatchMode):
     """Records the number of values per sample that every operation returns, functional calls included."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch: int) -> None:
         super().__init__()
+        self.batch = batch
         self.sizes: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor) and out.dim() > 1 and out.shape[0] == _PROBE:
-            self.sizes.append(out.numel() // _PROBE)
+        if isinstance(out, Tensor) and out.dim() > 1 and out.shape[0] == self.batch:
+            self.sizes.append(out.numel() // self.batch)
         return out
 
 
@@ -36,10 +37,19 @@ def activation_sizes(model: nn.Module, x: Tensor) -> list[int]:
     # A model whose layers changed has other weights; were they of the same number, only an estimate would be off.
     key = (x.shape[1:], x.dtype, sum(p.numel() for p in model.parameters()))
     if key not in known:
-        with torch.no_grad(), _OutputSizes() as record:
-            model(x[:1].expand(_PROBE, *x.shape[1:]))
-        known[key] = [x[0].numel(), *record.sizes]
+        try:
+            sizes = _sizes(model, x[:1].expand(_PROBE, *x.shape[1:]))
+        except Exception:  # a model that was exported for the batch size of x, say
+            sizes = _sizes(model, x)
+        known[key] = [x[0].numel(), *sizes]
     return known[key]
+
+
+def _sizes(model: nn.Module, x: Tensor) -> list[int]:
+    record = _OutputSizes(len(x))
+    with torch.no_grad(), record:
+        model(x)
+    return record.sizes
 
 
 _known: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], list[int]]] = WeakKeyDictionary()

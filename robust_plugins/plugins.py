@@ -18,6 +18,7 @@ from enum import StrEnum
 from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
+from itertools import takewhile
 from typing import Any, TypeVar, cast
 
 import pluggy
@@ -106,7 +107,7 @@ class _Component:
 
     @property
     def missing(self) -> tuple[Backend, ...]:
-        return tuple(backend for backend in self.requires if not _importable(backend.module))
+        return tuple(backend for backend in self.requires if not _available(backend))
 
 
 @dataclass
@@ -148,6 +149,9 @@ class Registry:
                 self._add(name, partial(importlib.import_module, module), PROJECT, _version(PROJECT))
         if entry_points:
             self._add_entry_points()
+            known = {n for plugin in self._plugins.values() for n in (plugin.name, plugin.distribution)}
+            for absent in sorted(self._block - known):
+                self._report_absent("ROBUST_PLUGINS_BLOCK", absent)
 
     def register(self, plugin: object, name: str | None = None) -> PluginInfo:
         """Registers a plugin object or module of this process. Raises PluginError with the cause where it fails."""
@@ -207,9 +211,11 @@ class Registry:
         if component is None:
             raise self._unknown(kind, base, [kind])
         if component.missing:
-            needs = ", ".join(b.module for b in component.missing)
+            needs = ", ".join(f"{b.module} {b.at_least}".strip() for b in component.missing)
             install = "; ".join(b.install for b in component.missing)
-            raise PluginError(f"{kind} {base!r} needs {needs}, which cannot be imported; install it: {install}")
+            older = all(_importable(b.module) for b in component.missing)
+            cause = "of which an older one is installed" if older else "which cannot be imported"
+            raise PluginError(f"{kind} {base!r} needs {needs}, {cause}; install it: {install}")
         parameters = written | parameters
         known = _parameters(component.factory)
         for parameter in parameters:
@@ -228,7 +234,7 @@ class Registry:
         for plugin in everyone:
             try:
                 self._pluggy.subset_hook_caller(hook, remove_plugins=everyone - {plugin})(**arguments)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 name = self._pluggy.get_name(plugin)
                 warnings.warn(f"plugin {name!r}: {hook} raised {type(error).__name__}: {error}", stacklevel=2)
 
@@ -240,9 +246,13 @@ class Registry:
             version = entry.dist.version if entry.dist else ""
             if self._load is None or self._load & {entry.name, distribution}:
                 self._add(entry.name, entry.load, distribution, version)
-        for missing in sorted((self._load or set()) - names):
-            error = PluginError(f"ROBUST_PLUGINS_LOAD names {missing!r}, but no installed plugin has that name")
-            self._plugins[missing] = _Plugin(missing, "", "", Status.FAILED, error=error)
+        for absent in sorted((self._load or set()) - names):
+            self._report_absent("ROBUST_PLUGINS_LOAD", absent)
+
+    def _report_absent(self, variable: str, name: str) -> None:
+        """A misspelt name must not look as if it had been obeyed."""
+        error = PluginError(f"{variable} names {name!r}, but no installed plugin has that name")
+        self._plugins[name] = _Plugin(name, "", "", Status.FAILED, error=error)
 
     def _add(self, name: str, load: Callable[[], object], distribution: str, version: str) -> _Plugin:
         entry = _Plugin(name, distribution, version)
@@ -260,7 +270,7 @@ class Registry:
         if entry.error is None:
             try:
                 self._activate(entry, load())
-            except Exception as error:  # whatever a stranger's plugin raises is its status, not our crash
+            except (Exception, SystemExit) as error:  # whatever a stranger's plugin raises is its status, not our end
                 entry.status, entry.error = Status.FAILED, error
                 self._forget(entry)
         return entry
@@ -347,6 +357,8 @@ def parse_component(text: str) -> tuple[str, dict[str, Any]]:
 
     Raises ArgumentError where the text is neither a name nor a name with keyword parameters.
     """
+    if not isinstance(text, str):
+        raise ArgumentError("name", repr(text), accepted="text", hint="For example 'art:pgd'.")
     name, bracket, _ = text.partition("(")
     if not bracket:
         return text.strip(), {}
@@ -354,7 +366,8 @@ def parse_component(text: str) -> tuple[str, dict[str, Any]]:
         call = ast.parse(f"f{text[len(name) :].strip()}", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise ValueError
-        if call.args or any(keyword.arg is None for keyword in call.keywords):
+        names = [keyword.arg for keyword in call.keywords]
+        if call.args or None in names or len(set(names)) < len(names):
             raise ValueError
         return name.strip(), {cast(str, k.arg): ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError):
@@ -372,6 +385,18 @@ def _parameters(factory: Callable[..., Any]) -> list[str]:
     except ValueError:  # some built-in classes have no signature
         return ["**"]
     return ["**" if p.kind is p.VAR_KEYWORD else p.name for p in parameters]
+
+
+def _available(backend: Backend) -> bool:
+    if not _importable(backend.module) or not backend.at_least:
+        return _importable(backend.module)
+    version = _version(backend.module)
+    return not version or _numbers(version) >= _numbers(backend.at_least)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: `"0.7.1.dev2"` as (0, 7, 1)."""
+    return tuple(int(part) for part in takewhile(str.isdigit, version.split(".")))
 
 
 def _importable(module: str) -> bool:

@@ -19,6 +19,7 @@ def margin_spec(
     section 3.
     """
     eye = torch.eye(classes, dtype=dtype, device=y.device)
+    y = y.long()  # indices of one byte would be a mask
     differences = eye[y].unsqueeze(1) - eye  # row j is e_y - e_j
     wrong = torch.arange(classes, device=y.device) != y.unsqueeze(1)
     return differences[wrong].view(len(y), classes - 1, classes)

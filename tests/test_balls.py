@@ -106,6 +106,16 @@ def test_eps_per_sample() -> None:
         rp.Linf(eps=[1, 2, 3], clip=None).bounds(x[:2])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_projections_of_pixels_count_as_inside(kind) -> None:
+    """In float32 and the range [0, 255], rounding moves a projected point out by more than 1e-6."""
+    x = 255 * torch.rand(200, 100, generator=torch.Generator().manual_seed(0))
+    ball = kind(eps=8, clip=(0, 255))
+    z = ball.project(x + 20 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1)), x)
+    assert ball.contains(z, x).all()
+    assert not ball.contains(x + 8.01, x).any()
+
+
 def test_balls_are_plain_data() -> None:
     assert rp.Linf(eps=0.1, clip=(0, 1)) == rp.Linf(eps=torch.tensor(0.1, dtype=torch.float64), clip=(0.0, 1.0))
     assert rp.Linf(eps=0.1, clip=None) != rp.L2(eps=0.1, clip=None)
@@ -122,7 +132,7 @@ def test_contains_knows_norm_clip_and_nan() -> None:
     assert not ball.contains(torch.tensor([[math.nan, 0.5]]), x).item()
 
 
-@pytest.mark.parametrize("eps", [-0.1, math.nan, math.inf, "much", None, [0.1, -1]])
+@pytest.mark.parametrize("eps", [-0.1, math.nan, math.inf, "much", None, [0.1, -1], [], True])
 def test_a_wrong_eps_is_named(eps, unchecked) -> None:
     with pytest.raises(rp.ArgumentError, match=r"`eps` is .*accepted: a finite number >= 0"):
         rp.Linf(eps=eps, clip=None)

@@ -72,7 +72,7 @@ class Broken:
 
 @pytest.fixture(autouse=True)
 def registry() -> Iterator[Registry]:
-    """The plugin above and the built-in ones; the other components stay out, some of which are slow to import."""
+    """The plugin above and the built-in ones, without their attacks and certifiers: the toys are all there are."""
     with using(Registry(entry_points=False, block=["art", "lirpa", "interval"])) as fresh:
         fresh.register(Plugin(), "toy")
         yield fresh

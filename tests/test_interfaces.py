@@ -196,8 +196,99 @@ class TestCertifier:
 
     def test_the_spec_must_fit(self) -> None:
         case = mlp_case()
-        with pytest.raises(rp.ArgumentError, match=r"accepted: shape \(6, rows, 4\)"):
+        with pytest.raises(rp.ArgumentError, match=r"of shape \(6, 2, 3\); accepted: a tensor of shape \(6, rows, 4\)"):
             Boxes().bounds(case.model, case.x, BALL, torch.ones(6, 2, 3))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meddles(SignStep):
+    """Changes whatever it gets hold of."""
+
+    what: str = ""
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: rp.Ball, *, targeted: bool) -> Tensor:
+        if self.what == "x":
+            x.add_(1)
+        elif self.what == "y":
+            y.zero_()
+        elif self.what == "hook":
+            model.register_forward_hook(lambda module, args, out: -out)
+            return x
+        elif self.what == "dtype":
+            torch.set_default_dtype(torch.float64)
+        elif self.what == "weights":
+            with torch.no_grad():
+                next(model.parameters()).neg_()
+        return super().perturb(model, x, y, ball, targeted=targeted)
+
+
+@pytest.mark.parametrize("what", ["x", "y", "hook", "dtype"])
+def test_what_a_plugin_does_to_its_arguments_reaches_nobody(what) -> None:
+    case = mlp_case()
+    x, y = case.x.clone(), case.y.clone()
+    result = Meddles(what=what)(case.model, case.x, case.y, BALL, seed=0)
+    assert torch.equal(case.x, x)
+    assert torch.equal(case.y, y)
+    assert torch.get_default_dtype() == torch.float32
+    assert not case.model._forward_hooks
+    assert BALL.contains(result.x_adv, x, tolerance=0).all()
+    assert torch.equal(result.success, case.model(result.x_adv).argmax(1) != y) or what == "hook"
+
+
+def test_changed_weights_are_an_error() -> None:
+    case = mlp_case()
+    with pytest.raises(rp.ComponentError, match="changed in place"):
+        Meddles(what="weights")(case.model, case.x, case.y, BALL, seed=0)
+
+
+class TestBoundsAreChecked:
+    @pytest.mark.parametrize(
+        ("claim", "message"),
+        [
+            (lambda r: rp.Interval(r + 1, r - 1), "cross or are NaN"),
+            (lambda r: rp.Interval(r * torch.nan, r), "cross or are NaN"),
+            (lambda r: rp.Interval.point(r[:, :1]), r"of shape \(6, 1\); expected an Interval"),
+            (lambda r: rp.Interval.point(r.double()), "torch.float64 of shape"),
+            (lambda r: None, "propagate returned None"),
+        ],
+    )
+    def test_what_is_no_bound_is_a_broken_contract(self, claim, message, unchecked) -> None:
+        case = mlp_case()
+        with pytest.raises(rp.ComponentError, match=message):
+            Claims(claim=claim).bounds(case.model, case.x, BALL)
+
+    def test_ends_that_cross_by_rounding_pass(self) -> None:
+        case = mlp_case()
+        crossed = Claims(claim=lambda r: rp.Interval(r + 1e-8, r - 1e-8))
+        assert crossed.bounds(case.model, case.x, BALL).shape == (6, 4)
+
+    @pytest.mark.parametrize(
+        ("spec", "found"),
+        [([[1.0]], "list"), (torch.ones(6, 2, 4).double(), "torch.float64"), (torch.ones(6, 4), r"\(6, 4\)")],
+    )
+    def test_a_wrong_spec_is_named(self, spec, found, unchecked) -> None:
+        case = mlp_case()
+        with pytest.raises(rp.ArgumentError, match=f"`spec` is .*{found}"):
+            Boxes().bounds(case.model, case.x, BALL, spec)
+
+
+def test_nan_logits_are_no_success() -> None:
+    class Breaks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack((x[:, 0], -x[:, 0]), 1) / (x[:, :1] <= 0.5) * (x[:, :1] <= 0.5)
+
+    x = torch.tensor([[0.45]])
+    result = Returns(value=lambda x: x + 0.1)(Breaks(), x, torch.tensor([0]), BALL)
+    assert not result.success.item()
+    assert result.logits.isfinite().all()
+
+
+def test_labels_of_one_byte_are_labels(unchecked) -> None:
+    case = mlp_case()
+    assert (
+        Boxes()(case.model, case.x, case.y.to(torch.uint8), BALL).verdicts
+        == Boxes()(case.model, case.x, case.y, BALL).verdicts
+    )
 
 
 class _Output(nn.Module):
@@ -224,6 +315,7 @@ X, Y, MODEL = torch.rand(2, 3), torch.tensor([0, 1]), nn.Linear(3, 4)
         ((MODEL, X * torch.nan, Y, BALL), r"`x` is not finite"),
         ((MODEL, X.double(), Y, BALL), r"torch.float64 on cpu; accepted: the model's dtype"),
         ((MODEL, X[0], Y, BALL), r"unsqueeze"),
+        ((MODEL, X.half(), Y, BALL), r"torch.float16; accepted: a batch .* in float32 or float64"),
         ((MODEL, X.numpy(), Y, BALL), r"`x` is ndarray; accepted: a torch.Tensor"),
         ((MODEL, X, Y, 0.1), r"`ball` is 0.1; accepted: rp.Linf"),
         ((lambda x: x, X, Y, BALL), r"`model` is function; accepted: a torch.nn.Module"),
@@ -239,6 +331,11 @@ def test_wrong_arguments_are_named(component, arguments, message, unchecked) -> 
 def test_a_wrong_batch_size_is_named() -> None:
     with pytest.raises(rp.ArgumentError, match="`batch_size` is 0"):
         SignStep(batch_size=0)
+
+
+def test_a_fractional_batch_size_is_named(unchecked) -> None:
+    with pytest.raises(rp.ArgumentError, match=r"`batch_size` is 2\.5"):
+        SignStep(batch_size=2.5)
 
 
 def test_chunks_cover_the_batch() -> None:

@@ -25,6 +25,7 @@ ENTRY_POINTS = {
     "@rp.hookimpl\ndef register_certifiers(register):\n    raise OSError('disk on fire')\n",
     "twice": "import robust_plugins as rp\nfrom toys import SignStep\n"
     "@rp.hookimpl\ndef register_attacks(register):\n    register('good:step', SignStep)\n",
+    "leaves": "raise SystemExit('bye')\n",
     "zero-hooks": "x = 1\n",
     "backendless": "import robust_plugins as rp\nfrom toys import SignStep\n"
     "@rp.hookimpl\ndef register_attacks(register):\n"
@@ -59,6 +60,7 @@ def test_each_plugin_has_its_own_status(installed) -> None:
         "broken-import": Status.FAILED,
         "good": Status.LOADED,
         "half": Status.FAILED,
+        "leaves": Status.FAILED,
         "misspelt": Status.FAILED,
         "twice": Status.FAILED,
         "zero-hooks": Status.FAILED,
@@ -70,6 +72,7 @@ def test_each_plugin_has_its_own_status(installed) -> None:
     assert "No module named 'no_such_package_at_all'" in plugins["broken-import"].error
     assert "Did you mean 'register_attacks'" in plugins["misspelt"].error
     assert "disk on fire" in plugins["half"].error
+    assert plugins["leaves"].error == "SystemExit: bye"
     assert "provided twice: by plugin 'good' and by plugin 'twice'" in plugins["twice"].error
     assert "implements no hook" in plugins["zero-hooks"].error
     assert "pip install it-really" in plugins["backendless"].error
@@ -95,6 +98,10 @@ def test_blocking_and_choosing(installed, monkeypatch) -> None:
     assert _status(blocked)["twice"] is Status.LOADED  # its rival is gone
     with pytest.raises(rp.PluginError, match="blocked by ROBUST_PLUGINS_BLOCK"):
         blocked.create(Kind.ATTACK, "art:pgd")
+    monkeypatch.setenv("ROBUST_PLUGINS_BLOCK", "godo")
+    misspelt = Registry(builtins=False)
+    assert _status(misspelt)["good"] is Status.LOADED
+    assert "no installed plugin has that name" in next(p.error for p in misspelt.plugins() if p.name == "godo")
     monkeypatch.setenv("ROBUST_PLUGINS_BLOCK", "acme")
     assert {s for n, s in _status(Registry(builtins=False)).items()} == {Status.BLOCKED}
     monkeypatch.delenv("ROBUST_PLUGINS_BLOCK")
@@ -165,8 +172,19 @@ def test_unknown_names_and_parameters_name_the_nearest(fresh_registry, unchecked
         rp.attack("toy:sign-stop")
     with pytest.raises(rp.UnknownNameError, match=r"'batchsize'. Did you mean 'batch_size'"):
         rp.attack("toy:sign-step", batchsize=3)
-    with pytest.raises(rp.ArgumentError, match=r"`parameters of toy:sign-step` is \{'batch_size': 'x'\}"):
-        rp.attack("toy:sign-step", batch_size="x")
+
+
+def test_a_parameter_that_the_factory_refuses_is_named(fresh_registry) -> None:  # noqa: F811
+    class Needs:
+        @rp.hookimpl
+        def register_attacks(self, register) -> None:
+            register("needs:radius", lambda radius: SignStep(batch_size=radius + 0))
+
+    rp.register(Needs())
+    with pytest.raises(rp.ArgumentError, match=r"`parameters of needs:radius` is \{\}; accepted: radius"):
+        rp.attack("needs:radius")
+    with pytest.raises(rp.ArgumentError, match=r"`parameters of needs:radius` is \{'radius': 'x'\}"):
+        rp.attack("needs:radius", radius="x")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +201,7 @@ def test_components_are_written_as_calls(text, name, parameters) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["art:pgd(40)", "art:pgd(steps=40", "art:pgd(steps=open('x'))", "a(**{})", "a(b=1)(c=2)"]
+    "text", ["art:pgd(40)", "art:pgd(steps=40", "art:pgd(steps=open('x'))", "a(**{})", "a(b=1)(c=2)", "a(b=1, b=2)"]
 )
 def test_only_literals_are_read(text) -> None:
     with pytest.raises(rp.ArgumentError, match="parameter=literal"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from robust_plugins.arguments import check_inputs, check_labels, logits_of
 from robust_plugins.balls import Ball
+from robust_plugins.benchmark.observing import observed
 from robust_plugins.benchmark.table import comparison_table, conclusion, rendered
 from robust_plugins.errors import ArgumentError
 from robust_plugins.evaluation import evaluating, evaluation_error, fresh_seed
@@ -103,11 +105,18 @@ class Comparison:
         return f"{rendered(comparison_table([self]))}\n\n{conclusion([self])}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the tensors, ready for JSON: shares in [0, 1], seconds of wall-clock time."""
+        """Everything but the tensors, ready for JSON: shares in [0, 1], seconds of wall-clock time.
+
+        Numbers that are not finite, which JSON lacks, are None.
+        """
         low, high = self.bracket
         return {
             "samples": len(self.y),
-            "ball": {"norm": str(self.ball.norm), "eps": self.ball.radii, "clip": self.ball.clip},
+            "ball": {
+                "norm": str(self.ball.norm),
+                "eps": self.ball.radii,
+                "clip": self.ball.clip and [_finite(end) for end in self.ball.clip],
+            },
             "seed": self.seed,
             "clean": self.clean,
             "bracket": {"certified": low, "attacked": high},
@@ -122,7 +131,9 @@ class Comparison:
                 }
                 for row in self.rows
             ],
-            "crossings": [asdict(crossing) for crossing in self.crossings],
+            "crossings": [
+                {**asdict(c), "achieved": _finite(c.achieved), "proved": _finite(c.proved)} for c in self.crossings
+            ],
         }
 
 
@@ -147,6 +158,8 @@ def compare(
     Raises ArgumentError for an unusable model, batch or ball, UnknownNameError for an unknown component.
     """
     check_inputs(model, x, ball)
+    if isinstance(components, str):
+        raise ArgumentError("components", repr(components), accepted="a list of names", hint=f"Pass [{components!r}].")
     with evaluating(model), torch.no_grad():
         clean = logits_of(model, x)
         rounding = evaluation_error(model, x, clean)
@@ -157,21 +170,14 @@ def compare(
             "components", [n for n, _ in named], accepted="each component once", hint="Drop the repetition."
         )
     seed = fresh_seed() if seed is None else seed
-    run = {"components": [name for name, _ in named], "ball": ball, "seed": seed, "samples": len(x)}
-    registry().observe("on_run_start", run=run)
     rows: list[Row] = []
-    try:
+    with observed([name for name, _ in named], ball, seed=seed, samples=len(x)) as tell:
         for name, component in with_bar(named, progress):
             row = _run(name, component, model, x, y, ball, seed)
             rows.append(row)
             if row.result is not None:
-                registry().observe("on_record", run=run, name=name, result=row.result)
-    except BaseException as error:
-        registry().observe("on_run_end", run=run, error=error)
-        raise
-    table = Comparison(x, y, ball, seed, clean.argmax(1) == y, tuple(rows), _crossings(rows, y, rounding))
-    registry().observe("on_run_end", run=run, error=None)
-    return table
+                tell(name, row.result)
+    return Comparison(x, y, ball, seed, clean.argmax(1) == y, tuple(rows), _crossings(rows, y, rounding))
 
 
 def verdict_counts(certificate: Certificate) -> dict[str, int]:
@@ -180,6 +186,10 @@ def verdict_counts(certificate: Certificate) -> dict[str, int]:
     for verdict in certificate.verdicts:
         counts[verdict.value] = counts.get(verdict.value, 0) + 1
     return counts
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _share(flags: Tensor) -> float:
@@ -213,7 +223,7 @@ def _run(
         else:
             result = component(model, x, y, ball)
             good = result.certified
-    except Exception as error:  # one backend's failure must not lose the others' results
+    except (Exception, SystemExit) as error:  # one backend's failure must not lose the others' results
         return Row(name, kind, None, time.perf_counter() - start, None, f"{type(error).__name__}: {error}")
     return Row(name, kind, _share(good), result.seconds, result)
 

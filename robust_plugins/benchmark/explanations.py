@@ -16,6 +16,7 @@ from robust_plugins.arguments import check_inputs
 from robust_plugins.balls import Ball
 from robust_plugins.benchmark.compare import with_bar
 from robust_plugins.benchmark.explanation_table import explanation_conclusion, explanation_table
+from robust_plugins.benchmark.observing import observed
 from robust_plugins.benchmark.table import rendered
 from robust_plugins.errors import ArgumentError
 from robust_plugins.evaluation import evaluating, fresh_seed
@@ -183,7 +184,8 @@ def compare_explanations(
     (at most as many as there are features). `y`, `of` and `weights` say what is explained, as for
     `rp.ExplanationCertifier`; with `delta`, the width allowed to each feature, the share of robust samples is compared
     too. All attacks get the same `seed`; None draws one, which the result states. A component that raises is a row with
-    its error; the others go on. `progress` shows a bar on standard error.
+    its error; the others go on. `progress` shows a bar on standard error. Observers (`on_run_start`, `on_record`,
+    `on_run_end`) are told.
 
     Raises ArgumentError for an unusable model or ball and an unusable or empty batch, UnknownNameError for an unknown
     component.
@@ -202,8 +204,14 @@ def compare_explanations(
         )
     seed = fresh_seed() if seed is None else seed
     task = _Task(model, x, y, ball, of, min(k, x[0].numel()), delta, weights, seed)
-    rows = tuple(task.row(name, component) for name, component in with_bar(named, progress))
-    return ExplanationComparison(x, y, ball, of, task.k, delta, weights, seed, value, rows, _crossings(rows, task.k))
+    rows: list[ExplanationRow] = []
+    with observed([name for name, _ in named], ball, seed=seed, samples=len(x)) as tell:
+        for name, component in with_bar(named, progress):
+            rows.append(task.row(name, component))
+            for result in rows[-1].results:
+                tell(name, result)
+    found = tuple(rows)
+    return ExplanationComparison(x, y, ball, of, task.k, delta, weights, seed, value, found, _crossings(found, task.k))
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +232,7 @@ class _Task:
         start = time.perf_counter()
         try:
             return self._attacked(name, component) if attack else self._certified(name, component)  # type: ignore[arg-type]
-        except Exception as error:  # one backend's failure must not lose the others' results
+        except (Exception, SystemExit) as error:  # one backend's failure must not lose the others' results
             message = f"{type(error).__name__}: {error}"
             return ExplanationRow(name, kind, None, None, None, None, (), time.perf_counter() - start, message)
 

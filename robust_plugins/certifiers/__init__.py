@@ -1,6 +1,7 @@
 """Adapters to auto_LiRPA's certifiers. Importing this package imports no backend."""
 
 from robust_plugins.certifiers._lirpa_compat import BACKEND
+from robust_plugins.certifiers.jacobian import JACOBIAN_BACKEND, Jacobian
 from robust_plugins.certifiers.lirpa import CROWN, CROWNIBP, IBP, AlphaCROWN
 from robust_plugins.hookspecs import Register, hookimpl
 
@@ -12,3 +13,9 @@ def register_certifiers(register: Register) -> None:
     register("lirpa:crown-ibp", CROWNIBP, requires=(BACKEND,))
     register("lirpa:crown", CROWN, requires=(BACKEND,))
     register("lirpa:alpha-crown", AlphaCROWN, requires=(BACKEND,))
+
+
+@hookimpl
+def register_explanation_certifiers(register: Register) -> None:
+    """Registers auto_LiRPA's bounds on gradients."""
+    register("lirpa:jacobian", Jacobian, requires=(JACOBIAN_BACKEND,))

@@ -39,7 +39,7 @@ class Bounded:
     backend: LiRPA
     module: Any
     """auto_LiRPA's BoundedModule, always in evaluation mode."""
-    structure: _Structure
+    structure: Structure
     classes: int
     """The number of the model's logits."""
     folded: Folded
@@ -56,14 +56,14 @@ class Bounded:
         With `frozen`, gradients do not reach the parameters. Without `clear`, the bounds of all layers stay until the
         next call: giving large tensors back to the system and asking for them again takes a third of IBP's time.
         """
-        with self.lock, _default_dtype(self.structure.dtype):
-            state = _state(model)
+        with self.lock, default_dtype(self.structure.dtype):
+            present = state(model)
             for node in self.module.children():
-                if hasattr(node, "ori_name") and node.ori_name in state:
+                if hasattr(node, "ori_name") and node.ori_name in present:
                     store = node._parameters if "param" in node._parameters else node._buffers
                     for key in ("param", "buffer"):
                         if key in store:
-                            store[key] = state[node.ori_name].detach() if frozen else state[node.ori_name]
+                            store[key] = present[node.ori_name].detach() if frozen else present[node.ori_name]
             try:
                 yield self.module
             finally:
@@ -74,23 +74,6 @@ class Bounded:
 
 
 _KEPT = ("lower", "upper", "interval", "forward_value", "d", "lA", "uA", "lower_d", "linear", "center", "aux")
-
-
-class _Structure(NamedTuple):
-    """What a conversion bakes in. A model that changed in any of it must be converted again."""
-
-    dtype: torch.dtype
-    plain: tuple[Any, ...]
-    """Every submodule's name, type and plain attributes; every parameter's and buffer's name and shape."""
-    baked: tuple[Tensor, ...]
-    """Tensors that are neither parameters nor persistent buffers: constants of the graph."""
-
-    def matches(self, other: _Structure) -> bool:
-        return (
-            self.plain == other.plain
-            and len(self.baked) == len(other.baked)
-            and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(self.baked, other.baked, strict=True))
-        )
 
 
 _cache: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Bounded]] = WeakKeyDictionary()
@@ -105,7 +88,7 @@ def bounded(model: nn.Module, x: Tensor, recipe: Recipe) -> Bounded:
     _lirpa_compat.load()
     entries = _cache.setdefault(model, {})
     key = (x.shape[1:], x.dtype, x.device, recipe)
-    structure = _structure(model, x.dtype)
+    structure = structure(model, x.dtype)
     for candidate in (key, (*key, len(x))):
         found = entries.get(candidate)
         if found is not None and found.structure.matches(structure):
@@ -127,11 +110,11 @@ def bounded(model: nn.Module, x: Tensor, recipe: Recipe) -> Bounded:
 
 def trial(model: nn.Module, x: Tensor, recipe: Recipe) -> Bounded:
     """`model` converted for this one use. Raises whatever auto_LiRPA raises."""
-    return _made(model, x, recipe, _structure(model, x.dtype), [])[0]
+    return _made(model, x, recipe, structure(model, x.dtype), [])[0]
 
 
 def _made(
-    model: nn.Module, x: Tensor, recipe: Recipe, structure: _Structure, refused: list[str]
+    model: nn.Module, x: Tensor, recipe: Recipe, structure: Structure, refused: list[str]
 ) -> tuple[Bounded, bool]:
     """`model` converted, and whether that serves the batch size of `x` alone."""
     kept = structure._replace(baked=tuple(t.detach().clone() for t in structure.baked))
@@ -146,7 +129,7 @@ def _made(
 
 
 def _converted(
-    model: nn.Module, x: Tensor, check: int, *, recipe: Recipe, structure: _Structure, refused: list[str]
+    model: nn.Module, x: Tensor, check: int, *, recipe: Recipe, structure: Structure, refused: list[str]
 ) -> Bounded:
     """`model` converted at `x`, and compared with itself on another batch, of `check` samples.
 
@@ -154,7 +137,7 @@ def _converted(
     """
     backend = _lirpa_compat.load()
     twin = convertible(model, x, convolve=recipe.convolve and backend.legacy)
-    with backend.tracing(refused), _default_dtype(x.dtype), torch.no_grad():
+    with backend.tracing(refused), default_dtype(x.dtype), torch.no_grad():
         # Buffers are weights, not inputs: they have no batch axis. (0.3 knows no such option, see below.)
         settings = {"buffers": {"no_batchdim": True}, **dict(recipe.options)}
         module = backend.module_class(twin, x, bound_opts=settings, device=x.device)
@@ -205,49 +188,8 @@ def _spread(x: Tensor, n: int) -> Tensor:
     return x[:1].detach() + noise - 0.5
 
 
-def _structure(model: nn.Module, dtype: torch.dtype) -> _Structure:
-    plain: list[Any] = []
-    baked: list[Tensor] = []
-    for name, module in model.named_modules():
-        plain.append((name, type(module), len(module._forward_hooks), len(module._forward_pre_hooks)))
-        for key, value in module.__dict__.items():
-            if key in _OWN:
-                continue
-            if isinstance(value, Tensor):
-                baked.append(value)
-            plain.append((key, _plain(value)))
-        for key, buffer in module._buffers.items():
-            if buffer is not None and key in module._non_persistent_buffers_set:
-                baked.append(buffer)
-    # Tensors that are registered twice are one node of the graph, as long as they are one tensor.
-    first: dict[int, int] = {}
-    for name, tensor in _state(model).items():
-        plain.append((name, tensor.shape, first.setdefault(id(tensor), len(first))))
-    return _Structure(dtype, tuple(plain), tuple(baked))
-
-
-_OWN = frozenset(nn.Module().__dict__)
-
-
-def _plain(value: Any) -> Any:
-    """`value` where it is a number, a text or a container of such, frozen; None for everything else."""
-    if isinstance(value, (bool, int, float, str, type(None))):
-        return type(value), value
-    if isinstance(value, (tuple, list)):
-        return tuple(_plain(v) for v in value)
-    if isinstance(value, dict):
-        return tuple((str(k), _plain(v)) for k, v in value.items())
-    return None
-
-
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    state.update(model.named_buffers(remove_duplicate=False))
-    return state
-
-
 @contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """auto_LiRPA makes its identity matrices, slopes and results in torch's default dtype."""
     before = torch.get_default_dtype()
     if before == dtype:

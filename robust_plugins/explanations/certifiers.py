@@ -21,6 +21,9 @@ from robust_plugins.intervals.graph import Rounding
 from robust_plugins.intervals.relaxation import MEMORY
 from robust_plugins.intervals.selection_rules import softmax_range
 
+STEPS = 8
+"""Of Adam, on the planes of joint gates."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class IBP(ExplanationCertifier):
@@ -95,8 +98,9 @@ class Relaxed(CROWN):
 
     - 0: nothing.
     - 1, 2: joint gates, which keep the slopes' dependence on the input, with one plane or with three.
-    - 3: as 2, and for networks whose activations are all smooth gradients as quadratic functions of the input, where
-      their coefficients for one sample fit `memory` (inputs up to about 100) and weights are points.
+    - 3: as 2, with planes searched for by a few steps of Adam, many times slower; and for networks whose activations
+      are all smooth gradients as quadratic functions of the input, where their coefficients for one sample fit
+      `memory` (inputs up to about 100) and weights are points.
     """
 
     effort: int = 0
@@ -133,7 +137,8 @@ class Relaxed(CROWN):
         """Bounds on the gradient of `coefficients` times the logits, one row of them for each sample of `values`."""
         adjoint = Adjoint(network, values)
         planes = PLANES[: {0: 0, 1: 1}.get(self.effort, len(PLANES))]
-        found = gradient_interval(network, values, adjoint, Interval.point(coefficients), planes, self.memory)
+        start, steps = Interval.point(coefficients), STEPS if self.effort == 3 else 0
+        found = gradient_interval(network, values, adjoint, start, planes, self.memory, steps=steps)
         if self.effort < 3:
             return found
         second_order = SecondOrder(network, values, adjoint)

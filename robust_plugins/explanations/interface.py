@@ -141,7 +141,8 @@ class ExplanationCertifier(Component, ABC):
         upper = torch.cat([x[:0], *(g.upper for g, _, _ in parts)])
         value = torch.cat([x[:0], *(v for _, v, _ in parts)])
         faults = [fault for _, _, found in parts for fault in found]
-        robust = (upper - lower <= allowed).flatten(1).all(1).tolist() if len(x) else []
+        width = upper - lower
+        robust = ((width <= allowed) & width.isfinite()).flatten(1).all(1).tolist() if len(x) else []
         verdicts = tuple(
             (Verdict.CERTIFIED if r else Verdict.UNKNOWN) if fault is None else fault[0]
             for r, fault in zip(robust, faults, strict=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import torch
@@ -34,6 +35,37 @@ class Plane:
     """None: the one that leaves the fewest coefficients on the slopes."""
     flatness: float
     """The line's slope: 0 for the chord's, 1 for none, or between."""
+
+    def tau_of(self, gate: int, a: Tensor, g: Interval) -> Tensor:
+        """The plane's tau at a gate with coefficients `a`, whose gradient lies in `g`: any in [-1/2, 1/2] is sound."""
+        if self.tau is not None:
+            return torch.full_like(g.lower.unsqueeze(1), self.tau)
+        width = g.width.unsqueeze(1)
+        return (-a.sign() * g.center.unsqueeze(1) / torch.where(width > 0, width, 1)).clamp(-0.5, 0.5)
+
+    def slope_of(self, activation: int, rise: Tensor, size: Tensor) -> Tensor:
+        """The line's slope, for the chord's slope `rise` and coefficients of that size: any is sound."""
+        return rise * (1 - self.flatness)
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned(Plane):
+    """A choice for each row and unit."""
+
+    taus: dict[int, Tensor]
+    """By gate of the adjoint, (batch, rows, *shape)."""
+    flat: dict[int, Tensor]
+    """By activation of the network."""
+    tilt: dict[int, Tensor]
+    """By activation: what is added to the line's slope, in units of its coefficients."""
+
+    def tau_of(self, gate: int, a: Tensor, g: Interval) -> Tensor:
+        """As chosen."""
+        return self.taus[gate].clamp(-0.5, 0.5)
+
+    def slope_of(self, activation: int, rise: Tensor, size: Tensor) -> Tensor:
+        """As chosen."""
+        return rise * (1 - self.flat[activation]) + self.tilt[activation] * size
 
 
 TAYLOR = Plane(0.0, 0.0)
@@ -93,22 +125,57 @@ class JointGates:
                 self.smooth[index] = smooth
         self.memory = memory
 
-    def bounds(self, node: int, plane: Plane) -> Interval:
-        """The interval of a node of the adjoint, from those before it."""
+    def bounds(self, node: int, plane: Plane, *, steps: int = 0) -> Interval:
+        """The interval of a node of the adjoint, from those before it.
+
+        With `steps`, that many steps of Adam choose the plane and the line for each row and unit first, from `plane`.
+        """
         shape = tuple(self.grads[node].shape[1:])
         size = prod(shape)
         largest = max(v.lower.numel() for v in (*self.values, *self.grads))
         # Up to a dozen tensors of coefficients are alive while a line is looked for, for two signs each.
-        step = max(1, self.memory // (24 * largest * self.grads[0].lower.element_size()))
+        # The search keeps those of all points of the line's grid, for its gradient.
+        alive = 24 * (PIECES if steps else 1)
+        step = max(1, self.memory // (alive * largest * self.grads[0].lower.element_size()))
         found: list[Tensor] = []
         for begin in range(0, size, step):
             rows = torch.eye(size, dtype=self.grads[0].dtype, device=self.grads[0].device)[begin : begin + step]
-            found.append(self._upper(torch.cat((rows, -rows)).view(1, -1, *shape), node, plane))
+            rows = torch.cat((rows, -rows)).view(1, -1, *shape)
+            found.append(self._upper(rows, node, self._tuned(rows, node, plane, steps) if steps else plane))
         upper = torch.cat([f[:, : f.shape[1] // 2] for f in found], 1)
         lower = -torch.cat([f[:, f.shape[1] // 2 :] for f in found], 1)
         return Interval(lower.view(-1, *shape), upper.view(-1, *shape))
 
-    def _upper(self, rows: Tensor, node: int, plane: Plane) -> Tensor:
+    def _tuned(self, rows: Tensor, node: int, plane: Plane, steps: int) -> Plane:
+        """A choice for each row and unit with smaller upper bounds. Every choice is sound, so it may be rough."""
+        taus: dict[int, Tensor] = {}
+        with torch.no_grad():
+            self._upper(rows, node, plane, record=taus)
+        if not taus:
+            return plane
+        taus = {k: t.clone().requires_grad_() for k, t in taus.items()}
+        flat = {self.adjoint.gates[k]: torch.full_like(t, plane.flatness).requires_grad_() for k, t in taus.items()}
+        tilt = {k: torch.zeros_like(t).requires_grad_() for k, t in flat.items()}
+        tuned = Tuned(plane.tau, plane.flatness, taus, flat, tilt)
+        parts = ((taus, 0.1), (flat, 0.1), (tilt, 0.01))
+        choices = [t for part, _ in parts for t in part.values()]
+        optimizer = torch.optim.Adam([{"params": list(part.values()), "lr": rate} for part, rate in parts])
+        rates = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, steps)
+        for _ in range(steps):
+            with torch.enable_grad():
+                bound = self._upper(rows, node, tuned, pieces=PIECES // 2).sum()
+            gradients = torch.autograd.grad(bound, choices, materialize_grads=True)
+            for choice, gradient in zip(choices, gradients, strict=True):
+                choice.grad = gradient
+            optimizer.step()
+            rates.step()
+        detached = [{k: t.detach() for k, t in part.items()} for part in (taus, flat, tilt)]
+        return Tuned(plane.tau, plane.flatness, *detached)
+
+    def _upper(
+        self, rows: Tensor, node: int, plane: Plane, *, record: dict[int, Tensor] | None = None, pieces: int = PIECES
+    ) -> Tensor:
+        """Upper bounds of `rows` times a node, (batch, rows); `record` receives the planes' tau at every gate."""
         on_slopes: dict[int, Tensor] = {}
 
         def gate(index: int, a: Tensor | None) -> tuple[Tensor, Tensor] | None:
@@ -117,11 +184,9 @@ class JointGates:
                 return None
             s, g = self.adjoint.slopes[index], self.grads[self.adjoint.nodes[index].inputs[0]]
             s0, ds, g0, dg = (t.unsqueeze(1) for t in (s.center, s.radius, g.center, g.radius))
-            size = a.abs()
-            if plane.tau is None:
-                tau = (-a.sign() * g0 / torch.where(dg > 0, 2 * dg, 1)).clamp(-0.5, 0.5)
-            else:
-                tau = torch.full_like(g0, plane.tau)
+            size, tau = a.abs(), plane.tau_of(index, a, g)
+            if record is not None:
+                record[index] = tau.expand(len(g), *a.shape[1:])
             c = a * g0 + 2 * tau * size * dg
             on_slopes[source] = on_slopes[source] + c if source in on_slopes else c
             constant = size * ds * dg - a * s0 * g0 - 2 * tau * (size * dg * s0 - a * ds * g0)
@@ -132,8 +197,15 @@ class JointGates:
         def activation(index: int, m: Tensor | None) -> tuple[Tensor, Tensor] | None:
             if index not in on_slopes:
                 return None
-            z = self.values[self.network.nodes[index].inputs[0]]
-            slope, offset = line_above(self.smooth[index], z, m, on_slopes[index], plane.flatness)
+            z, c = self.values[self.network.nodes[index].inputs[0]], on_slopes[index]
+            if m is None and not isinstance(plane, Tuned):
+                # Of f' alone the line depends on the sign of c only.
+                one = torch.ones_like(z.lower).unsqueeze(1)
+                signs = torch.cat((one, -one), 1)
+                lines = line_above(self.smooth[index], z, None, signs, partial(plane.slope_of, index), pieces)
+                slope, offset = (c.clamp(min=0) * t[:, :1] - c.clamp(max=0) * t[:, 1:] for t in lines)
+                return offset.flatten(2).sum(2), slope
+            slope, offset = line_above(self.smooth[index], z, m, c, partial(plane.slope_of, index), pieces)
             return offset.flatten(2).sum(2), slope
 
         if on_slopes:
@@ -148,10 +220,13 @@ def gradient_interval(
     start: Interval,
     planes: Sequence[Plane],
     memory: int,
+    *,
+    steps: int = 0,
 ) -> Interval:
     """Bounds on the adjoint's output for derivatives `start` by the network's output.
 
-    Every gate's gradient is bounded by interval propagation, by relaxed gates, and by joint gates with each plane.
+    Every gate's gradient is bounded by interval propagation, by relaxed gates, by joint gates with each plane, and with
+    `steps` by planes that are searched for from the first one.
     """
     grads: list[Interval] = [start]
     relaxation = Relaxation(adjoint, grads, memory=memory)
@@ -169,42 +244,43 @@ def gradient_interval(
             grads[index] = grads[index].sharpened(relaxation.bounds(index))
             for plane in chosen:
                 grads[index] = grads[index].sharpened(joint.bounds(index, plane))
+            if steps and chosen:
+                grads[index] = grads[index].sharpened(joint.bounds(index, chosen[0], steps=steps))
     return grads[last]
 
 
-def line_above(smooth: Smooth, z: Interval, m: Tensor | None, c: Tensor, flatness: float) -> tuple[Tensor, Tensor]:
+def line_above(
+    smooth: Smooth,
+    z: Interval,
+    m: Tensor | None,
+    c: Tensor,
+    slope_of: Callable[[Tensor, Tensor], Tensor],
+    pieces: int = PIECES,
+) -> tuple[Tensor, Tensor]:
     """Slope and intercept of a line above `m f(z) + c f'(z)` on z, for coefficients of shape (batch, rows, *shape).
 
     The intercept is the largest of `m f + c f' - slope z` on a grid, plus what the function can rise above its chord
     between two points w apart: `w^2 / 8 (|m| sup |f''| + |c| sup |f'''|)`. Sound for every slope.
     """
-    if m is None and c.shape[1] > 2:
-        # Of f' alone the line depends on the sign of c only.
-        one = torch.ones_like(z.lower).unsqueeze(1)
-        slope, offset = line_above(smooth, z, None, torch.cat((one, -one), 1), flatness)
-        positive, negative = c.clamp(min=0), -c.clamp(max=0)
-        return (
-            positive * slope[:, :1] + negative * slope[:, 1:],
-            positive * offset[:, :1] + negative * offset[:, 1:],
-        )
     f, df = smooth.activation.f, smooth.activation.slope
     width = z.upper - z.lower
-    points = [z.lower + width * (k / PIECES) for k in range(PIECES)] + [z.upper]
+    points = [z.lower + width * (k / pieces) for k in range(pieces)] + [z.upper]
     curves = [(f(p).unsqueeze(1), df(p).unsqueeze(1)) for p in points]
 
     def at(k: int) -> Tensor:
         value = c * curves[k][1]
         return value if m is None else value + m * curves[k][0]
 
-    first, last = at(0), at(PIECES)
+    first, last = at(0), at(pieces)
     wide = (width > 1e-6).unsqueeze(1)
     rise = (last - first) / torch.where(wide, width.unsqueeze(1), 1)
-    slope = torch.where(wide, rise, 0.0) * (1 - flatness)
     size_c, size_m = c.abs(), None if m is None else m.abs()
+    size = size_c if size_m is None else size_c + size_m
+    slope = slope_of(torch.where(wide, rise, 0.0), size * width.clamp(max=1).unsqueeze(1))
     before = first - slope * points[0].unsqueeze(1)
     offset = before
-    for k in range(1, PIECES + 1):
-        here = (last if k == PIECES else at(k)) - slope * points[k].unsqueeze(1)
+    for k in range(1, pieces + 1):
+        here = (last if k == pieces else at(k)) - slope * points[k].unsqueeze(1)
         second, third = smooth.bends(Interval(points[k - 1], points[k]))
         step = (points[k] - points[k - 1]) ** 2 / 8
         highest = torch.maximum(before, here) + size_c * (third * step).unsqueeze(1)
@@ -218,7 +294,7 @@ def line_above(smooth: Smooth, z: Interval, m: Tensor | None, c: Tensor, flatnes
     ends = torch.minimum(slope * z.lower.unsqueeze(1), slope * z.upper.unsqueeze(1))
     gaps = smooth.gaps(z)
     if isinstance(gaps, Tensor):
-        offset = offset + gaps.unsqueeze(1) * (size_c if size_m is None else size_c + size_m)
+        offset = offset + gaps.unsqueeze(1) * size
     return slope, torch.minimum(offset, ranges - ends)
 
 

@@ -134,7 +134,7 @@ def _refuse_pickles_in_export(path: Path) -> None:
             elif name.endswith(".pt") and (content := archive.read(name)):
                 try:
                     torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-                except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+                except Exception as error:  # the unpickler meets arbitrary bytes here, and raises accordingly
                     raise _refused(path, f"holding pickled objects in {name}", CONVERT) from error
 
 
@@ -152,7 +152,7 @@ def _tensors(path: Path) -> Mapping[str, Any]:
         if start[:1] != b"\x80" and start != b"PK":  # how pickles begin, and the archives of torch.save
             raise _refused(path, "neither a model nor weights", "Save it in one of these forms.") from error
         raise _refused(path, "a pickled model, which would run its author's code when read", CONVERT) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # the unpickler meets arbitrary bytes here, and raises accordingly
         raise _refused(path, f"unreadable ({_first_line(error)})", "Save it again.") from error
     if not isinstance(found, Mapping):
         raise _refused(path, f"holding a {type(found).__name__}", "Save model.state_dict().")

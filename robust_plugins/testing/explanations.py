@@ -250,7 +250,10 @@ def gradients_reach_the_weights(certifier: ExplanationCertifier) -> None:
     """`bounds` is differentiable in the model's parameters."""
     for case, ball in _cases(certifier):
         for of in get_args(Of):
-            certifier.bounds(case.model, case.x, case.y, ball, of=of).width.sum().backward()
+            width = certifier.bounds(case.model, case.x, case.y, ball, of=of).width.sum()
+            assert width.requires_grad or width == 0, "the bounds have no gradient"
+            if width.requires_grad:
+                width.backward()
             weights = [m.weight for m in case.model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
             if len(weights) == 1 and of != "loss":
                 continue  # the gradient of a linear function is constant: its width is zero whatever the weights
@@ -270,6 +273,7 @@ def nan_is_an_error(certifier: ExplanationCertifier) -> None:
     assert set(certificate.verdicts) <= {Verdict.ERROR, Verdict.UNSUPPORTED}
     assert all(certificate.messages)
     assert not (certificate.keeps_top(1) | certificate.keeps_sign()).any()
+    assert not certificate.robust.any()
     assert not certificate.excludes(torch.full_like(case.x, 1e6), 1.0).any()
 
 
@@ -282,6 +286,7 @@ def unsupported_is_a_verdict(certifier: ExplanationCertifier) -> None:
         assert (verdict is Verdict.UNSUPPORTED) <= bool(message), "UNSUPPORTED without naming the cause"
     if Verdict.UNSUPPORTED in certificate.verdicts:
         assert not (certificate.keeps_top(1) | certificate.keeps_sign()).any()
+        assert not certificate.robust.any()
         with pytest.raises(UnsupportedModelError):
             certifier.bounds(model, case.x, case.y, ball, of="logit")
 

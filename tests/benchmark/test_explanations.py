@@ -14,6 +14,7 @@ import robust_plugins as rp
 from robust_plugins.benchmark.explanation_plots import deviation_plot, explained_samples
 from robust_plugins.explanations import CornerPGD
 from robust_plugins.explanations.certifiers import IBP
+from robust_plugins.testing import fresh_registry  # noqa: F401 (a fixture)
 from robust_plugins.testing.networks import cnn_case, mlp_case
 
 QUICK = "gradient:corner-pgd(corners=10, steps=4)"
@@ -169,3 +170,30 @@ def test_tables_are_drawn_as_intervals() -> None:
 def test_a_page_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(rp.ArgumentError, match="comparisons"):
         rp.write_explanation_report(tmp_path / "page.html", [], title="")
+
+
+def test_observers_hear_of_the_run(fresh_registry) -> None:  # noqa: F811
+    heard = []
+
+    class Observer:
+        @rp.hookimpl
+        def on_run_start(self, run) -> None:
+            heard.append(("start", run["components"], run["samples"]))
+
+        @rp.hookimpl
+        def on_record(self, name, result) -> None:
+            heard.append((name, type(result).__name__))
+
+        @rp.hookimpl
+        def on_run_end(self, error) -> None:
+            heard.append(("end", error))
+
+    rp.register(Observer(), "observer")
+    case = relu_case(batch=2)
+    rp.compare_explanations(case.model, case.x, case.y, case.ball, [QUICK, "interval:ibp"], seed=0)
+    assert heard == [
+        ("start", [QUICK, "interval:ibp"], 2),
+        *[(QUICK, "ExplanationAttackResult")] * 3,
+        ("interval:ibp", "ExplanationCertificate"),
+        ("end", None),
+    ]

@@ -11,7 +11,7 @@ CERTIFIERS = [
     "interval:ibp",
     "interval:crown",
     "interval:relaxed",
-    pytest.param("interval:relaxed(effort=3)", marks=pytest.mark.slow),
+    pytest.param("interval:relaxed(effort=2)", marks=pytest.mark.slow),
 ]
 
 

@@ -74,7 +74,7 @@ def test_random_networks_stay_in_their_bounds(
 
 
 @pytest.mark.slow
-@settings(max_examples=30)
+@settings(max_examples=110)
 @given(
     image=st.booleans(),
     choices=st.lists(st.integers(0, 599), min_size=2, max_size=7),

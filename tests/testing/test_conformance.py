@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 
 import pytest
@@ -52,19 +53,10 @@ class Stale(Boxes):
     """Remembers the weights of the first call."""
 
     def propagate(self, model: nn.Module, x: Tensor, ball: rp.Ball, spec: Tensor | None) -> rp.Interval:
-        first = _REMEMBERED.setdefault(id(model), [p.detach().clone() for p in model.parameters()])
-        now = [p.detach().clone() for p in model.parameters()]
-        with torch.no_grad():
-            for parameter, value in zip(model.parameters(), first, strict=True):
-                parameter.copy_(value)
-            try:
-                return super().propagate(model, x, ball, spec)
-            finally:
-                for parameter, value in zip(model.parameters(), now, strict=True):
-                    parameter.copy_(value)
+        return super().propagate(_REMEMBERED.setdefault(id(model), deepcopy(model)), x, ball, spec)
 
 
-_REMEMBERED: dict[int, list[Tensor]] = {}
+_REMEMBERED: dict[int, nn.Module] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
