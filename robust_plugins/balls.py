@@ -46,6 +46,12 @@ class Ball(ABC):
         """`eps` as plain numbers: one, or one per sample."""
         return cast("float | tuple[float, ...]", self.eps)  # __post_init__ has converted it
 
+    @property
+    def largest(self) -> float:
+        """The largest radius; 0 where there is one per sample and no sample."""
+        radii = self.radii
+        return max(radii, default=0.0) if isinstance(radii, tuple) else radii
+
     @abstractmethod
     def distance(
         self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"]
@@ -259,7 +265,7 @@ def _checked_eps(eps: object) -> float | tuple[float, ...]:
         numbers = tuple(float(v) for v in values)
     except (TypeError, ValueError):
         raise ArgumentError("eps", repr(eps), accepted=accepted, hint=hint) from None
-    if not numbers or isinstance(eps, bool) or not all(math.isfinite(v) and v >= 0 for v in numbers):
+    if isinstance(eps, bool) or not all(math.isfinite(v) and v >= 0 for v in numbers):
         raise ArgumentError("eps", repr(eps), accepted=accepted, hint=hint)
     return numbers if isinstance(eps, Iterable) else numbers[0]
 

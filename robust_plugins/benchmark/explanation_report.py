@@ -39,7 +39,7 @@ def write_explanation_report(
     from robust_plugins.benchmark.explanation_plots import deviation_plot, explained_samples
 
     environment = Environment(loader=PackageLoader("robust_plugins.benchmark"), autoescape=True)
-    widest = max(comparisons, key=lambda c: max(c.ball.radii) if isinstance(c.ball.radii, tuple) else c.ball.radii)
+    widest = max(comparisons, key=lambda c: c.ball.largest)
     pictures, caption = explained_samples(widest, samples, feature_names)
     first = comparisons[0]
     page = environment.get_template("explanations.html").render(

@@ -33,7 +33,7 @@ def write_report(path: str | Path, comparisons: Sequence[Comparison], *, title: 
     from robust_plugins.benchmark.plots import accuracy_plot, attacked_samples
 
     environment = Environment(loader=PackageLoader("robust_plugins.benchmark"), autoescape=True)
-    widest = max(comparisons, key=lambda c: max(c.ball.radii) if isinstance(c.ball.radii, tuple) else c.ball.radii)
+    widest = max(comparisons, key=lambda c: c.ball.largest)
     pictures, caption = attacked_samples(widest, samples)
     page = environment.get_template("report.html").render(
         title=title,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,11 +13,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from robust_plugins.balls import Ball
 from robust_plugins.certifiers import _lirpa_compat
 from robust_plugins.certifiers._lirpa_compat import LiRPA
-from robust_plugins.certifiers._lirpa_graph import Folded, evaluate_weights, fold_input, kind
+from robust_plugins.certifiers._lirpa_graph import Folded, evaluate_weights, fold_input, kind, perturbed_nodes
 from robust_plugins.certifiers._lirpa_rewrite import convertible
-from robust_plugins.certifiers._lirpa_support import unsupported
+from robust_plugins.certifiers._lirpa_structure import Structure, state, structure
+from robust_plugins.certifiers._lirpa_support import first_line, out_of_memory, unsupported
+from robust_plugins.certifiers._lirpa_values import values_read
 from robust_plugins.errors import UnsupportedModelError
 
 
@@ -44,8 +47,12 @@ class Bounded:
     """The number of the model's logits."""
     folded: Folded
     """What was cut off the front of the graph; inputs and their bounds go through it first."""
+    samples: int | None = None
+    """The only batch size that the graph serves; None where it serves all."""
     failures: dict[str, UnsupportedModelError] = field(default_factory=dict)
     """Per method, why it cannot bound this model."""
+    audited: set[str] = field(default_factory=set)
+    """The methods whose bounds were compared with points."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Bounds are kept in the nodes while they are computed, so one call at a time."""
 
@@ -72,6 +79,17 @@ class Bounded:
                     for key in _KEPT:
                         node.__dict__.pop(key, None)
 
+    def agrees(self, model: nn.Module, z: Tensor) -> bool:
+        """Whether the graph computes at `z` what `model` does, up to rounding."""
+        with torch.no_grad():
+            expected = _run(model, z)
+            with self.using(model, clear=False) as module:
+                found = module(self.folded(z))
+            tolerance = 1e3 * torch.finfo(z.dtype).eps * (float(expected.nan_to_num().abs().amax()) + 1)
+            return found.shape == expected.shape and torch.allclose(
+                found, expected, rtol=0, atol=tolerance, equal_nan=True
+            )
+
 
 _KEPT = ("lower", "upper", "interval", "forward_value", "d", "lA", "uA", "lower_d", "linear", "center", "aux")
 
@@ -79,69 +97,78 @@ _KEPT = ("lower", "upper", "interval", "forward_value", "d", "lA", "uA", "lower_
 _cache: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Bounded]] = WeakKeyDictionary()
 
 
-def bounded(model: nn.Module, x: Tensor, recipe: Recipe) -> Bounded:
+def bounded(model: nn.Module, x: Tensor, recipe: Recipe, ball: Ball | None = None) -> Bounded:
     """`model` converted for inputs like `x` (any batch size), from the cache where its structure is unchanged.
 
-    Raises UnsupportedModelError, naming the layer, where auto_LiRPA cannot convert it, and PluginError where
-    auto_LiRPA is missing.
+    With `ball`, the graph is compared with the model at a few samples and at random points around them: what no
+    structure tells (a global, a closure) may have changed as well. A graph that differs is made once more.
+
+    Raises UnsupportedModelError, naming the layer, where auto_LiRPA cannot convert it or computes something else,
+    and PluginError where auto_LiRPA is missing.
     """
     _lirpa_compat.load()
     entries = _cache.setdefault(model, {})
     key = (x.shape[1:], x.dtype, x.device, recipe)
-    structure = structure(model, x.dtype)
+    present = structure(model, x.dtype)
     for candidate in (key, (*key, len(x))):
         found = entries.get(candidate)
-        if found is not None and found.structure.matches(structure):
+        if found is not None and found.structure.matches(present) and _agrees(found, model, x, ball):
             return found
     refused: list[str] = []
     try:
         with torch.inference_mode(False):
-            x = x.clone() if x.is_inference() else x
-            made, fixed = _made(model, x, recipe, structure, refused)
+            made = _made(model, x.clone() if x.is_inference() else x, recipe, present, refused)
     except Exception as error:
 
         def attempt(layer: nn.Module, at: Tensor) -> None:
             trial(layer, at, recipe)
 
         raise unsupported(error, model, x[:1], attempt, refused) from error
-    entries[(*key, len(x)) if fixed else key] = made
+    if not _agrees(made, model, x, ball):
+        raise _differs(model)
+    entries[key if made.samples is None else (*key, made.samples)] = made
     return made
 
 
 def trial(model: nn.Module, x: Tensor, recipe: Recipe) -> Bounded:
     """`model` converted for this one use. Raises whatever auto_LiRPA raises."""
-    return _made(model, x, recipe, structure(model, x.dtype), [])[0]
+    return _made(model, x, recipe, structure(model, x.dtype), [])
 
 
-def _made(
-    model: nn.Module, x: Tensor, recipe: Recipe, structure: Structure, refused: list[str]
-) -> tuple[Bounded, bool]:
-    """`model` converted, and whether that serves the batch size of `x` alone."""
-    kept = structure._replace(baked=tuple(t.detach().clone() for t in structure.baked))
-    make = partial(_converted, model, recipe=recipe, structure=kept, refused=refused)
+def _made(model: nn.Module, x: Tensor, recipe: Recipe, present: Structure, refused: list[str]) -> Bounded:
+    make = partial(_converted, model, recipe=recipe, kept=present.kept(), refused=refused)
     try:
-        return make(x[:1].expand(2, *x.shape[1:]).clone(), 3), False
+        return make(x[:1].expand(2, *x.shape[1:]).clone(), 3)
     except Exception:
-        # Some models trace the batch size into the graph.
-        if len(x) == 2 or refused:
+        # Some models trace the batch size into the graph, or run with no other than that of `x`.
+        if refused:
             raise
-        return make(x.clone(), len(x)), True
+        made = make(x.clone(), len(x))
+        made.samples = len(x)
+        return made
 
 
 def _converted(
-    model: nn.Module, x: Tensor, check: int, *, recipe: Recipe, structure: Structure, refused: list[str]
+    model: nn.Module, x: Tensor, check: int, *, recipe: Recipe, kept: Structure, refused: list[str]
 ) -> Bounded:
     """`model` converted at `x`, and compared with itself on another batch, of `check` samples.
 
-    A branch or a shape that was traced wrongly, or a layer that is misread, would give unsound bounds.
+    A shape that was traced wrongly, or a layer that is misread, would give unsound bounds.
     """
     backend = _lirpa_compat.load()
     twin = convertible(model, x, convolve=recipe.convolve and backend.legacy)
+    if line := _run(partial(values_read, twin), x):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} reads values of its input in Python, at {line}; the graph that auto_LiRPA bounds "
+            "holds only what followed from the values at one input"
+        )
     with backend.tracing(refused), default_dtype(x.dtype), torch.no_grad():
         # Buffers are weights, not inputs: they have no batch axis. (0.3 knows no such option, see below.)
         settings = {"buffers": {"no_batchdim": True}, **dict(recipe.options)}
         module = backend.module_class(twin, x, bound_opts=settings, device=x.device)
     module.eval()
+    if module.final_name not in perturbed_nodes(module):
+        raise UnsupportedModelError(f"the logits of {type(model).__name__} do not depend on its input")
     for node in module.children():
         if backend.legacy:
             # Inferred again from the inputs by the evaluation below.
@@ -155,20 +182,43 @@ def _converted(
     folded = fold_input(module) if recipe.fold and backend.legacy else Folded(())
     near = _spread(x, check)
     with torch.no_grad():
-        expected = model(near)
-        made = Bounded(backend, module, structure, expected.shape[1], folded)
-        with made.using(model):
-            found = module(folded(near))
-    tolerance = 1e3 * torch.finfo(x.dtype).eps
-    scale = float(expected.nan_to_num().abs().amax()) + 1
-    if found.shape != expected.shape or not torch.allclose(
-        found, expected, rtol=0, atol=tolerance * scale, equal_nan=True
-    ):
-        raise UnsupportedModelError(
-            f"{type(model).__name__}: auto_LiRPA's graph of it computes something else than the model "
-            "(a branch on the input's values or on the batch size, or a layer that it misreads)"
-        )
+        made = Bounded(backend, module, kept, _run(model, near).shape[1], folded)
+    if not made.agrees(model, near):
+        raise _differs(model)
     return made
+
+
+def _run(function: Callable[[Tensor], Any], x: Tensor) -> Any:
+    """`function(x)`, where a failure is the model's: it may run with one batch size alone."""
+    try:
+        return function(x)
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise UnsupportedModelError(
+            f"the model fails on {len(x)} samples, as auto_LiRPA needs to run it ({first_line(error)}); give as many "
+            "samples as it was exported for, or export it with a dynamic batch size"
+        ) from error
+
+
+def _agrees(made: Bounded, model: nn.Module, x: Tensor, ball: Ball | None) -> bool:
+    """Whether graph and model compute the same at up to four samples of `x`, and at a point of the ball around each."""
+    if ball is None or not len(x):
+        return True
+    few = slice(None if made.samples else 4)
+    with torch.inference_mode(False), torch.no_grad():
+        x = (x.clone() if x.is_inference() else x)[few]
+        near = ball[few].sample(x, 1, torch.Generator().manual_seed(len(x)))[0]
+        if made.samples:
+            return made.agrees(model, x) and made.agrees(model, near)
+        return made.agrees(model, torch.cat((x, near)))
+
+
+def _differs(model: nn.Module) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{type(model).__name__}: auto_LiRPA's graph of it computes something else than the model "
+        "(it depends on chance or on the batch size, or has a layer that is misread)"
+    )
 
 
 class _Lent:

@@ -146,9 +146,10 @@ def _with_current_named_members(base: type[Any]) -> type[Any]:
 
 @contextlib.contextmanager
 def _process_untouched() -> Iterator[None]:
-    """Restores warning filters, the root logger and the JIT's flags; swallows prints."""
+    """Restores warning filters, the levels of loggers, the root handlers and the JIT's flags; swallows prints."""
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    handlers = list(root.handlers)
+    levels = [(logger, logger.level) for logger in (root, logging.getLogger("auto_LiRPA.utils"))]
     # A setter is the only way to read its flag; what it was set to here is overwritten by the import.
     flags = [
         (setter, setter(True)) for setter in (torch._C._jit_set_profiling_executor, torch._C._jit_set_profiling_mode)
@@ -160,7 +161,8 @@ def _process_untouched() -> Iterator[None]:
     finally:
         for handler in [h for h in root.handlers if h not in handlers]:
             root.removeHandler(handler)
-        root.setLevel(level)
+        for logger, level in levels:
+            logger.setLevel(level)
         for setter, value in flags:
             setter(value)
 

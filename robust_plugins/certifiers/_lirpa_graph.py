@@ -72,16 +72,27 @@ def fold_input(module: Any) -> Folded:
     return Folded(tuple(steps))
 
 
+def perturbed_nodes(module: Any) -> set[str]:
+    """The names of the nodes whose value depends on the input.
+
+    Operators that the backend splits stand behind their readers, so one pass in the order of the nodes is not enough.
+    """
+    found = {node.name for node in module.children() if kind(node) == "BoundInput"}
+    before = 0
+    while before != len(found):
+        before = len(found)
+        found |= {n.name for n in module.children() if any(source.name in found for source in n.inputs)}
+    return found
+
+
 def evaluate_weights(module: Any) -> None:
     """Makes the nodes that depend on weights alone return their value as an interval.
 
     0.3 takes the product of two weights for the square of the first.
     """
-    reached = {node.name for node in module.children() if kind(node) == "BoundInput"}
+    perturbed = perturbed_nodes(module)
     for node in module.children():
-        if any(source.name in reached for source in node.inputs):
-            reached.add(node.name)
-        elif node.inputs:
+        if node.inputs and node.name not in perturbed:
             object.__setattr__(node, "interval_propagate", _Evaluated(node))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from types import TracebackType
 
@@ -22,14 +23,14 @@ def unsupported(error: Exception, model: nn.Module, x: Tensor, attempt: Attempt,
     it failed. What is no failure of the backend (an error of this package, a defect in it, exhausted memory) comes
     back unchanged.
     """
-    if isinstance(error, RobustPluginsError) or _out_of_memory(error) or not _inside_backend(error):
+    if isinstance(error, RobustPluginsError) or out_of_memory(error) or not inside_backend(error):
         return error
     where = _culprit(model, x, attempt)
     if where is None and operators:
         where = f"the operation{'s' if len(operators) > 1 else ''} {', '.join(dict.fromkeys(operators))}"
     if where is None:
         where = _node(error) or "this combination of layers"
-    return UnsupportedModelError(f"auto_LiRPA cannot bound {where} of {type(model).__name__}: {_first_line(error)}")
+    return UnsupportedModelError(f"auto_LiRPA cannot bound {where} of {type(model).__name__}: {first_line(error)}")
 
 
 def leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -49,7 +50,7 @@ def _culprit(model: nn.Module, x: Tensor, attempt: Attempt) -> str | None:
         for name, module in leaves(model)
     ]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.suppress(Exception):  # it may run with one batch size alone
             model(x)
     finally:
         for handle in handles:
@@ -59,7 +60,7 @@ def _culprit(model: nn.Module, x: Tensor, attempt: Attempt) -> str | None:
         try:
             attempt(nn.Sequential(modules[name], nn.Flatten()), value)
         except Exception as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 return layer(name, modules[name])
     return None
 
@@ -77,7 +78,7 @@ def _frames(traceback: TracebackType | None) -> list[TracebackType]:
     return frames
 
 
-def _inside_backend(error: Exception) -> bool:
+def inside_backend(error: Exception) -> bool:
     """Whether the innermost frame that is ours or the backend's is the backend's."""
     for entry in reversed(_frames(error.__traceback__)):
         package = str(entry.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
@@ -96,10 +97,12 @@ def _node(error: Exception) -> str | None:
     return None
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, which says nothing about the model."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(error)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The type and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}{': ' + lines[0] if lines else ''}"

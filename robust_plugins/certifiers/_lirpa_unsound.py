@@ -7,9 +7,10 @@ here it is met as a function call, or with a border that no convolution gives.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from robust_plugins.certifiers._lirpa_bounded import Bounded
 from robust_plugins.certifiers._lirpa_graph import constants_meet_images, kind
@@ -19,8 +20,8 @@ from robust_plugins.errors import UnsupportedModelError
 
 class _Wrong(NamedTuple):
     what: str
-    legacy: bool
-    """Whether the releases before 0.4 are meant, or those since."""
+    legacy: bool | None
+    """Whether the releases before 0.4 are meant, or those since; None for all."""
     methods: frozenset[str]
     found: Callable[[Any], bool]
     """Tells the graph's nodes that are bounded wrongly."""
@@ -50,7 +51,43 @@ def _square(node: Any) -> bool:
     return kind(node) in ("BoundSqr", "BoundPow") or (kind(node) == "BoundMul" and node.inputs[0] is node.inputs[1])
 
 
+def _slope(node: Any) -> float:
+    """The slope below zero; of all that is no leaky ReLU, one that does no harm."""
+    return float(node.attr.get("alpha", 0.01)) if kind(node) == "BoundLeakyRelu" else 0.0
+
+
+def _scaled_product(node: Any) -> bool:
+    """Whether the factors of alpha * (A @ B) + beta * C are other than 1: intervals are not swapped by their signs."""
+    return kind(node) == "BoundLinear" and any((node.attr or {}).get(key, 1) != 1 for key in ("alpha", "beta"))
+
+
+def _picks_twice(node: Any) -> bool:
+    """Whether an index is repeated: the backward pass overwrites where it should add."""
+    if kind(node) == "BoundGather" and isinstance(node.indices, Tensor):
+        return len(node.indices.unique()) < node.indices.numel()
+    if kind(node) == "BoundGatherElements" and isinstance(node.index, Tensor):
+        picked = node.index.sort(node.axis).values.movedim(node.axis, 0)
+        return bool((picked[1:] == picked[:-1]).any())
+    return False
+
+
+def _falling_power(node: Any) -> bool:
+    """Whether an exponent is negative, or may become so: the bounds are then swapped, or span a pole."""
+    exponent: Any = node.inputs[1] if kind(node) == "BoundPow" else None
+    if not isinstance(exponent, nn.Module):
+        return False
+    exponent = cast(Any, exponent)
+    while kind(exponent) == "BoundCast":
+        exponent = exponent.inputs[0]
+    return kind(exponent) != "BoundConstant" or bool((torch.as_tensor(exponent.forward()) < 0).any())
+
+
 _KNOWN = (
+    _Wrong("a slope above 1 below zero", None, _LINEAR, lambda n: _slope(n) > 1, (nn.LeakyReLU, nn.RReLU)),
+    _Wrong("a negative slope below zero", None, _ALL, lambda n: _slope(n) < 0, (nn.LeakyReLU, nn.RReLU)),
+    _Wrong("a matrix product with factors, as in torch.addmm", None, _ALL, _scaled_product, ()),
+    _Wrong("a repeated index", None, _LINEAR, _picks_twice, ()),
+    _Wrong("a power with a negative or variable exponent", None, _ALL, _falling_power, ()),
     _Wrong("average pooling with padding or overlapping windows", True, _LINEAR, _not_tiled, _AVERAGES),
     _Wrong("a square root", True, _LINEAR, lambda n: kind(n) == "BoundSqrt", (nn.LayerNorm, nn.GroupNorm)),
     _Wrong("average pooling that does not count its padding", False, _ALL, _ignores_padding, _AVERAGES),
@@ -70,7 +107,8 @@ def refuse_unsound(converted: Bounded, model: nn.Module, method: str, *, patches
     """
     legacy = converted.backend.legacy
     for wrong in _KNOWN:
-        if wrong.legacy == legacy and method in wrong.methods and any(map(wrong.found, converted.module.children())):
+        concerned = wrong.legacy in (None, legacy) and method in wrong.methods
+        if concerned and any(map(wrong.found, converted.module.children())):
             named = [layer(name, module) for name, module in leaves(model) if isinstance(module, wrong.modules)]
             where = " or ".join(named) or f"{wrong.what} in {type(model).__name__}"
             version = ".".join(map(str, converted.backend.version))

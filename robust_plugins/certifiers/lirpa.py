@@ -6,7 +6,7 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
+from robust_plugins.certifiers._lirpa_audit import refuse_violated
 from robust_plugins.certifiers._lirpa_ball import perturbed
 from robust_plugins.certifiers._lirpa_bounded import Bounded, Recipe, bounded, trial
-from robust_plugins.certifiers._lirpa_support import unsupported
+from robust_plugins.certifiers._lirpa_support import out_of_memory, unsupported
 from robust_plugins.certifiers._lirpa_unsound import refuse_unsound
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.interfaces import Certifier
@@ -68,24 +69,43 @@ class LiRPACertifier(Certifier):
             return self._supported(model, x, ball, spec, matrices)
 
     def _supported(self, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None, recipe: Recipe) -> Interval:
-        converted = bounded(model, x, recipe)
+        converted = bounded(model, x, recipe, ball)
         known = converted.failures.get(self.method)
         if known is not None:
             raise UnsupportedModelError(str(known)) from known.__cause__
-        try:
-            refuse_unsound(converted, model, self.method, patches=self.linear and _AS_MATRICES not in recipe.options)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about infinities, which the verdict is about as well
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about infinities, which the verdict is about as well
+            try:
+                patches = self.linear and _AS_MATRICES not in recipe.options
+                refuse_unsound(converted, model, self.method, patches=patches)
+                refuse_violated(converted, model, x, self.method, self._audited)
+            except UnsupportedModelError as refusal:
+                converted.failures[self.method] = refusal
+                raise
+            try:
                 return self._bounds(converted, model, x, ball, spec)
+            except Exception as error:
+                tiny = type(ball)(eps=1e-3, clip=None)
+
+                def attempt(layer: nn.Module, at: Tensor) -> None:
+                    self._bounds(trial(layer, at, recipe), layer, at, tiny, None)
+
+                failure = unsupported(error, model, x[:1], attempt, [])
+                if isinstance(failure, UnsupportedModelError) and self._fails(converted, model, x, tiny):
+                    converted.failures[self.method] = failure
+                raise failure from error
+
+    def _fails(self, converted: Bounded, model: nn.Module, x: Tensor, tiny: Ball) -> bool:
+        """Whether the model cannot be bounded at all, rather than on one ball or with one specification."""
+        try:
+            self._bounds(converted, model, x[: converted.samples or 1], tiny, None)
         except Exception as error:
+            return not out_of_memory(error)
+        return False
 
-            def attempt(layer: nn.Module, at: Tensor) -> None:
-                self._bounds(trial(layer, at, recipe), layer, at, type(ball)(eps=1e-3, clip=None), None)
-
-            failure = unsupported(error, model, x[:1], attempt, [])
-            if isinstance(failure, UnsupportedModelError):
-                converted.failures[self.method] = failure
-            raise failure from error
+    def _audited(self, converted: Bounded, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None) -> Interval:
+        """The bounds that are compared with points."""
+        return self._bounds(converted, model, x, ball, spec)
 
     @abstractmethod
     def _bounds(self, converted: Bounded, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None) -> Interval:
@@ -195,7 +215,7 @@ class AlphaCROWN(CROWN):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
+        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
             raise ArgumentError(
                 "steps", self.steps, accepted="an integer of at least 1", hint="For no steps, use lirpa:crown."
             )
@@ -203,6 +223,9 @@ class AlphaCROWN(CROWN):
             raise ArgumentError(
                 "learning_rate", self.learning_rate, accepted="a finite number > 0", hint="0.5 suits slopes in [0, 1]."
             )
+
+    def _audited(self, converted: Bounded, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None) -> Interval:
+        return replace(self, steps=min(self.steps, 2))._bounds(converted, model, x, ball, spec)
 
     def _bounds(self, converted: Bounded, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None) -> Interval:
         if not converted.module.optimizable_activations:

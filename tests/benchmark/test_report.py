@@ -62,6 +62,13 @@ def test_the_same_comparisons_give_the_same_page(tmp_path) -> None:
     assert pages[0] == pages[1]
 
 
+def test_an_empty_batch_with_a_radius_per_sample_is_printed(tmp_path) -> None:
+    model, x = nn.Linear(3, 2), torch.rand(0, 3)
+    nothing = rp.compare(model, x, torch.zeros(0, dtype=torch.long), rp.Linf(eps=[], clip=None), COMPONENTS)
+    assert "Linf 0" in str(nothing)
+    assert rp.write_report(tmp_path / "a.html", [nothing], title="none").exists()
+
+
 def test_what_is_missing_is_named(tmp_path, monkeypatch) -> None:
     with pytest.raises(rp.ArgumentError, match="`comparisons` is empty"):
         rp.write_report(tmp_path / "x.html", [], title="none")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from collections.abc import Callable
 from itertools import pairwise
+from types import MethodType
 
+import numpy as np
 import pytest
 import torch
+from bounds_checker import sound, violation
 from torch import Tensor, nn
 
 import robust_plugins as rp
@@ -221,6 +225,70 @@ def test_gradients_agree_with_finite_differences(certifier: rp.Certifier) -> Non
     assert float((weight.grad * direction).sum()) == pytest.approx(float(above - below) / (2 * step), rel=1e-4)
 
 
+class Settings:
+    """What a model may be configured by."""
+
+    def __init__(self) -> None:
+        self.scale = 1.0
+        self.more: dict[str, object] = {"shift": [torch.zeros(4)], "power": np.ones(4, dtype=np.float32)}
+
+
+class Changing(nn.Module):
+    """A model whose function depends on everything but its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.other = nn.Linear(12, 10), nn.Linear(10, 4), nn.Linear(10, 4)
+        self.act, self.settings, self.scales = torch.relu, Settings(), [torch.ones(4)]
+        self.layers = [self.last, self.other]
+        self.first.register_forward_hook(lambda module, inputs, output: output)
+        factor = [1.0]
+        self.factor, self.closure = factor, lambda x: x * factor[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.layers[0](self.act(self.first(x.flatten(1)))) * self.scales[0] * self.settings.scale
+        z = z + self.settings.more["shift"][0]  # type: ignore[index]
+        z = z * torch.from_numpy(self.settings.more["power"])  # type: ignore[arg-type]
+        return self.closure(z)
+
+
+def replace_hook(model: Changing) -> None:
+    model.first._forward_hooks.clear()
+    model.first.register_forward_hook(lambda module, inputs, output: output * 8)
+
+
+def other_forward(model: Changing, x: Tensor) -> Tensor:
+    return 10 * model.last(model.first(x.flatten(1)))
+
+
+def change_closure(model: Changing) -> None:
+    """Seen by comparing graph and model alone."""
+    model.closure.__closure__[0].cell_contents = [-3.0]  # type: ignore[index]
+
+
+def change_array(model: Changing) -> None:
+    model.settings.more["power"][:] = -2  # type: ignore[index]
+
+
+def change_scale(model: Changing) -> None:
+    model.settings.scale = -10.0
+
+
+CHANGES: dict[str, Callable[[Changing], object]] = {
+    "function": lambda m: setattr(m, "act", torch.tanh),
+    "attribute of an object": change_scale,
+    "tensor in a list": lambda m: m.scales.__setitem__(0, -7 * torch.ones(4)),
+    "tensor in a list, in place": lambda m: m.scales[0].mul_(-7),
+    "tensor in an object": lambda m: m.settings.more["shift"].__setitem__(0, torch.ones(4)),  # type: ignore[attr-defined]
+    "array, in place": change_array,
+    "hook": replace_hook,
+    "forward": lambda m: setattr(m, "forward", MethodType(other_forward, m)),
+    "order of layers": lambda m: m.layers.reverse(),
+    "closure": change_closure,
+}
+
+
 class TestCache:
     """One conversion per model and shape, always on the present weights."""
 
@@ -292,6 +360,53 @@ class TestCache:
         seen.append(IBP().bounds(model, points(), BALL))
         assert all(not close(a, b) for a, b in pairwise(seen))
         assert close(seen[-1], IBP().bounds(copy.deepcopy(model), points(), BALL), 0)
+
+    @pytest.mark.parametrize("certifier", CERTIFIERS, ids=lambda c: type(c).__name__)
+    @pytest.mark.parametrize("change", CHANGES)
+    def test_sees_what_no_parameter_tells(self, change: str, certifier: rp.Certifier) -> None:
+        """A stale graph would give the old bounds: of the changed model, a point lies outside them."""
+        model = Changing().eval()
+        before = certifier.bounds(model, points(), BALL).detach()
+        CHANGES[change](model)
+        assert violation(model, points(), BALL, before) > 1e-3
+        after = certifier.bounds(model, points(), BALL)
+        assert sound(model, points(), BALL, after)
+        assert close(after, certifier.bounds(copy.deepcopy(model), points(), BALL), 1e-5)
+        assert self.conversions(model) == 1
+
+    def test_is_reused_where_only_weights_change(self) -> None:
+        model = Changing().eval()
+        IBP().bounds(model, points(), BALL)
+        (first,) = _lirpa_bounded._cache[model].values()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.1
+        IBP().bounds(model, points(), BALL)
+        assert list(_lirpa_bounded._cache[model].values()) == [first]
+
+    def test_an_object_that_holds_the_model_does_not_keep_it_alive(self) -> None:
+        model = Changing().eval()
+        model.settings.model = model
+        model.later = model.forward
+        model.first.register_forward_hook(lambda *_, model=model: None)
+        IBP().bounds(model, points(), BALL)
+        dead = weakref.ref(model)
+        del model
+        gc.collect()
+        assert dead() is None
+
+    def test_a_model_that_depends_on_chance_is_refused(self) -> None:
+        class Noisy(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net, self.calls = mlp(), [0]
+
+            def forward(self, x: Tensor) -> Tensor:
+                self.calls[0] += 1
+                return self.net(x) + self.calls[0]
+
+        with pytest.raises(rp.UnsupportedModelError, match="something else"):
+            IBP().bounds(Noisy().eval(), points(), BALL)
 
     def test_sees_weights_that_are_computed_in_the_model(self) -> None:
         class Scaled(nn.Module):

@@ -42,7 +42,9 @@ def test_a_certificate_leaves_the_process_untouched(tmp_path: Path) -> None:
         def process():
             root = logging.getLogger()
             return (
-                list(warnings.filters), list(root.handlers), root.level, profiling(), dict(np.__dict__).keys(),
+                list(warnings.filters), list(root.handlers), root.level, profiling(),
+                logging.getLogger("auto_LiRPA.utils").level, logging.getLogger("auto_LiRPA").level,
+                dict(np.__dict__).keys(),
                 "numpy.lib.arraysetops" in sys.modules, dict(torch._C.Node.__dict__).keys(),
                 dict(helper.__dict__).keys(), hasattr(torch, "_six"), torch.get_default_dtype(),
                 torch.get_rng_state().tolist(), torch.is_grad_enabled(), os.getcwd(),
