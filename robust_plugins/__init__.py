@@ -24,6 +24,7 @@ from robust_plugins.errors import (
     ComponentError,
     PluginError,
     RobustPluginsError,
+    TrainingError,
     UnknownNameError,
     UnsupportedModelError,
 )
@@ -42,7 +43,17 @@ from robust_plugins.explanations import (
 from robust_plugins.hookspecs import Backend, hookimpl
 from robust_plugins.interfaces import Attack, Certifier
 from robust_plugins.intervals import Interval
-from robust_plugins.losses import GradientCertLoss
+from robust_plugins.losses import (
+    GradientCertLoss,
+    MixedLoss,
+    Ramp,
+    Scores,
+    TrainingRecord,
+    fit,
+    ibp_initialisation,
+    recipe,
+    recipes,
+)
 from robust_plugins.models import load_model, model, train
 from robust_plugins.plugins import (
     attack,
@@ -80,8 +91,13 @@ __all__ = [
     "GradientCertLoss",
     "Interval",
     "Linf",
+    "MixedLoss",
     "PluginError",
+    "Ramp",
     "RobustPluginsError",
+    "Scores",
+    "TrainingError",
+    "TrainingRecord",
     "UnknownNameError",
     "UnsupportedModelError",
     "Verdict",
@@ -99,13 +115,17 @@ __all__ = [
     "explanation_attacks",
     "explanation_certifier",
     "explanation_certifiers",
+    "fit",
     "from_art",
     "hookimpl",
+    "ibp_initialisation",
     "load_model",
     "margin_spec",
     "model",
     "models",
     "plugins",
+    "recipe",
+    "recipes",
     "register",
     "train",
     "unregister",

@@ -42,3 +42,7 @@ class UnsupportedModelError(RobustPluginsError):
 
 class ComponentError(RobustPluginsError):
     """A component broke its contract: the wrong shape, type or device came back from a plugin."""
+
+
+class TrainingError(RobustPluginsError, ArithmeticError):
+    """Training cannot go on: the loss or the weights are not finite. The message names the epoch and the batch."""

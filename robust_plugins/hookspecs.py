@@ -79,6 +79,10 @@ class HookSpecs:
         """Register searches for inputs with other gradients: factories of `rp.ExplanationAttack`."""
 
     @hookspec
+    def register_losses(self, register: Register) -> None:
+        """Register recipes: factories of `rp.MixedLoss`. Those that ramp take `epochs`, those with a ball `ball`."""
+
+    @hookspec
     def register_interval_rules(self, register: RegisterRules) -> None:
         """Teach the interval engine a type of layer: how it bounds its output, and its gradients.
 

@@ -38,6 +38,7 @@ BUILTINS = {
     "data": "robust_plugins.data",
     "models": "robust_plugins.models",
     "explanations": "robust_plugins.explanations",
+    "losses": "robust_plugins.losses.recipes",
 }
 """The plugins that come with the package, imported when the registry is first asked for something."""
 
@@ -51,12 +52,13 @@ class Kind(StrEnum):
     MODEL = "model"
     EXPLANATION_CERTIFIER = "explanation certifier"
     EXPLANATION_ATTACK = "explanation attack"
+    LOSS = "recipe"
     COMMAND = "command"
 
     @property
     def hook(self) -> str:
         """The hook that registers this kind."""
-        return f"register_{self.name.lower()}s"
+        return "register_losses" if self is Kind.LOSS else f"register_{self.name.lower()}s"
 
 
 class Status(StrEnum):

@@ -113,7 +113,7 @@ def test_plugins_list_shows_what_failed(registry: Registry) -> None:
     status = {row["name"]: row["status"] for row in json.loads(run("plugins", "list", "--json").stdout)}
     assert status == {
         "art": "blocked", "lirpa": "blocked", "interval": "blocked", "data": "loaded", "models": "loaded",
-        "explanations": "loaded", "toy": "loaded", "broken": "failed",
+        "explanations": "loaded", "losses": "loaded", "toy": "loaded", "broken": "failed",
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import click
 from robust_plugins.cli.compare import compare
 from robust_plugins.cli.explain import explain
 from robust_plugins.cli.listings import data, models, plugins
+from robust_plugins.cli.train import train
 from robust_plugins.errors import ArgumentError, PluginError, RobustPluginsError, UnknownNameError
 from robust_plugins.plugins import Kind, registry
 
@@ -59,10 +60,10 @@ class _Commands(click.Group):
 )
 @click.version_option(package_name="robust_plugins")
 def commands() -> None:
-    """Attacks and certificates for PyTorch models, behind one interface."""
+    """Attacks, certificates and robust training for PyTorch models, behind one interface."""
 
 
-for _command in (compare, explain, plugins, data, models):
+for _command in (compare, explain, train, plugins, data, models):
     commands.add_command(_command)
 
 

@@ -119,7 +119,9 @@ class Activation:
             """The line with the smallest `sign * value` in the middle."""
             a = torch.stack(slopes)
             b = ((sign * values).unsqueeze(1) - (sign * a) * grid.unsqueeze(1)).amax(0) + error
-            choice = (sign * a * m + b).argmin(0, keepdim=True)
+            # Of equally good lines the first, however they are rounded: bounds must not differ from batch to batch.
+            order = torch.arange(len(a), device=m.device, dtype=m.dtype).view(-1, *[1] * m.dim())
+            choice = (sign * a * m + b + 1e-5 * width * order).argmin(0, keepdim=True)
             return a.gather(0, choice)[0], sign * b.gather(0, choice)[0]
 
         low = best([safe[0].amin(0), safe[1].amax(0), chord, middle], -1)

@@ -16,7 +16,7 @@ FOOT = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Ramp:
-    """A factor that is 0 until epoch `start`, rises to 1 at epoch `end`, and stays there.
+    """A number that is `first` until epoch `start`, goes to `last` at epoch `end`, and stays there.
 
     `shape="smooth"` starts as a quartic and goes on as the straight line that continues it (as auto_LiRPA's smoothed
     scheduler does); `"linear"` is straight. Epochs may be fractions: within epoch e, after batch b of n, it is
@@ -26,6 +26,8 @@ class Ramp:
     start: float
     end: float
     shape: Shape = "smooth"
+    first: float = 0.0
+    last: float = 1.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.end) and 0 <= self.start <= self.end):
@@ -35,13 +37,24 @@ class Ramp:
                 accepted="epochs with 0 <= start <= end",
                 hint="For example Ramp(start=0, end=10).",
             )
+        if not (math.isfinite(self.first) and math.isfinite(self.last)):
+            raise ArgumentError(
+                "first, last",
+                f"{self.first} and {self.last}",
+                accepted="finite numbers",
+                hint="For a factor, leave them out.",
+            )
         if self.shape not in get_args(Shape):
             raise ArgumentError(
                 "shape", repr(self.shape), accepted=", ".join(map(repr, get_args(Shape))), hint="Choose one of them."
             )
 
     def __call__(self, epoch: float) -> float:
-        """The factor at `epoch`, from 0 to 1."""
+        """The number at `epoch`."""
+        share = self._share(epoch)
+        return (1 - share) * self.first + share * self.last
+
+    def _share(self, epoch: float) -> float:
         if epoch >= self.end:
             return 1.0
         if epoch <= self.start:

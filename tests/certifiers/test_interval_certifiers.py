@@ -9,7 +9,13 @@ from torch import nn
 import robust_plugins as rp
 from robust_plugins.errors import ArgumentError
 
-NAMES = ["interval:ibp", "interval:ibp(outward=True)", "interval:crown", "interval:crown(memory=2000)"]
+NAMES = [
+    "interval:ibp",
+    "interval:ibp(outward=True)",
+    "interval:crown-ibp",
+    "interval:crown",
+    "interval:crown(memory=2000)",
+]
 
 
 def _model(image: bool = False) -> nn.Module:

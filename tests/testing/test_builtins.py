@@ -20,6 +20,7 @@ CERTIFIERS = {
     "lirpa:crown": {},
     "lirpa:alpha-crown": {"steps": 3},
     "interval:ibp": {},
+    "interval:crown-ibp": {},
     "interval:crown": {},
 }
 

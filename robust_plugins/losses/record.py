@@ -1,0 +1,71 @@
+"""`TrainingRecord`: what happened in each epoch of a training, as a table, and ready for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One epoch: means over its batches, the schedules at its last batch, and the scores after it."""
+
+    epoch: int
+    """From one."""
+    loss: float
+    clean: float | None
+    """The loss on clean inputs; None where the loss does not say."""
+    worst: float | None
+    """The robust loss, over the batches in which it counted; None where there were none."""
+    eps: float | None
+    """The radius trained for; the largest one, where each sample has its own."""
+    gamma: float | None
+    seconds: float
+    """Of training, without the scores."""
+    scores: dict[str, float]
+    """From `evaluate`, by name."""
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """The epochs of a training. Printed, it is a table."""
+
+    epochs: tuple[EpochRecord, ...]
+
+    @property
+    def final(self) -> EpochRecord:
+        """The last epoch."""
+        return self.epochs[-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, ready for JSON."""
+        return {"epochs": [asdict(epoch) for epoch in self.epochs]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainingRecord:
+        """The inverse of `to_dict`."""
+        return cls(tuple(EpochRecord(**epoch) for epoch in data["epochs"]))
+
+    def __str__(self) -> str:
+        lines = [row(epoch) for epoch in self.epochs]
+        return "\n".join([header(self.final.scores), *lines]) if lines else "no epoch"
+
+
+_COLUMNS = ("epoch", "loss", "clean", "worst", "eps", "gamma", "seconds")
+
+
+def header(scores: Mapping[str, float]) -> str:
+    """The title line of a table whose last columns are these scores."""
+    return "".join(f"{name:>10}" for name in _COLUMNS) + "".join(f"  {name:>10}" for name in scores)
+
+
+def row(epoch: EpochRecord) -> str:
+    """One line of the table."""
+    values = (epoch.loss, epoch.clean, epoch.worst, epoch.eps, epoch.gamma)
+    cells = [
+        f"{epoch.epoch:>10}",
+        *(" " * 10 if v is None else f"{v:>10.4g}" for v in values),
+        f"{epoch.seconds:>10.1f}",
+    ]
+    return "".join(cells) + "".join(f"  {score:>{max(10, len(name))}.4f}" for name, score in epoch.scores.items())

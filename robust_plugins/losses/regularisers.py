@@ -1,0 +1,119 @@
+"""What certified training adds to its loss, and where it starts: Shi et al. 2021, and the L1 norm of the weights."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robust_plugins.errors import ArgumentError
+from robust_plugins.intervals import Interval, trace
+from robust_plugins.losses.batch import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regulariser(ABC):
+    """A term that is added to the mixed loss."""
+
+    @abstractmethod
+    def penalty(self, batch: Batch) -> Tensor:
+        """The term for one batch, a scalar with gradients."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class L1(Regulariser):
+    """`weight` times the sum of the absolute values of all weights; biases and batch-norm parameters are left out."""
+
+    weight: float
+
+    def __post_init__(self) -> None:
+        _check_weight(self.weight)
+
+    def penalty(self, batch: Batch) -> Tensor:  # noqa: D102 (inherited)
+        sizes = [p.abs().sum() for p in batch.model.parameters() if p.dim() > 1]
+        return self.weight * torch.stack(sizes).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUp(Regulariser):
+    """`weight * (1 - eps / eps_max) * (L_tight + L_relu)`: keeps bounds from exploding and ReLUs from dying.
+
+    Over the m inputs z of the ReLU layers, with intervals of centre c and radius r, and tau = `tolerance`:
+
+    - L_tight is the mean of `relu(tau - mean(r_0) / mean(r)) / tau`, where r_0 is the input's radius;
+    - L_relu the mean of `(relu(tau - a) + relu(tau - v)) / tau`, where a is the ratio (below one) between the sum of
+      c over the active neurons (lower bound above 0) and minus that over the inactive ones, and v the ratio (below
+      one) between the sums of `(c - mean(c))^2` over both. A layer without neurons of either kind is left out.
+
+    `eps / eps_max` is the state of the loss's ramp. The intervals are those of `interval:ibp`, in evaluation mode, and
+    cost a second propagation. Shi et al. 2021, "Fast certified robust training with short warmup".
+    """
+
+    weight: float = 0.5
+    tolerance: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_weight(self.weight)
+        if not 0 < self.tolerance < math.inf:
+            raise ArgumentError("tolerance", self.tolerance, accepted="a finite number above 0", hint="Try 0.5.")
+
+    def penalty(self, batch: Batch) -> Tensor:  # noqa: D102 (inherited)
+        strength = self.weight * (1 - batch.factor)
+        if strength == 0 or batch.factor == 0:  # over, or a box of radius zero: nothing explodes
+            return batch.clean.new_zeros(())
+        box = batch.ball.bounds(batch.x)
+        modes = [(module, module.training) for module in batch.model.modules()]
+        try:
+            for module, _ in modes:
+                module.training = False
+            network = trace(batch.model, batch.x)
+            values = network.forward(box)
+        finally:
+            for module, training in modes:
+                module.training = training
+        inputs = [
+            values[node.inputs[0]]
+            for node, layer in zip(network.nodes, network.layers, strict=True)
+            if isinstance(layer, nn.ReLU)
+        ]
+        if not inputs:
+            raise ArgumentError(
+                "model", "without ReLU", accepted="a network with ReLU layers", hint="Leave the regulariser out."
+            )
+        terms = [self._tight(z, box) + self._balance(z) for z in inputs]
+        return strength * torch.stack(terms).mean()
+
+    def _tight(self, z: Interval, box: Interval) -> Tensor:
+        share = box.radius.mean() / z.radius.mean().clamp(min=torch.finfo(z.dtype).tiny)
+        return (self.tolerance - share).relu() / self.tolerance
+
+    def _balance(self, z: Interval) -> Tensor:
+        c, active, inactive = z.center, z.lower > 0, z.upper < 0
+        square = (c - c.mean()).square()
+        above, below = (c * active).sum(), -(c * inactive).sum()
+        around, about = (square * active).sum(), (square * inactive).sum()
+        if not bool(active.any() & inactive.any() & (around > 0) & (about > 0)):
+            return c.new_zeros(())
+        ratios = torch.stack((above / below, around / about))
+        return (self.tolerance - torch.minimum(ratios, 1 / ratios)).relu().sum() / self.tolerance
+
+
+@torch.no_grad()
+def ibp_initialisation(model: nn.Module) -> None:
+    """Draws the weights of linear and convolutional layers from N(0, 2 pi / fan_in^2), except the last one's; in place.
+
+    With these the boxes keep their width from layer to layer. Biases and other layers stay. The draws are from
+    torch's random state; the last layer is the last one registered. Shi et al. 2021, section 4.1.
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    for layer in layers[:-1]:
+        fan_in = layer.weight[0].numel()
+        layer.weight.normal_(0.0, math.sqrt(2 * math.pi) / fan_in)
+
+
+def _check_weight(weight: float) -> None:
+    if not 0 <= weight < math.inf:
+        raise ArgumentError("weight", weight, accepted="a finite number >= 0", hint="0 switches the term off.")

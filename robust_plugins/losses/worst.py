@@ -1,0 +1,150 @@
+"""Where the worst case comes from: `Attacked`, `Certified`, `Blended` bounds, and `SmallBox` (SABR)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from robust_plugins.balls import Ball, Linf
+from robust_plugins.errors import ArgumentError
+from robust_plugins.interfaces import Attack, Certifier
+from robust_plugins.intervals import Interval
+from robust_plugins.losses.batch import Batch, scaled
+from robust_plugins.plugins import Kind, attack, certifier, registry
+from robust_plugins.specifications import margin_spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstCase(ABC):
+    """A source of worst outputs over the ball, differentiable in the model's parameters."""
+
+    @property
+    def certified(self) -> bool:
+        """Whether it comes from bounds, with which training collapses unless they are ramped."""
+        return False
+
+    @abstractmethod
+    def outputs(self, batch: Batch) -> Tensor:
+        """Worst logits, shape (batch, classes), or for continuous labels the worst numbers, of the labels' shape."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacked(WorstCase):
+    """The logits of the adversarial examples that an attack finds. Madry et al. 2018, equation 2.1."""
+
+    attack: Attack
+
+    def outputs(self, batch: Batch) -> Tensor:  # noqa: D102 (inherited)
+        return batch.adversarial(self.attack)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bounded(WorstCase):
+    @property
+    def certified(self) -> bool:
+        return True
+
+    @abstractmethod
+    def interval(self, batch: Batch, spec: Tensor | None) -> Interval:
+        """Bounds on `spec` times the model's outputs, or on these for None."""
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Zero for the true class and minus the margin's lower bound for the others: Gowal et al. 2018, section 3.
+
+        For continuous labels, the end of the interval that is further from the label.
+        """
+        # Bounds in half precision would bound nothing; the model's parameters are in full precision under autocast.
+        with torch.autocast(batch.x.device.type, enabled=False):
+            if batch.continuous:
+                return _further(self.interval(batch, None), batch)
+            classes = batch.clean.shape[1]
+            margins = self.interval(batch, margin_spec(batch.y, classes, dtype=batch.x.dtype)).lower
+            return margins.new_zeros((len(margins), classes)).masked_scatter(batch.wrong, -margins)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certified(_Bounded):
+    """The worst margins by a certifier. It bounds the model in evaluation mode."""
+
+    certifier: Certifier
+
+    def interval(self, batch: Batch, spec: Tensor | None) -> Interval:  # noqa: D102 (inherited)
+        return _bounds(self.certifier, batch.model, batch.x, batch.ball, spec)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blended(_Bounded):
+    """`beta * tight + (1 - beta) * loose`, by two certifiers: CROWN-IBP training.
+
+    `beta` is a number, a function of the epoch such as `rp.Ramp(..., first=1, last=0)`, or None: from 1 to 0 as the
+    loss's ramp goes from 0 to 1. Where it is 0, `tight` is not computed. Zhang et al. 2020, "Towards stable and
+    efficient training of verifiably robust neural networks".
+    """
+
+    tight: Certifier
+    loose: Certifier
+    beta: float | Callable[[float], float] | None = None
+
+    def interval(self, batch: Batch, spec: Tensor | None) -> Interval:  # noqa: D102 (inherited)
+        beta = 1 - batch.factor if self.beta is None else self.beta
+        beta = beta(batch.epoch) if callable(beta) else beta
+        loose = _bounds(self.loose, batch.model, batch.x, batch.ball, spec)
+        if beta == 0:
+            return loose
+        tight = _bounds(self.tight, batch.model, batch.x, batch.ball, spec)
+        return Interval(
+            beta * tight.lower + (1 - beta) * loose.lower,
+            beta * tight.upper + (1 - beta) * loose.upper,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallBox(_Bounded):
+    """A certifier on the box of radius `ratio * eps` around the adversarial example, moved so that it fits: SABR.
+
+    Müller et al. 2023, "Certified training: small boxes are all you need". `ratio` lies in (0, 1]; at 1 it
+    is the certifier on the whole ball. For `rp.Linf`; raises ArgumentError for another ball. What is bounded is not
+    the whole ball, so that these bounds train and certify nothing.
+    """
+
+    attack: Attack
+    certifier: Certifier
+    ratio: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio <= 1:
+            raise ArgumentError("ratio", self.ratio, accepted="a number in (0, 1]", hint="For example 0.4.")
+
+    def interval(self, batch: Batch, spec: Tensor | None) -> Interval:  # noqa: D102 (inherited)
+        if not isinstance(batch.ball, Linf):
+            raise ArgumentError("ball", batch.ball, accepted="rp.Linf", hint="A small box needs a box to lie in.")
+        x, ball = batch.x, batch.ball
+        shift = (1 - self.ratio) * ball.eps_for(x)
+        center = torch.minimum(torch.maximum(batch.attacked(self.attack), x - shift), x + shift)
+        return _bounds(self.certifier, batch.model, center, scaled(ball, self.ratio), spec)
+
+
+def worst_case(source: str | Attack | Certifier | WorstCase) -> WorstCase:
+    """`source`, or the worst case by an attack or a certifier, which may be given by its registered name."""
+    if isinstance(source, str):
+        kind = registry().kind_of(source, [Kind.ATTACK, Kind.CERTIFIER])
+        source = attack(source) if kind is Kind.ATTACK else certifier(source)
+    if isinstance(source, Attack):
+        return Attacked(attack=source)
+    return Certified(certifier=source) if isinstance(source, Certifier) else source
+
+
+def _bounds(by: Certifier, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None) -> Interval:
+    # A training batch fits into memory with its graph, or training would fail anyhow: it is one chunk.
+    return (by if by.batch_size is not None else replace(by, batch_size=max(1, len(x)))).bounds(model, x, ball, spec)
+
+
+def _further(found: Interval, batch: Batch) -> Tensor:
+    low, up = found.lower, found.upper
+    if batch.single:  # of the two numbers (-z/2, z/2), the second
+        low, up = 2 * low[:, 1:], 2 * up[:, 1:]
+    return torch.where((up - batch.y).abs() >= (low - batch.y).abs(), up, low)
