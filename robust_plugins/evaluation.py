@@ -24,11 +24,12 @@ def evaluating(model: nn.Module, *, seed: int | None = None, freeze: bool = Fals
     With `seed` those three are seeded inside. `freeze` switches weight gradients off inside, for those who only need
     gradients of inputs. Weights are not copied: raises ComponentError where they were changed in place.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    hooks = [(h, dict(h)) for m in model.modules() for h in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)]
-    versions = [(p, p._version) for p in model.parameters() if not p.is_inference()]
+    modules = list(model.modules())
+    modes = [(module, module.training) for module in modules]
+    hooks = [(h, dict(h)) for m in modules for h in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)]
     dtype = torch.get_default_dtype()
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    versions = [(p, p._version) for p, _, _ in parameters if not p.is_inference()]
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
     with _random_states():
         try:

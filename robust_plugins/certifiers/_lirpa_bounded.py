@@ -100,8 +100,9 @@ _cache: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Bounded]] = WeakKeyDi
 def bounded(model: nn.Module, x: Tensor, recipe: Recipe, ball: Ball | None = None) -> Bounded:
     """`model` converted for inputs like `x` (any batch size), from the cache where its structure is unchanged.
 
-    With `ball`, the graph is compared with the model at a few samples and at random points around them: what no
-    structure tells (a global, a closure) may have changed as well. A graph that differs is made once more.
+    With `ball`, the graph of a model with code of its own is compared with it at a few samples and at random points
+    around them: what no structure tells (a global, a closure) may have changed as well. A graph that differs is made
+    once more.
 
     Raises UnsupportedModelError, naming the layer, where auto_LiRPA cannot convert it or computes something else,
     and PluginError where auto_LiRPA is missing.
@@ -112,7 +113,9 @@ def bounded(model: nn.Module, x: Tensor, recipe: Recipe, ball: Ball | None = Non
     present = structure(model, x.dtype)
     for candidate in (key, (*key, len(x))):
         found = entries.get(candidate)
-        if found is not None and found.structure.matches(present) and _agrees(found, model, x, ball):
+        if found is None or not found.structure.matches(present):
+            continue
+        if present.complete or _agrees(found, model, x, ball):
             return found
     refused: list[str] = []
     try:

@@ -25,6 +25,8 @@ class Structure(NamedTuple):
     """Tensors that are neither parameters nor persistent buffers: constants of the graph."""
     others: tuple[Callable[[], object], ...]
     """References to hooks, functions and objects: each must still be the same one."""
+    complete: bool
+    """Every layer is one of torch's own, without hooks: what they compute depends on nothing else than the above."""
 
     def matches(self, now: Structure) -> bool:
         """Whether a model that has the structure `now` is still what was converted."""
@@ -47,11 +49,14 @@ class Structure(NamedTuple):
 def structure(model: nn.Module, dtype: torch.dtype) -> Structure:
     """The present structure of `model`. It keeps no object of the model alive but its tensors."""
     found = _Collected(model)
+    complete = True
     for name, module in model.named_modules():
         found.plain.append((name, type(module)))
         found.same(vars(type(module)).get("forward"))
         for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
             found.same(hook)
+            complete = False
+        complete &= type(module).__module__.startswith("torch.nn.modules.")
         for key, value in module.__dict__.items():
             if key not in _OWN:
                 found.plain.append(key)
@@ -63,7 +68,7 @@ def structure(model: nn.Module, dtype: torch.dtype) -> Structure:
     first: dict[int, int] = {}
     for name, tensor in state(model).items():
         found.plain.append((name, tensor.shape, first.setdefault(id(tensor), len(first))))
-    return Structure(dtype, tuple(found.plain), tuple(found.baked), tuple(found.others))
+    return Structure(dtype, tuple(found.plain), tuple(found.baked), tuple(found.others), complete)
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
