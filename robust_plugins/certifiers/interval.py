@@ -42,7 +42,7 @@ class IBP(Certifier):
     def propagate(  # noqa: D102 (inherited)
         self,
         model: nn.Module,
-        x: Float[Tensor, batch * features],
+        x: Float[Tensor, "batch *features"],
         ball: Ball,
         spec: Float[Tensor, "batch rows classes"] | None,
     ) -> Interval:
@@ -72,7 +72,7 @@ class CROWN(Certifier):
     def propagate(  # noqa: D102 (inherited)
         self,
         model: nn.Module,
-        x: Float[Tensor, batch * features],
+        x: Float[Tensor, "batch *features"],
         ball: Ball,
         spec: Float[Tensor, "batch rows classes"] | None,
     ) -> Interval:
@@ -95,7 +95,7 @@ class CROWNIBP(Certifier):
     def propagate(  # noqa: D102 (inherited)
         self,
         model: nn.Module,
-        x: Float[Tensor, batch * features],
+        x: Float[Tensor, "batch *features"],
         ball: Ball,
         spec: Float[Tensor, "batch rows classes"] | None,
     ) -> Interval:

@@ -48,7 +48,7 @@ class LiRPACertifier(Certifier):
     def propagate(
         self,
         model: nn.Module,
-        x: Float[Tensor, batch * features],
+        x: Float[Tensor, "batch *features"],
         ball: Ball,
         spec: Float[Tensor, "batch rows classes"] | None,
     ) -> Interval:
