@@ -1,0 +1,1 @@
+"""Certificates against poisoned training data: abstract gradient training, attacks, and the bracket of both."""
