@@ -87,17 +87,17 @@ class PoisoningBudget:
             raise ArgumentError("eps", self.eps, accepted="0 without points", hint="Give points= how many may move.")
 
     @classmethod
-    def substitution(cls, *, k: int) -> PoisoningBudget:
+    def substitution(cls, k: int) -> PoisoningBudget:
         """At most `k` samples of every batch are replaced by any others."""
         return cls(change="substitution", k=_positive(k))
 
     @classmethod
-    def addition(cls, *, k: int) -> PoisoningBudget:
+    def addition(cls, k: int) -> PoisoningBudget:
         """At most `k` samples are added to every batch; the step takes the mean over what the batch then holds."""
         return cls(change="addition", k=_positive(k))
 
     @classmethod
-    def removal(cls, *, k: int) -> PoisoningBudget:
+    def removal(cls, k: int) -> PoisoningBudget:
         """At most `k` samples are taken out of every batch, as by requests to be forgotten (unlearning).
 
         The step takes the mean over what is left, and is zero where nothing is.
@@ -105,7 +105,7 @@ class PoisoningBudget:
         return cls(change="removal", k=_positive(k))
 
     @classmethod
-    def privacy(cls, *, k: int) -> PoisoningBudget:
+    def privacy(cls, k: int) -> PoisoningBudget:
         """Data sets at distance `k`, for `private_prediction`: samples added, removed or replaced, k in all.
 
         With per-sample clipping the bounds for k replaced samples hold for the k added and the k removed too: the mean
