@@ -135,13 +135,13 @@ class PoisoningBudget:
         if isinstance(self.eps, tuple):
             if len(self.eps) != shape.numel():
                 raise ArgumentError("eps", f"{len(self.eps)} values for {shape.numel()} features",
-                                    accepted="a number, or one per feature", hint="Give one radius for each.")  # fmt: skip
+                                    accepted="a number, or one per feature", hint="One radius for each.")  # fmt: skip
             radius = torch.tensor(self.eps, dtype=x.dtype, device=x.device)
         else:
             radius = x.new_full((shape.numel(),), cast("float", self.eps))
         if self.columns is not None:
             if self.columns[-1] >= shape.numel():
-                raise ArgumentError("columns", self.columns[-1], accepted=f"below {shape.numel()}, the features' number",
+                raise ArgumentError("columns", self.columns[-1], accepted=f"below {shape.numel()}",
                                     hint="Indices count the entries of the flattened sample from 0.")  # fmt: skip
             chosen = torch.zeros_like(radius)
             chosen[list(self.columns)] = 1
