@@ -66,12 +66,27 @@ from robust_plugins.plugins import (
     register,
     unregister,
 )
+from robust_plugins.poisoning import (
+    SGD,
+    Adam,
+    AdamW,
+    Clip,
+    NormClip,
+    PoisoningBudget,
+    PoisoningEpoch,
+    PoisoningRun,
+    PrivatePrediction,
+    abstract_gradient_training,
+)
 from robust_plugins.results import AttackResult, Certificate, Verdict
 from robust_plugins.specifications import apply_spec, margin_spec
 
 __all__ = [
     "L1",
     "L2",
+    "SGD",
+    "Adam",
+    "AdamW",
     "ArgumentError",
     "Attack",
     "AttackResult",
@@ -79,6 +94,7 @@ __all__ = [
     "Ball",
     "Certificate",
     "Certifier",
+    "Clip",
     "Comparison",
     "ComponentError",
     "Dataset",
@@ -92,7 +108,12 @@ __all__ = [
     "Interval",
     "Linf",
     "MixedLoss",
+    "NormClip",
     "PluginError",
+    "PoisoningBudget",
+    "PoisoningEpoch",
+    "PoisoningRun",
+    "PrivatePrediction",
     "Ramp",
     "RobustPluginsError",
     "Scores",
@@ -101,6 +122,7 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedModelError",
     "Verdict",
+    "abstract_gradient_training",
     "apply_spec",
     "attack",
     "attacks",

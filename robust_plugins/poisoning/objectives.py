@@ -20,10 +20,20 @@ class Objective(ABC):
     """One loss, a mean over the batch of every sample's own."""
 
     classifies = True
+    pairwise = False
+    """Whether only differences of the outputs count, as for a softmax."""
 
     @abstractmethod
     def losses(self, z: Tensor, y: Tensor) -> Tensor:
         """The loss of each sample, shape (batch,)."""
+
+    @abstractmethod
+    def mean(self, z: Tensor, y: Tensor) -> Tensor:
+        """Their mean, by torch's own function where it has one."""
+
+    @abstractmethod
+    def decides(self, z: Interval, differences: Interval | None) -> Tensor:
+        """The class that each sample gets for certain, -1 where none does; for regression all -1."""
 
     @abstractmethod
     def gradient(self, z: Interval, y: Tensor | Interval, differences: Interval | None) -> Interval:
@@ -50,6 +60,20 @@ class Objective(ABC):
 
 class _CrossEntropy(Objective):
     """`log sum_j exp(z_j - z_y)`."""
+
+    pairwise = True
+
+    def mean(self, z: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(z, y)
+
+    def decides(self, z: Interval, differences: Interval | None) -> Tensor:
+        same = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
+        if differences is None:
+            lead = z.lower.unsqueeze(2) - z.upper.unsqueeze(1)  # of class i over class j
+        else:
+            lead = -differences.upper
+        wins = (lead > 0).masked_fill(same, True).all(2)
+        return torch.where(wins.any(1), wins.long().argmax(1), -1)
 
     def losses(self, z: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(z, y, reduction="none")
@@ -88,6 +112,14 @@ class _CrossEntropy(Objective):
 class _PerOutput(Objective):
     """A mean over the outputs of the loss of each, with labels of the outputs' shape."""
 
+    def mean(self, z: Tensor, y: Tensor) -> Tensor:
+        return self.entries(z, y).mean()
+
+    def decides(self, z: Interval, differences: Interval | None) -> Tensor:
+        if not self.classifies:
+            return torch.full((len(z),), -1, device=z.device)
+        return torch.where(z.lower > 0, 1, torch.where(z.upper < 0, 0, -1)).flatten()
+
     @abstractmethod
     def entries(self, z: Tensor, y: Tensor) -> Tensor:
         """The loss of every output."""
@@ -116,6 +148,9 @@ class _PerOutput(Objective):
         return shaped
 
     def _one_of(self, y: Tensor, outputs: int, allowed: tuple[float, float]) -> Tensor:
+        if outputs != 1:
+            raise ArgumentError("model", f"with {outputs} outputs", accepted="one logit for this loss",
+                                hint='Use "cross_entropy" for several.')  # fmt: skip
         shaped = _PerOutput.checked(self, y, outputs)
         if not bool(((shaped == allowed[0]) | (shaped == allowed[1])).all()):
             raise ArgumentError("y", _described(y), accepted=f"labels {allowed[0]:g} and {allowed[1]:g}",
@@ -125,6 +160,9 @@ class _PerOutput(Objective):
 
 class _BinaryCrossEntropy(_PerOutput):
     """`log(1 + exp(z)) - y z` of a logit, labels 0 and 1."""
+
+    def mean(self, z: Tensor, y: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(z, y.to(z.dtype))
 
     def entries(self, z: Tensor, y: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(z, y.to(z.dtype), reduction="none")
@@ -159,6 +197,9 @@ class _SquaredError(_PerOutput):
     """`(z - y)^2`, for regression."""
 
     classifies = False
+
+    def mean(self, z: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(z, y.to(z.dtype))
 
     def entries(self, z: Tensor, y: Tensor) -> Tensor:
         return (z - y.to(z.dtype)) ** 2
