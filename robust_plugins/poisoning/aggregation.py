@@ -23,8 +23,8 @@ from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import Interval, rounding
 from robust_plugins.intervals.products import product
 from robust_plugins.poisoning import cvar
+from robust_plugins.poisoning.compiled import deviations
 from robust_plugins.poisoning.per_sample import Outer, PerSample
-from robust_plugins.poisoning.streaming import Deviations
 
 Method = Literal["topk", "cvar"]
 MEMORY = 2**27
@@ -43,7 +43,7 @@ def total(g: PerSample, *, memory: int = MEMORY, group: dist.ProcessGroup | None
     if isinstance(g, Outer) and g.clip is None:
         result = product(lambda d, a: d.T @ a, g.scaled, g.activation, terms=max(samples, 1))
     else:
-        low, up = Deviations(((1.0, g),), 0.0, -math.inf, samples, memory).sums()
+        low, up = deviations([(1.0, g)], offset=0.0, floor=-math.inf, samples=samples, memory=memory).sums()
         result = Interval(-low, up)
     if group is None:
         return result
@@ -79,7 +79,7 @@ def extremes(
     _check(terms, k, method, group)
     first = terms[0][1]
     samples = _samples(first, group)
-    d = Deviations(tuple((float(s), g) for s, g in terms), offset, -math.inf if signed else 0.0, samples, memory)
+    d = deviations(terms, offset=offset, floor=-math.inf if signed else 0.0, samples=samples, memory=memory)
     if k == 0 or samples == 0:
         result = d.empty(0.0)
     elif k >= samples:

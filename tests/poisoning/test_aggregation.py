@@ -14,12 +14,22 @@ from torch import Tensor
 
 from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import Interval, rounding
-from robust_plugins.poisoning import streaming
+from robust_plugins.poisoning import _kernels, compiled, streaming
 from robust_plugins.poisoning.aggregation import extreme_sums, extremes, replaced, total
 from robust_plugins.poisoning.per_sample import Dense, Outer
 
 K = st.integers(0, 14)
 MEMORY = st.sampled_from([1, 2000, 20000, 2**27])
+
+
+@pytest.fixture(params=["torch", "compiled"], autouse=True)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test runs in plain torch and with the compiled kernels."""
+    if request.param == "torch":
+        monkeypatch.setenv("ROBUST_PLUGINS_NATIVE", "0")
+    elif _kernels.library() is None:
+        pytest.skip("no C++ compiler")
+    return str(request.param)
 
 
 def _pairs(drawn: list[Drawn]) -> list[tuple[float, Any]]:
@@ -143,7 +153,8 @@ def test_rounded_outward(drawn: list[Drawn], k: int, signed: bool, method: Any) 
     assert bool((whole.upper.double() >= drawn[0].upper.sum(0)).all())
 
 
-def test_memory_is_bounded() -> None:
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUST_PLUGINS_NATIVE", "0")
     sizes: list[int] = []
     g = torch.Generator().manual_seed(0)
     term = outer(g, (200, 64, 64), ("any", "any"), 1.0, False, None, torch.float32)
@@ -154,9 +165,8 @@ def test_memory_is_bounded() -> None:
         sizes.append(made.numel() * made.element_size())
         return made
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming.Deviations, "part", part)
-        extremes([(1.0, term.g)], 3, memory=2**20)
+    monkeypatch.setattr(streaming.Deviations, "part", part)
+    extremes([(1.0, term.g)], 3, memory=2**20)
     assert max(sizes) <= 2**20 / 4
     assert len(sizes) > 10
 
@@ -182,17 +192,18 @@ def test_wrong_arguments_are_named(unchecked: None) -> None:
         Outer(Interval.point(torch.zeros(2, 3)), Interval.point(torch.zeros(3, 3)))
 
 
-@pytest.mark.parametrize("fault", ["k - 1", "no clip", "no scale", "one sign case"])
-def test_the_comparison_finds_planted_faults(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fault", ["k - 1", "clip", "scale", "one sign case"])
+def test_the_comparison_finds_planted_faults(fault: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     g = torch.Generator().manual_seed(3)
     drawn = [outer(g, (9, 3, 20), ("any", "any"), 1.0, True, 0.4, torch.float64)]
     _close(extremes(_pairs(drawn), 3), plain(drawn, 3))
     if fault == "k - 1":
-        topk = streaming.Deviations.topk
-        monkeypatch.setattr(streaming.Deviations, "topk", lambda self, k: topk(self, k - 1))
+        cls = streaming.Deviations if path == "torch" else compiled.Compiled
+        topk = cls.topk
+        monkeypatch.setattr(cls, "topk", lambda self, k: topk(self, k - 1))
     elif fault == "one sign case":
         monkeypatch.setattr(Interval, "__mul__", lambda a, b: Interval(a.lower * b.lower, a.upper * b.upper))
     else:
-        object.__setattr__(drawn[0].g, fault.split()[1], None)
+        object.__setattr__(drawn[0].g, fault, None)
     with pytest.raises(AssertionError):
         _close(extremes(_pairs(drawn), 3), plain(drawn, 3))

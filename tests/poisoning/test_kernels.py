@@ -1,0 +1,142 @@
+"""The compiled kernels: how they are built, that threads change nothing, and that faults in them are found."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from per_sample_draws import dense, outer, plain
+
+from robust_plugins.poisoning import _kernels, compiled
+from robust_plugins.poisoning.aggregation import extremes, total
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder to build in; what this process has loaded is forgotten before and after."""
+    if _kernels.library() is None:
+        pytest.skip("no C++ compiler")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    _kernels._loaded.cache_clear()
+    yield tmp_path / "robust_plugins"
+    _kernels._loaded.cache_clear()
+
+
+def test_several_builds_at_once_leave_one_file(fresh: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: _kernels._built(), range(2))
+    assert first == second
+    assert list(fresh.iterdir()) == [first]
+    assert _kernels.library() is not None
+
+
+@pytest.mark.parametrize("compiler", ["false", "no-such-compiler"])
+def test_without_a_compiler_torch_does_it_and_says_so_once(
+    compiler: str, fresh: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if compiler == "false":
+        monkeypatch.setenv("CXX", compiler)
+    else:
+        monkeypatch.setattr(_kernels.shutil, "which", lambda name: None)
+    drawn = [outer(torch.Generator().manual_seed(0), (9, 3, 20), ("any", "any"), 1.0, False, None, torch.float64)]
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            found = extremes([(1.0, drawn[0].g)], 2)
+    for f, e in zip(found, plain(drawn, 2), strict=True):
+        torch.testing.assert_close(f, e)
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "ROBUST_PLUGINS_NATIVE=0" in caplog.text
+    assert not list(fresh.glob("*"))
+
+
+@pytest.mark.parametrize("k", [5, 40])
+def test_threads_change_nothing(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    g = torch.Generator().manual_seed(0)
+    cases = [
+        [outer(g, (90, 5, 33), ("any", "any"), sign, True, 0.8, torch.float32) for sign in (1.0, -1.0)],
+        [dense(g, (90, 7, 33), "any", sign, False, None, torch.float32) for sign in (1.0, -1.0)],
+    ]
+    monkeypatch.setattr(compiled, "_PARALLEL", 0)
+    for drawn in cases:
+        results = []
+        for threads in (1, 3):
+            monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+            results.append(extremes([(t.sign, t.g) for t in drawn], k))
+        for one, many in zip(*results, strict=True):
+            torch.testing.assert_close(one, many, rtol=0, atol=0)
+        for f, e in zip(results[0], plain(drawn, k), strict=True):
+            torch.testing.assert_close(f.double(), e, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [3, 30, 60, 199])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_to_torch_in_large_batches_with_ties(k: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches in which samples occur several times, and in which fewer than k count."""
+    g = torch.Generator().manual_seed(k)
+    drawn = [
+        outer(g, (50, 6, 70), ("any", kind), sign, False, None, dtype)
+        for sign, kind in ((1.0, "any"), (-1.0, "positive"))
+    ]
+    pairs = [(t.sign, t.g) for t in drawn]
+    for _, term in pairs:
+        for factor in ("delta", "activation"):
+            whole = getattr(term, factor).map(lambda t: t.repeat(4, 1))
+            object.__setattr__(term, factor, whole)
+        object.__setattr__(term, "batch", 200)
+    for signed in (False, True):
+        found = extremes(pairs, k, signed=signed)
+        with monkeypatch.context() as patch:
+            patch.setenv("ROBUST_PLUGINS_NATIVE", "0")
+            slow = extremes(pairs, k, signed=signed)
+        for f, s in zip(found, slow, strict=True):
+            torch.testing.assert_close(f, s, rtol=1e-5, atol=1e-4 if dtype is torch.float32 else 1e-12)
+
+
+FAULTS = {
+    "a sign case": ("const T* with_upper = upper >= 0 ? up : low;", "const T* with_upper = up;"),
+    "a fast path for any activation": ("term.non_negative && !clipped", "!clipped"),
+    "a clip": ("if (clipped) u =", "if (false) u ="),
+    "one of the k, by insertion": ("q < k; q++) sum +=", "q + 1 < k; q++) sum +="),
+    "one of the k, by bisection": ("fill<T>(T(k))", "fill<T>(T(k - 1))"),
+    "a sample": (
+        "for (int64_t b = 0; b < p.batch; b++) {\n      deviation",
+        "for (int64_t b = 1; b < p.batch; b++) {\n      deviation",
+    ),
+    "the floor of sums": ("sum[n] += larger(d[n], fill<T>(T(p.floor)))", "sum[n] += d[n]"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_found(fault: str, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def right() -> bool:
+        g = torch.Generator().manual_seed(0)
+        for clip in (None, 0.5):
+            drawn = [outer(g, (60, 4, 40), ("any", "any"), sign, True, clip, torch.float64) for sign in (1.0, -1.0)]
+            pairs = [(t.sign, t.g) for t in drawn]
+            for k in (3, 20, 60):
+                for f, e in zip(extremes(pairs, k), plain(drawn, k), strict=True):
+                    if not torch.allclose(f, e):
+                        return False
+        return True
+
+    assert right()
+    source = _kernels._SOURCE.read_text()
+    assert FAULTS[fault][0] in source
+    changed = tmp_path / "changed.cpp"
+    changed.write_text(source.replace(*FAULTS[fault]))
+    monkeypatch.setattr(_kernels, "_SOURCE", changed)
+    _kernels._loaded.cache_clear()
+    assert _kernels.library() is not None
+    assert not right()
+
+
+def test_the_sum_of_a_clipped_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    term = outer(torch.Generator().manual_seed(0), (20, 4, 40), ("any", "any"), 1.0, True, 0.5, torch.float64)
+    found = total(term.g)
+    torch.testing.assert_close(found.lower, term.lower.sum(0))
+    torch.testing.assert_close(found.upper, term.upper.sum(0))
