@@ -140,7 +140,7 @@ class Relaxation:
             if isinstance(layer, Shift):  # adds its parameter to the input instead of multiplying the two
                 offset = rule(layer, *zeros, **parameters)
             elif any(p is not None and not p.is_point for p in parameters.values()):
-                deviations = {k: None if p is None else _deviation(p) for k, p in parameters.items()}
+                deviations = {k: None if p is None else deviation(p) for k, p in parameters.items()}
                 offset = offset + rule(layer, *inputs, **deviations)
             self._offsets[index] = offset
         return self._offsets[index]
@@ -215,7 +215,8 @@ def _exact(network: Network, index: int) -> bool:
     return mixing <= 1
 
 
-def _deviation(p: Interval) -> Interval:
+def deviation(p: Interval) -> Interval:
+    """What an interval of weights adds to its center."""
     return Interval.point(torch.zeros_like(p.lower)) if p.is_point else p - p.center
 
 

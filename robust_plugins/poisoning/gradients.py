@@ -17,7 +17,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.intervals import Interval, Network, Relaxation, crown, rounding
+from robust_plugins.intervals import Interval, Network, crown, rounding
+from robust_plugins.intervals import Relaxation as LinearRelaxation
+from robust_plugins.intervals.affine import Form, Norm, affine_forms, through_affine
 from robust_plugins.intervals.linear_rules import total
 from robust_plugins.intervals.products import product
 from robust_plugins.intervals.relaxation import Support
@@ -27,21 +29,60 @@ from robust_plugins.poisoning.per_sample import Dense, Outer, PerSample
 PAIRS = 2**25
 """The most logit differences that are bounded for a batch; with more the logits alone are."""
 
+MEMORY = 2**28
+"""Bytes for the affine forms of a part of a batch."""
+
 RELAXED = 2**34
-"""The most multiplications by which "auto" relaxes a network over the poison sets."""
+"""The most multiplications that affine forms of a batch may take for "auto" to use them."""
+
+
+Relaxation = Literal["none", "affine", "crown"]
+"""How the dependence on moved inputs is kept: not at all, by affine forms, or by backward linear relaxation."""
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What a pass starts from: a box of features for every sample, a smaller set in it, and whether to relax."""
+    """What a pass starts from: a box of features for every sample, and perhaps a smaller set in it.
+
+    The smaller set is a ball around `center` in `norm`, of radius 1 in units of `radius`, (batch or 1, *features).
+    """
 
     box: Interval
-    support: Support | None = None
-    relax: bool = False
+    relaxation: Relaxation = "none"
+    center: Tensor | None = None
+    radius: Tensor | None = None
+    norm: Norm = "linf"
 
     def __getitem__(self, samples: slice) -> Inputs:
-        """A slice of the batch, without the smaller set, which belongs to the whole batch."""
-        return replace(self, box=self.box[samples], support=None)
+        """A slice of the batch."""
+        center = None if self.center is None else self.center[samples]
+        radius = self.radius if self.radius is None or len(self.radius) == 1 else self.radius[samples]
+        return Inputs(self.box[samples], self.relaxation, center, radius, self.norm)
+
+    @property
+    def support(self) -> Support | None:
+        """The least `a x` over the smaller set, by the dual norm; None where the box is the set."""
+        if self.center is None or self.radius is None or self.norm == "linf":
+            return None
+        x, radius, norm = self.center.flatten(1).unsqueeze(2), self.radius.flatten(1).unsqueeze(1), self.norm
+
+        def least(a: Tensor) -> Tensor:
+            flat = a.flatten(2)
+            scaled = flat * radius
+            dual = scaled.norm(dim=2) if norm == "l2" else scaled.abs().amax(2)
+            return torch.matmul(flat, x).squeeze(2) - dual
+
+        return least
+
+    def form(self) -> tuple[Tensor, Tensor]:
+        """Center and generators of the set, one direction for each feature that moves."""
+        center = self.box.center if self.center is None else self.center
+        radius = self.box.radius if self.radius is None else self.radius
+        flat = radius.flatten(1)
+        moving = (flat > 0).any(0).nonzero().flatten()
+        generators = flat.new_zeros((len(flat), max(len(moving), 1), flat.shape[1]))
+        generators[:, torch.arange(len(moving), device=flat.device), moving] = flat[:, moving]
+        return center, generators.view(len(flat), -1, *radius.shape[1:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,22 +100,67 @@ class Forward:
         return self.values[-1]
 
 
-def forward(network: Network, inputs: Inputs, *, differing: bool) -> Forward:
-    """Bounds on the outputs; with `differing` also on their differences, as for a softmax."""
-    relaxed = inputs.relax and not inputs.box.is_point and not rounding.active()
-    if relaxed:
+def forward(network: Network, inputs: Inputs, *, differing: bool, memory: int = MEMORY) -> Forward:
+    """Bounds on the outputs; with `differing` also on their differences, as for a softmax.
+
+    Affine forms are made for as many samples at a time as `memory`, in bytes, has room for.
+    """
+    samples = len(inputs.box)
+    step = _samples_at_once(network, inputs, memory) if inputs.relaxation == "affine" and samples else samples
+    if step >= samples:
+        return _forward(network, inputs, differing)
+    parts = [_forward(network, inputs[s : s + step], differing) for s in range(0, samples, step)]
+    values = [_joined_samples(v) for v in zip(*(p.values for p in parts), strict=True)]
+    differences = [p.differences for p in parts if p.differences is not None]
+    return Forward(network, values, _joined_samples(differences) if len(differences) == len(parts) else None)
+
+
+def _samples_at_once(network: Network, inputs: Inputs, memory: int) -> int:
+    entries = sum(v.lower[0].numel() for v in network.forward(inputs.box[:1]))
+    return max(1, memory // (2 * inputs.form()[1].shape[1] * entries * inputs.box.lower.element_size()))
+
+
+def _joined_samples(parts: Sequence[Interval]) -> Interval:
+    low = torch.cat([p.lower for p in parts])
+    return Interval(low, low if all(p.is_point for p in parts) else torch.cat([p.upper for p in parts]))
+
+
+def _forward(network: Network, inputs: Inputs, differing: bool) -> Forward:
+    kind: Relaxation = "none" if inputs.box.is_point or rounding.active() else inputs.relaxation
+    forms = None
+    if kind == "crown":
         values = crown(network, inputs.box, support=inputs.support)
+    elif kind == "affine":
+        center, generators = inputs.form()
+        values, forms = affine_forms(network, center, generators, norm=inputs.norm, box=inputs.box)
     else:
         values = network.forward(inputs.box)
     outputs = values[-1]
     if not differing or outputs.lower.dim() != 2 or outputs.shape[0] * outputs.shape[1] ** 2 > PAIRS:
         return Forward(network, values, None)
     differences = _differences(network, values)
-    if relaxed:
-        spec, (i, j) = pairs(outputs.lower)
-        found = Relaxation(network, values, support=inputs.support).bounds(len(values) - 1, spec.unsqueeze(0))
+    spec, (i, j) = pairs(outputs.lower)
+    found = None
+    if kind == "crown":
+        found = LinearRelaxation(network, values, support=inputs.support).bounds(len(values) - 1, spec.unsqueeze(0))
+    elif forms is not None:
+        found = _form_of_differences(network, values, forms, i, j).interval()
+    if found is not None:
         differences = differences.sharpened(antisymmetric(found, i, j, outputs.shape[1]))
     return Forward(network, values, differences)
+
+
+def _form_of_differences(network: Network, values: list[Interval], forms: list[Form], i: Tensor, j: Tensor) -> Form:
+    """The affine form of all `z_j - z_i`: of the rows' differences where the last layer is linear."""
+    last = _last_linear(network)
+    if last is None:
+        z = forms[-1]
+        return Form(z.center[:, j] - z.center[:, i], z.generators[:, :, j] - z.generators[:, :, i],
+                    z.remainder[:, j] + z.remainder[:, i], z.norm)  # fmt: skip
+    weight, bias = last
+    before = network.nodes[-1].inputs[0]
+    rows = {"weight": weight[j] - weight[i], "bias": None if bias is None else bias[j] - bias[i]}
+    return through_affine(network.rules[-1], network.layers[-1], [values[before]], [forms[before]], rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,16 +260,17 @@ def arithmetic(mode: Literal["nearest", "outward"]) -> AbstractContextManager[No
     return rounding.outward(mode == "outward")
 
 
-def relaxing_pays(network: Network, x: Tensor) -> bool:
-    """Whether relaxing the network over boxes around a batch x takes few enough multiplications."""
-    sizes = [v.lower[0].numel() for v in network.forward(Interval.point(x[:1]))]
-    rows = sum(sizes[j] for i, n in enumerate(network.nodes) if i and not network.rules[i].affine for j in n.inputs)
-    # A row's cost at a layer is that of the layer's own multiplications for one sample.
-    cost = 0
-    for index, size in enumerate(sizes):
-        weight = network.parameters[index].get("weight") if index else None
-        cost += size * (weight.lower[0].numel() if weight is not None and weight.lower.dim() > 1 else 1)
-    return 2 * len(x) * (rows + sizes[-1] ** 2 // 2) * cost <= RELAXED
+def affordable(network: Network, x: Tensor, directions: int) -> Relaxation:
+    """What "auto" means: "affine" where affine forms of that many directions take few multiplications for a batch x."""
+    values = network.forward(Interval.point(x[:1]))
+    cost, shared = 0, True
+    for index in range(1, len(values)):
+        # Up to the first nonlinear layer all samples share their generators.
+        shared = shared and network.rules[index].affine
+        weight = network.parameters[index].get("weight")
+        if not shared and weight is not None and weight.lower.dim() > 1:
+            cost += values[index].lower[0].numel() * weight.lower[0].numel()
+    return "affine" if len(x) * directions * cost <= RELAXED else "none"
 
 
 def _differences(network: Network, values: list[Interval]) -> Interval:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from robust_plugins.balls import L1, Ball, Linf
 from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import Interval, trace
-from robust_plugins.intervals.relaxation import Support
 from robust_plugins.poisoning import gradients
 from robust_plugins.poisoning.budget import PoisoningBudget
 from robust_plugins.poisoning.gradients import Inputs
@@ -229,19 +228,11 @@ class PoisoningRun:
 def _inputs(x: Tensor, ball: Ball | None) -> Inputs:
     if ball is None:
         return Inputs(Interval.point(x))
-    return Inputs(ball.bounds(x), None if isinstance(ball, Linf) else _support(x, ball), relax=True)
-
-
-def _support(x: Tensor, ball: Ball) -> Support:
-    """The least `a x'` over an l2 or l1 ball: by the dual norm."""
-    eps = ball.eps_for(x).view(-1, 1)
-
-    def least(a: Tensor) -> Tensor:
-        flat = a.flatten(2)
-        dual = flat.abs().amax(2) if isinstance(ball, L1) else flat.norm(dim=2)
-        return torch.matmul(flat, x.flatten(1).unsqueeze(2)).squeeze(2) - eps * dual
-
-    return least
+    box = ball.bounds(x)
+    if isinstance(ball, Linf):
+        return Inputs(box, "crown")
+    radius = ball.eps_for(x).expand_as(x)
+    return Inputs(box, "crown", x, radius, "l1" if isinstance(ball, L1) else "l2")
 
 
 def _everything(like: Tensor) -> Interval:

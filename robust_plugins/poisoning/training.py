@@ -8,7 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,16 +18,15 @@ from torch import Tensor, nn
 
 from robust_plugins import checkpoints
 from robust_plugins.errors import ArgumentError
-from robust_plugins.intervals import Interval, crown, trace
+from robust_plugins.intervals import Interval, trace
 from robust_plugins.intervals.graph import Network
-from robust_plugins.intervals.relaxation import Support
 from robust_plugins.poisoning import gradients
 from robust_plugins.poisoning.aggregation import MEMORY, Method
 from robust_plugins.poisoning.batch_gradient import Poisoned
 from robust_plugins.poisoning.budget import PoisoningBudget
 from robust_plugins.poisoning.clipping import Clip, as_clip
 from robust_plugins.poisoning.concrete import ConcreteTraining
-from robust_plugins.poisoning.gradients import Forward, Inputs
+from robust_plugins.poisoning.gradients import Forward, Inputs, Relaxation
 from robust_plugins.poisoning.objectives import Loss, objective
 from robust_plugins.poisoning.optimizers import SGD, Optimizer, State, update_all
 from robust_plugins.poisoning.run import PoisoningEpoch, PoisoningRun, as_bounds
@@ -54,7 +53,7 @@ def abstract_gradient_training(
     clip: float | Clip | None = None,
     domain: Domain = "box",
     parameters: Iterable[str] | None = None,
-    relax: bool | Literal["auto"] = "auto",
+    relaxation: Relaxation | Literal["auto"] = "auto",
     aggregation: Method = "topk",
     memory: int = MEMORY,
     group: dist.ProcessGroup | None = None,
@@ -81,7 +80,8 @@ def abstract_gradient_training(
       keeps the contraction of gradient descent: for SGD on linear heads and networks of one hidden layer.
     - `parameters`: names of those to train; None: those that require gradients. The others are frozen. Layers are in
       evaluation mode.
-    - `relax`: whether linear relaxation bounds the network over moved features; "auto": where it is affordable.
+    - `relaxation`: how the network's dependence on moved features is kept: "affine" forms, "crown", or "none";
+      "auto": affine forms where they are affordable.
     - `aggregation`: "topk" sums the k largest effects exactly, "cvar" bounds the sum at a cost that does not depend on
       k. `memory` is about what a part of the per-sample gradients may take, in bytes.
     - `group`: processes of `torch.distributed` that each hold a part of every batch; needs `aggregation="cvar"`. All
@@ -103,7 +103,7 @@ def abstract_gradient_training(
         optimizer=optimizer,
         clip=as_clip(clip),
         domain=domain,
-        relax=relax,
+        relaxation=relaxation,
         aggregation=aggregation,
         memory=memory,
         group=group,
@@ -136,7 +136,7 @@ class _Plan:
     optimizer: Optimizer
     clip: Clip | None
     domain: Domain
-    relax: bool | Literal["auto"]
+    relaxation: Relaxation | Literal["auto"]
     aggregation: Method
     memory: int
     group: dist.ProcessGroup | None
@@ -187,7 +187,7 @@ class _Plan:
             "optimizer": repr(self.optimizer),
             "clip": repr(self.clip),
             "domain": self.domain,
-            "relax": self.relax,
+            "relaxation": self.relaxation,
             "aggregation": self.aggregation,
             "rounding": self.rounding,
             "processes": 1 if self.group is None else dist.get_world_size(self.group),
@@ -252,7 +252,7 @@ class _Training:
             advance()
         if index < 0:
             raise ArgumentError("batches", "empty", accepted="at least one batch",
-                                hint="A generator is used up after an epoch: give a list, or a DataLoader.")  # fmt: skip
+                                hint="A generator is used up after an epoch; give a list.")  # fmt: skip
 
     def update(self, index: int | None, x: Tensor, y: Tensor) -> None:
         """One update of the nominal parameters and of the bounds."""
@@ -357,31 +357,32 @@ class _Training:
         return network
 
     def _features(self, x: Tensor) -> tuple[Inputs, Inputs | None]:
+        """The clean and the moved features where the trained part begins."""
         assert self.parts is not None
-        budget, fixed = self.plan.budget, self.parts.features
-        relax = self._relaxing(x)
-        box = budget.box(x) if budget.points else None
+        fixed, trained = self.parts.features, self.parts.trained({})
+        start = self._moved_inputs(x) if self.plan.budget.points else None
         if fixed is None:
-            moved = None if box is None else Inputs(box, _support(x, budget), relax)
-            return Inputs(Interval.point(x)), moved
-        clean = fixed.forward(Interval.point(x))[-1]
-        if box is None:
-            return Inputs(clean), None
-        if self.plan.rounding == "nearest" and (
-            self.plan.relax is True or (self.plan.relax == "auto" and gradients.relaxing_pays(fixed, x))
-        ):
-            values = crown(fixed, box, support=_support(x, budget))
-        else:
-            values = fixed.forward(box)
-        return Inputs(clean), Inputs(values[-1], None, relax)
+            return Inputs(Interval.point(x)), None if start is None else self._relaxed(start, trained)
+        clean = Inputs(fixed.forward(Interval.point(x))[-1])
+        if start is None:
+            return clean, None
+        moved = Inputs(gradients.forward(fixed, self._relaxed(start, fixed), differing=False).outputs)
+        return clean, self._relaxed(moved, trained)
 
-    def _relaxing(self, x: Tensor) -> bool:
-        assert self.parts is not None
-        if self.plan.relax != "auto":
-            return self.plan.relax
-        features = x if self.parts.features is None else self.parts.features.forward(Interval.point(x[:1]))[-1].lower
-        network = self.parts.trained({})
-        return bool(len(x)) and gradients.relaxing_pays(network, features.expand(len(x), *features.shape[1:]))
+    def _moved_inputs(self, x: Tensor) -> Inputs:
+        budget = self.plan.budget
+        return Inputs(budget.box(x), "none", x, budget.radius(x), budget.norm)
+
+    def _relaxed(self, inputs: Inputs, network: Network) -> Inputs:
+        """The inputs with the relaxation that the plan has for a network."""
+        kind = self.plan.relaxation
+        if kind == "auto":
+            kind = (
+                gradients.affordable(network, inputs.box.lower, inputs.form()[1].shape[1])
+                if len(inputs.box)
+                else "none"
+            )
+        return replace(inputs, relaxation=kind)
 
     def record(self, number: int, validation: Batch | None) -> PoisoningEpoch:
         """Closes an epoch."""
@@ -464,21 +465,6 @@ def _scores(run: PoisoningRun, validation: Batch) -> tuple[float, float]:
         return float(run.worst_loss(x, y)), kind.losses(z, labels).mean().item()
     classes = z.argmax(1) == labels if kind.pairwise else ((z > 0) == (labels > 0)).flatten()
     return run.certified_accuracy(x, y), classes.double().mean().item()
-
-
-def _support(x: Tensor, budget: PoisoningBudget) -> Support | None:
-    """The least `a x'` over the poison sets of a batch, by the dual norm; None where the box is the set."""
-    if budget.norm == "linf":
-        return None
-    radius = budget.radius(x).flatten(1).unsqueeze(1)
-
-    def least(a: Tensor) -> Tensor:
-        flat = a.flatten(2)
-        scaled = flat * radius
-        dual = scaled.norm(dim=2) if budget.norm == "l2" else scaled.abs().amax(2)
-        return torch.matmul(flat, x.flatten(1).unsqueeze(2)).squeeze(2) - dual
-
-    return least
 
 
 def _lost(clean: Forward) -> str:
