@@ -117,15 +117,42 @@ inline void deviation(const Problem& p, int64_t b, int64_t row, int64_t column, 
   }
 }
 
-// Runs `visit<N>(row, column)` over all tiles: wide ones, then single vectors.
+// The samples that count for each row. Behind a closed gate all D are 0, and zeros change none of the sums below where
+// only positive D count.
+template <class T>
+struct Samples {
+  std::vector<int64_t> start, index;
+  int64_t first;
+
+  Samples(const Problem& p, int64_t first, int64_t last) : first(first) {
+    const bool all = p.values || p.offset != 0 || p.floor != 0;
+    for (int64_t row = first; row < last; row++) {
+      start.push_back(index.size());
+      for (int64_t b = 0; b < p.batch; b++) {
+        bool open = all;
+        for (int64_t s = 0; s < p.count && !open; s++)
+          open = static_cast<const T*>(p.terms[s].delta_lower)[b * p.out + row] != 0 ||
+                 static_cast<const T*>(p.terms[s].delta_upper)[b * p.out + row] != 0;
+        if (open) index.push_back(b);
+      }
+    }
+    start.push_back(index.size());
+  }
+
+  const int64_t* begin(int64_t row) const { return index.data() + start[row - first]; }
+  int64_t size(int64_t row) const { return start[row - first + 1] - start[row - first]; }
+};
+
+// Runs `visit<N>(row, column, samples, count)` over all tiles: wide ones, then single vectors.
 template <class T, class Visitor>
 void tiles(const Problem& p, int64_t first, int64_t last, Visitor visit) {
+  const Samples<T> samples(p, first, last);
   constexpr int64_t wide = 4 * LANES<T>;
   int64_t column = 0;
   for (; column + wide <= p.columns; column += wide)
-    for (int64_t row = first; row < last; row++) visit.template operator()<4>(row, column);
+    for (int64_t row = first; row < last; row++) visit.template operator()<4>(row, column, samples.begin(row), samples.size(row));
   for (; column < p.columns; column += LANES<T>)
-    for (int64_t row = first; row < last; row++) visit.template operator()<1>(row, column);
+    for (int64_t row = first; row < last; row++) visit.template operator()<1>(row, column, samples.begin(row), samples.size(row));
 }
 
 // The sum of the k largest by insertion into a sorted list for each column: best for small k.
@@ -135,12 +162,13 @@ template <class T> struct Insertion {
   T* result;
   std::vector<Vector<T>> best;  // best[n * k ...]: ascending
 
-  template <int N> void operator()(int64_t row, int64_t column) {
+  template <int N>
+  void operator()(int64_t row, int64_t column, const int64_t* samples, int64_t count) {
     // Where floor is 0 only positive ones count, and the lists begin with zeros.
     for (int64_t q = 0; q < N * k; q++) best[q] = fill<T>(T(p.floor));
     Vector<T> d[N];
-    for (int64_t b = 0; b < p.batch; b++) {
-      deviation<T, N>(p, b, row, column, d);
+    for (int64_t i = 0; i < count; i++) {
+      deviation<T, N>(p, samples[i], row, column, d);
       for (int n = 0; n < N; n++) {
         Vector<T>* held = best.data() + n * k;
         if (!any(d[n] > held[0])) continue;
@@ -169,22 +197,24 @@ template <class T> struct Bisection {
   T* result;
   std::vector<Vector<T>> values;  // values[n * batch + b]
 
-  template <int N> void operator()(int64_t row, int64_t column) {
+  template <int N>
+  void operator()(int64_t row, int64_t column, const int64_t* samples, int64_t count) {
     using Mask = typename Lanes<T>::Mask;
     Vector<T> d[N];
-    for (int64_t b = 0; b < p.batch; b++) {
-      deviation<T, N>(p, b, row, column, d);
-      for (int n = 0; n < N; n++) values[n * p.batch + b] = larger(d[n], fill<T>(T(p.floor)));
+    for (int64_t i = 0; i < count; i++) {
+      deviation<T, N>(p, samples[i], row, column, d);
+      for (int n = 0; n < N; n++) values[n * p.batch + i] = larger(d[n], fill<T>(T(p.floor)));
     }
     for (int n = 0; n < N; n++) {
       const Vector<T>* all = values.data() + n * p.batch;
-      Vector<T> low = all[0], high = all[0];
-      for (int64_t b = 1; b < p.batch; b++) low = smaller(low, all[b]), high = larger(high, all[b]);
+      // Samples that were left out are zeros.
+      Vector<T> low = count < p.batch ? fill<T>(0) : all[0], high = low;
+      for (int64_t i = 0; i < count; i++) low = smaller(low, all[i]), high = larger(high, all[i]);
       Vector<T> t = low;
       // Bits of the mantissa, and enough more for k widths of the last bracket to vanish in the sum.
       for (int pass = 0; pass < (sizeof(T) == 4 ? 40 : 72); pass++) {
         Mask above{};
-        for (int64_t b = 0; b < p.batch; b++) above -= all[b] > t;
+        for (int64_t i = 0; i < count; i++) above -= all[i] > t;
         const Mask wanted = Mask{} + static_cast<decltype(above[0] + 0)>(k);
         low = above > wanted ? t : low;
         high = above > wanted ? high : t;
@@ -194,9 +224,9 @@ template <class T> struct Bisection {
       }
       // As sum of the D above t, and the rest of the k at t, which cancels less.
       Vector<T> sum = fill<T>(0), rest = fill<T>(T(k));
-      for (int64_t b = 0; b < p.batch; b++) {
-        sum += all[b] > t ? all[b] : fill<T>(0);
-        rest -= all[b] > t ? fill<T>(1) : fill<T>(0);
+      for (int64_t i = 0; i < count; i++) {
+        sum += all[i] > t ? all[i] : fill<T>(0);
+        rest -= all[i] > t ? fill<T>(1) : fill<T>(0);
       }
       store<T>(result + row * p.columns + column + n * LANES<T>, sum + rest * t);
     }
@@ -207,10 +237,11 @@ template <class T> struct Sums {
   const Problem& p;
   T* result;
 
-  template <int N> void operator()(int64_t row, int64_t column) {
+  template <int N>
+  void operator()(int64_t row, int64_t column, const int64_t* samples, int64_t count) {
     Vector<T> d[N], sum[N] = {};
-    for (int64_t b = 0; b < p.batch; b++) {
-      deviation<T, N>(p, b, row, column, d);
+    for (int64_t i = 0; i < count; i++) {
+      deviation<T, N>(p, samples[i], row, column, d);
       for (int n = 0; n < N; n++) sum[n] += larger(d[n], fill<T>(T(p.floor)));
     }
     for (int n = 0; n < N; n++) store<T>(result + row * p.columns + column + n * LANES<T>, sum[n]);
@@ -222,11 +253,13 @@ template <class T> struct Moments {
   const Problem& p;
   T* results;
 
-  template <int N> void operator()(int64_t row, int64_t column) {
+  template <int N>
+  void operator()(int64_t row, int64_t column, const int64_t* samples, int64_t count) {
     Vector<T> d[N], found[4][N] = {};
-    for (int n = 0; n < N; n++) found[2][n] = fill<T>(std::numeric_limits<T>::infinity()), found[3][n] = -found[2][n];
-    for (int64_t b = 0; b < p.batch; b++) {
-      deviation<T, N>(p, b, row, column, d);
+    const T outside = count < p.batch ? T(0) : std::numeric_limits<T>::infinity();
+    for (int n = 0; n < N; n++) found[2][n] = fill<T>(outside), found[3][n] = -found[2][n];
+    for (int64_t i = 0; i < count; i++) {
+      deviation<T, N>(p, samples[i], row, column, d);
       for (int n = 0; n < N; n++) {
         const Vector<T> x = larger(d[n], fill<T>(T(p.floor)));
         found[0][n] += x;
@@ -240,27 +273,28 @@ template <class T> struct Moments {
   }
 };
 
-// `results`: (2, out, columns), the sum of (D - t)^+ and the number of D > t, for `t`, (out, columns).
+// `results`: (2, out, columns), the sum of (D - t)^+ and the number of D > t, for `t`, (out, columns), t >= floor.
 template <class T> struct Excess {
   const Problem& p;
   const T* t;
   T* results;
 
-  template <int N> void operator()(int64_t row, int64_t column) {
+  template <int N>
+  void operator()(int64_t row, int64_t column, const int64_t* samples, int64_t count) {
     const int64_t here = row * p.columns + column;
-    Vector<T> d[N], level[N], over[N] = {}, count[N] = {};
+    Vector<T> d[N], level[N], over[N] = {}, above[N] = {};
     for (int n = 0; n < N; n++) level[n] = load<T>(t + here + n * LANES<T>);
-    for (int64_t b = 0; b < p.batch; b++) {
-      deviation<T, N>(p, b, row, column, d);
+    for (int64_t i = 0; i < count; i++) {
+      deviation<T, N>(p, samples[i], row, column, d);
       for (int n = 0; n < N; n++) {
         const Vector<T> x = larger(d[n], fill<T>(T(p.floor))) - level[n];
         over[n] += larger(x, fill<T>(0));
-        count[n] += x > 0 ? fill<T>(1) : fill<T>(0);
+        above[n] += x > 0 ? fill<T>(1) : fill<T>(0);
       }
     }
     for (int n = 0; n < N; n++) {
       store<T>(results + here + n * LANES<T>, over[n]);
-      store<T>(results + p.out * p.columns + here + n * LANES<T>, count[n]);
+      store<T>(results + p.out * p.columns + here + n * LANES<T>, above[n]);
     }
   }
 };

@@ -18,7 +18,7 @@ from robust_plugins.poisoning import _kernels
 from robust_plugins.poisoning.per_sample import Outer, PerSample
 from robust_plugins.poisoning.streaming import Deviations
 
-_INSERTION = 16
+_INSERTION = 8
 """Up to this k, sorted lists are faster than bisection."""
 _PARALLEL = 2**20
 """The number of values D from which on threads pay."""

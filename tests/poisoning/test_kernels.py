@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from per_sample_draws import dense, outer, plain
+from per_sample_draws import box, dense, outer, plain
 
+from robust_plugins.intervals import Interval
 from robust_plugins.poisoning import _kernels, compiled
 from robust_plugins.poisoning.aggregation import extremes, total
+from robust_plugins.poisoning.per_sample import Outer
+from robust_plugins.poisoning.streaming import Deviations
 
 
 @pytest.fixture
@@ -96,6 +101,23 @@ def test_equal_to_torch_in_large_batches_with_ties(k: int, dtype: torch.dtype, m
             torch.testing.assert_close(f, s, rtol=1e-5, atol=1e-4 if dtype is torch.float32 else 1e-12)
 
 
+def _same_moments() -> bool:
+    """Of a layer with closed gates whose other samples all have D > 0."""
+    g = torch.Generator().manual_seed(0)
+    delta = box(g, (30, 5), "positive", torch.float64)
+    activation = Interval.point(torch.rand(30, 20, generator=g, dtype=torch.float64) + 0.1)
+    for floor in (0.0, -math.inf):
+        d = compiled.deviations([(1.0, Outer(delta, activation))], offset=0.0, floor=floor, samples=30, memory=2**20)
+        slow = Deviations(d.terms, 0.0, floor, 30, 2**20)
+        if not all(torch.allclose(f, s) for f, s in zip(d.moments(), slow.moments(), strict=True)):
+            return False
+    return True
+
+
+def test_moments_equal_those_of_torch() -> None:
+    assert _same_moments()
+
+
 FAULTS = {
     "a sign case": ("const T* with_upper = upper >= 0 ? up : low;", "const T* with_upper = up;"),
     "a fast path for any activation": ("term.non_negative && !clipped", "!clipped"),
@@ -103,9 +125,12 @@ FAULTS = {
     "one of the k, by insertion": ("q < k; q++) sum +=", "q + 1 < k; q++) sum +="),
     "one of the k, by bisection": ("fill<T>(T(k))", "fill<T>(T(k - 1))"),
     "a sample": (
-        "for (int64_t b = 0; b < p.batch; b++) {\n      deviation",
-        "for (int64_t b = 1; b < p.batch; b++) {\n      deviation",
+        "for (int64_t i = 0; i < count; i++) {\n      deviation",
+        "for (int64_t i = 1; i < count; i++) {\n      deviation",
     ),
+    "closed gates where all samples count": ("p.values || p.offset != 0 || p.floor != 0", "p.values"),
+    "the zeros of closed gates": ("const T outside = count < p.batch ? T(0) :", "const T outside ="),
+    "an excess": ("over[n] += larger(x, fill<T>(0))", "over[n] += x"),
     "the floor of sums": ("sum[n] += larger(d[n], fill<T>(T(p.floor)))", "sum[n] += d[n]"),
 }
 
@@ -115,14 +140,18 @@ FAULTS = {
 def test_planted_faults_are_found(fault: str, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def right() -> bool:
         g = torch.Generator().manual_seed(0)
-        for clip in (None, 0.5):
-            drawn = [outer(g, (60, 4, 40), ("any", "any"), sign, True, clip, torch.float64) for sign in (1.0, -1.0)]
+        cases = (([1.0, -1.0], "any"), ([1.0], "any"), ([1.0], "positive"))
+        for (signs, kind), clip, signed in itertools.product(cases, (None, 0.5), (False, True)):
+            drawn = [outer(g, (60, 4, 40), (kind, kind), sign, True, clip, torch.float64) for sign in signs]
             pairs = [(t.sign, t.g) for t in drawn]
-            for k in (3, 20, 60):
-                for f, e in zip(extremes(pairs, k), plain(drawn, k), strict=True):
-                    if not torch.allclose(f, e):
+            for k in (3, 20, 55, 60):
+                exact = plain(drawn, k, signed=signed)
+                found = extremes(pairs, k, signed=signed)
+                above = extremes(pairs, k, signed=signed, method="cvar")
+                for f, a, e in zip(found, above, exact, strict=True):
+                    if not (torch.allclose(f, e) and bool((a >= e - 1e-9).all())):
                         return False
-        return True
+        return _same_moments()
 
     assert right()
     source = _kernels._SOURCE.read_text()
