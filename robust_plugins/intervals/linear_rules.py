@@ -256,7 +256,7 @@ def _patches(layer: Conv, padded: Tensor, positions: torch.Size, weight: torch.S
     leading = [1] * (4 - len(weight))
     kernel, dilation, stride = (tuple(leading) + tuple(v) for v in (weight[2:], layer.dilation, layer.stride))
     patches = F.unfold(padded, kernel, dilation, 0, stride)
-    return patches.reshape(len(padded), layer.groups, -1, prod(positions))
+    return patches.reshape(len(padded), layer.groups, patches.shape[1] // layer.groups, prod(positions))
 
 
 def _statistics(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Interval) -> tuple[Tensor, Tensor]:
