@@ -211,16 +211,25 @@ template <class T> struct Bisection {
       Vector<T> low = count < p.batch ? fill<T>(0) : all[0], high = low;
       for (int64_t i = 0; i < count; i++) low = smaller(low, all[i]), high = larger(high, all[i]);
       Vector<T> t = low;
+      bool tried = true;  // whether t is the smallest D above a level with more than k above it
       // Bits of the mantissa, and enough more for k widths of the last bracket to vanish in the sum.
-      for (int pass = 0; pass < (sizeof(T) == 4 ? 40 : 72); pass++) {
+      for (int pass = 1; pass <= (sizeof(T) == 4 ? 40 : 72); pass++) {
         Mask above{};
         for (int64_t i = 0; i < count; i++) above -= all[i] > t;
         const Mask wanted = Mask{} + static_cast<decltype(above[0] + 0)>(k);
         low = above > wanted ? t : low;
         high = above > wanted ? high : t;
-        // Done: k above, or as few as that above the smallest.
+        if (tried) low = above > wanted ? low : t;
+        // Done: k above t, or t is the k-th largest.
         if (!any((above != wanted) & (low != high))) break;
-        t = above == wanted ? t : low / 2 + high / 2;
+        // Several samples may be equal to the k-th largest, and then no t has k above it.
+        tried = pass >= 12 && pass % 6 == 0;
+        Vector<T> next = low / 2 + high / 2;
+        if (tried) {
+          next = high;
+          for (int64_t i = 0; i < count; i++) next = all[i] > low ? smaller(next, all[i]) : next;
+        }
+        t = above == wanted || low == high ? t : next;
       }
       // As sum of the D above t, and the rest of the k at t, which cancels less.
       Vector<T> sum = fill<T>(0), rest = fill<T>(T(k));

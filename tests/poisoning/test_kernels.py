@@ -124,6 +124,7 @@ FAULTS = {
     "a clip": ("if (clipped) u =", "if (false) u ="),
     "one of the k, by insertion": ("q < k; q++) sum +=", "q + 1 < k; q++) sum +="),
     "one of the k, by bisection": ("fill<T>(T(k))", "fill<T>(T(k - 1))"),
+    "the search for the k-th largest": ("if (tried) low =", "low ="),
     "a sample": (
         "for (int64_t i = 0; i < count; i++) {\n      deviation",
         "for (int64_t i = 1; i < count; i++) {\n      deviation",
