@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -44,6 +44,11 @@ class Case:
 class PoisoningAttack(ABC):
     """An attack: how many trainings it poisons, and how it poisons a batch of each."""
 
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """In a table's row."""
+
     @abstractmethod
     def trainings(self, parameters: int) -> int:
         """How many trainings it makes of a model with so many trained parameters."""
@@ -62,6 +67,10 @@ class RandomPoisoning(PoisoningAttack):
     def __post_init__(self) -> None:
         _at_least_one("count", self.count)
 
+    @property
+    def name(self) -> str:  # noqa: D102 (inherited)
+        return "random"
+
     def trainings(self, parameters: int) -> int:  # noqa: D102 (inherited)
         return self.count
 
@@ -78,6 +87,10 @@ class LossAscent(PoisoningAttack):
     def __post_init__(self) -> None:
         _at_least_one("steps", self.steps)
 
+    @property
+    def name(self) -> str:  # noqa: D102 (inherited)
+        return "loss ascent"
+
     def trainings(self, parameters: int) -> int:  # noqa: D102 (inherited)
         return 1
 
@@ -86,19 +99,35 @@ class LossAscent(PoisoningAttack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoordinatePoisoning(PoisoningAttack):
-    """Pushes single entries of theta as far as it can: one training up and one down for each.
+class GuidedPoisoning(PoisoningAttack):
+    """Gives every batch the largest mean gradient along a direction of theta that ascent on its samples finds."""
 
-    Every batch is given the largest (or smallest) mean gradient of that entry that gradient ascent on the samples
-    finds. `coordinates` count the entries of all trained parameters, flattened one after the other; a number is
-    that many, spread evenly.
-    """
-
-    coordinates: int | tuple[int, ...] = 8
     steps: int = 4
 
     def __post_init__(self) -> None:
         _at_least_one("steps", self.steps)
+
+    @abstractmethod
+    def direction(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """One direction for each training, of its parameters' shapes. A step goes against the gradient."""
+
+    def poison(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> PoisonedBatch:  # noqa: D102
+        direction = self.direction(case, trainings, x, y)
+        return _guided(case, trainings, lambda x, y: trainings.scores(direction, x, y), x, y, self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoordinatePoisoning(GuidedPoisoning):
+    """Pushes single entries of theta as far as it can: one training up and one down for each.
+
+    `coordinates` count the entries of all trained parameters, flattened one after the other; a number is that many,
+    spread evenly.
+    """
+
+    coordinates: int | tuple[int, ...] = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.coordinates, int):
             _at_least_one("coordinates", self.coordinates)
         elif not self.coordinates or min(self.coordinates) < 0:
@@ -114,11 +143,15 @@ class CoordinatePoisoning(PoisoningAttack):
                                 hint="They count the entries of all trained parameters.")  # fmt: skip
         return self.coordinates
 
+    @property
+    def name(self) -> str:  # noqa: D102 (inherited)
+        return "pushed parameters"
+
     def trainings(self, parameters: int) -> int:  # noqa: D102 (inherited)
         return 2 * len(self.chosen(parameters))
 
-    def poison(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> PoisonedBatch:  # noqa: D102
-        # A step goes against the gradient: the first of each two trainings raises its entry of theta.
+    def direction(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # noqa: D102
+        # The first of each two trainings raises its entry of theta.
         sign = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(trainings.count // 2)
         entry = torch.tensor(self.chosen(trainings.size)).repeat_interleave(2)
         direction = {}
@@ -128,29 +161,26 @@ class CoordinatePoisoning(PoisoningAttack):
             own = ((entry >= start) & (entry < start + u.shape[1])).nonzero().flatten()
             u[own, entry[own] - start] = sign[own].to(u)
             direction[name] = u.view_as(p)
-        return _guided(case, trainings, _towards(trainings, direction), x, y, self.steps)
+        return direction
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientAlignment(PoisoningAttack):
+class GradientAlignment(GuidedPoisoning):
     """Aligns every update with the ascent of the test loss: `-g` of the poisoned batch with its gradient.
 
     Test samples are those of `validation`, or without them the clean batch.
     """
 
-    steps: int = 4
-
-    def __post_init__(self) -> None:
-        _at_least_one("steps", self.steps)
+    @property
+    def name(self) -> str:  # noqa: D102 (inherited)
+        return "gradient alignment"
 
     def trainings(self, parameters: int) -> int:  # noqa: D102 (inherited)
         return 1
 
-    def poison(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> PoisonedBatch:  # noqa: D102
+    def direction(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # noqa: D102
         test = trainings.loss_gradient(*(case.validation or (x, y)))
-        # Scores are compared with each other only: the size of the direction does not matter.
-        direction = {name: -g.nan_to_num() for name, g in test.items()}
-        return _guided(case, trainings, _towards(trainings, direction), x, y, self.steps)
+        return {name: -g.nan_to_num() for name, g in test.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,10 +245,6 @@ def poisoned_trainings(
             trainings.step(batch)
     model = trainings.model
     return PoisonedTrainings(attack, trainings.values(), time.perf_counter() - start, model)
-
-
-def _towards(trainings: Trainings, direction: Mapping[str, Tensor]) -> Score:
-    return lambda x, y: trainings.scores(direction, x, y)
 
 
 def _guided(case: Case, trainings: Trainings, score: Score, x: Tensor, y: Tensor, steps: int) -> PoisonedBatch:

@@ -14,7 +14,7 @@ from robust_plugins.poisoning.objectives import Objective
 from robust_plugins.poisoning.optimizers import Optimizer
 from robust_plugins.poisoning.poisoned import PoisonedBatch
 
-CHUNK = 2**24
+CHUNK = 2**22
 """The number of values, of gradients or of activations, that are held at a time."""
 
 

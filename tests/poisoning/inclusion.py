@@ -39,11 +39,20 @@ class Turning(CoordinatePoisoning):
         return PoisonedBatch(batch.x[other], batch.y[other], batch.present[other])
 
 
-ATTACKS: tuple[PoisoningAttack, ...] = (
-    RandomPoisoning(count=24),
-    CoordinatePoisoning(coordinates=15, steps=1),
-    GradientAlignment(steps=1),
-)
+@dataclass(frozen=True, kw_only=True)
+class Both(CoordinatePoisoning):
+    """Pushes parameters and, in one more training, the loss: at the cost of one attack."""
+
+    def trainings(self, parameters: int) -> int:
+        return super().trainings(parameters) + 2
+
+    def direction(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        found = super().direction(case, trainings, x, y)
+        test = GradientAlignment().direction(case, trainings, x, y)
+        return {name: torch.cat([u[:-2], test[name][-2:-1], -test[name][-1:]]) for name, u in found.items()}
+
+
+ATTACKS: tuple[PoisoningAttack, ...] = (RandomPoisoning(count=38), Both(coordinates=12, steps=1))
 MORE: tuple[PoisoningAttack, ...] = (
     RandomPoisoning(count=40),
     CoordinatePoisoning(coordinates=40, steps=3),

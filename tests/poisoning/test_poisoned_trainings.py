@@ -98,22 +98,49 @@ ZONOTOPE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+# What differs from others only in a part that others test, too.
+LATER = {
+    "budget linf clip", "budget per feature l2", "budget paired, equal", "cvar l2", "cvar paired", "clip linf",
+    "clip any label", "norm clip l2", "substitution norm clip", "removal norm clip", "addition cvar", "removal cvar",
+    "removal of whole batches norm clip", "removal of whole batches cvar", "optimizer momentum",
+    "optimizer adam and decay", "optimizer nesterov clip", "optimizer adam clip", "loss hinge, target",
+    "loss mse, substitution", "tanh mse adam", "conv l2", "frozen l2", "frozen removal", "zonotope l2",
+    "zonotope target", "zonotope paired", "zonotope decay", "zonotope binary",
+}  # fmt: skip
+
+
+def _named(settings: dict[str, Setting]) -> list[Any]:
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in LATER else []) for name in settings]
+
+
+@pytest.mark.parametrize("name", _named(SETTINGS))
 def test_box(name: str) -> None:
     _check(SETTINGS[name])
 
 
-@pytest.mark.parametrize("name", ZONOTOPE)
+@pytest.mark.parametrize("name", _named(ZONOTOPE))
 def test_zonotope(name: str) -> None:
     _check(ZONOTOPE[name])
 
 
-@pytest.mark.parametrize("name", ["linf", "paired, more labels", "substitution", "addition", "removal"])
-@pytest.mark.parametrize("optimizer", ["decay", "momentum and decay", "adam"])
+SINGLE = [("linf", "decay"), ("paired, more labels", "adam"), ("substitution", "momentum and decay"),
+          ("addition", "decay"), ("removal", "nesterov")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "optimizer"), SINGLE)
 def test_single_precision_rounded_outward(name: str, optimizer: str) -> None:
     setting = Setting(budget=(BOUNDED | UNBOUNDED)[name], optimizer=OPTIMIZERS[optimizer], clip=0.2,
                       dtype=torch.float32, rounding="outward")  # fmt: skip
     _check(setting, tolerance=0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*BOUNDED, *UNBOUNDED])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_single_precision_of_each(name: str, optimizer: str) -> None:
+    setting = Setting(budget=(BOUNDED | UNBOUNDED)[name], optimizer=OPTIMIZERS[optimizer], clip=0.2,
+                      dtype=torch.float32, rounding="outward", epochs=3, sizes=(7, 8, 3))  # fmt: skip
+    _check(setting, tolerance=0.0, attacks=MORE)
 
 
 @pytest.mark.slow
