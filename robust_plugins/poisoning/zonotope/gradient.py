@@ -19,6 +19,8 @@ from robust_plugins.poisoning.zonotope.state import State
 class Gradient:
     """The mean gradient: value + jacobian (theta - center) + remainder, over all theta of a state.
 
+    Gates that depend on the parameters count as 1/2 here; `flips` adds the rest.
+
     The remainder of a hidden row j is a sum over the samples b of t_b x_b with |t_b| <= along_inputs[b, j] / batch;
     that of a last row k is one of t_b features_b, |t_b| <= along_features[b, k] / batch, plus a vector with
     entries below entries[k] in size.
@@ -31,8 +33,6 @@ class Gradient:
     """How far dL/do is from its value at the centre."""
     sent_back: Float[Tensor, "batch neurons"]
     """dL/dh at the centre."""
-    sent_back_size: Float[Tensor, "batch neurons"]
-    """The largest |dL/dh|."""
     value: Float[Tensor, " size"]
     jacobian: Float[Tensor, "size size"]
     along_inputs: Float[Tensor, "batch neurons"]
@@ -49,7 +49,7 @@ def gradient(state: State, loss: LossSlope, x: Float[Tensor, "batch inputs"], y:
     o = outputs(state, h, loss.rows[None], memory=memory)
     line = loss.line(o.range, o.center, y)
     e = line.error
-    deviation = torch.maximum(line.range.upper - e, e - line.range.lower).clamp(min=0)
+    deviation = _radius_around(line.range, e)
     size = e.abs() + deviation
 
     # e = error + slope (affine part of o) +- unexplained
@@ -57,9 +57,10 @@ def gradient(state: State, loss: LossSlope, x: Float[Tensor, "batch inputs"], y:
     unexplained = (line.slope.abs() @ output_error[..., None])[..., 0] + line.remainder
     last, last_radius = v[:, : layout.neurons], rv[:, : layout.neurons]
     sent_back = e @ last
-    sent_back_size = sent_back_range(line.range, e, deviation, last, last_radius).magnitude
+    back = sent_back_range(line.range, e, deviation, last, last_radius)
     along_inputs = h.gates * (unexplained @ last.abs() + deviation @ last_radius)
-    along_inputs = along_inputs + torch.where(h.open, sent_back_size / 2, 0.0)
+    # what `flips` leaves of a gate that depends on the parameters: (a - 1/2) times the change of what is sent back
+    along_inputs = along_inputs + torch.where(h.open, _radius_around(back, sent_back) / 2, 0.0)
 
     reach = torch.zeros_like(h.features)
     reach[:, : layout.neurons] = h.slopes * h.reach
@@ -71,7 +72,7 @@ def gradient(state: State, loss: LossSlope, x: Float[Tensor, "batch inputs"], y:
 
     batch = len(x)
     value = layout.join((h.gates * sent_back).T @ h.x, e.T @ h.features) / batch
-    return Gradient(h, o, line, deviation, sent_back, sent_back_size, value,
+    return Gradient(h, o, line, deviation, sent_back, value,
                     _jacobian(state, h, line, memory) / batch, along_inputs, unexplained, entries / batch)  # fmt: skip
 
 
@@ -114,3 +115,7 @@ def _jacobian(state: State, h: Hidden, line: Line, memory: int) -> Tensor:
             down[k, each, each] += (e[:, k, None] * h.slopes).T @ h.x
             up[each, :, k, each] += (e[:, k, None] * h.gates).T @ h.x
     return found
+
+
+def _radius_around(values: Interval, center: Tensor) -> Tensor:
+    return torch.maximum(values.upper - center, center - values.lower).clamp(min=0)

@@ -28,7 +28,7 @@ class Change:
     """dL/dh, (batch, neurons)."""
     sent_back_deviation: Float[Tensor, "batch neurons"]
     excess: Float[Tensor, "batch neurons"]
-    """By how much |dL/dh| exceeds that of the clean sample, where the gate depends on the parameters."""
+    """How far dL/dh is from that of the clean sample for the same parameters, where the gate depends on these."""
 
 
 class Poisoned:
@@ -36,8 +36,7 @@ class Poisoned:
 
     For the same parameters, the gradient of a poisoned sample minus that of the clean one: the part that is linear in
     the move u is kept as such, and bounded over the moves at the end; the rest is bounded in size. Where the gate of
-    a neuron depends on the parameters, the remainder of the clean sample already allows it both ways, so that only
-    the excess of the poisoned one over it counts.
+    a neuron depends on the parameters, it counts as 1/2 here: `flips` adds what a gate is off by.
     """
 
     def __init__(self, state: State, loss: LossSlope, clean: Gradient, y: Tensor, moves: Moves | None) -> None:
@@ -60,12 +59,14 @@ class Poisoned:
         if layout.neurons:
             self.stray = far @ rw[..., :d].T  # |u (w - center)|
             pushed = moves.support(self.weights[:, None]).magnitude.T + self.stray
+            self.pushed = pushed.expand(len(y), -1)
             low, high = h.before.lower - pushed, h.before.upper + pushed
             self.flips = (low <= 0) & (high > 0) & ~h.open
             over = torch.where(h.on, (-low).clamp(min=0), high.clamp(min=0))
             self.feature_error = torch.where(h.open, pushed / 2, torch.where(self.flips, over, zero))
             gates = h.gates
-            self.sensitivity = torch.einsum("bj,kj,jd->bkd", gates, self.last, self.weights)
+            each = (self.last[..., None] * self.weights).transpose(0, 1).flatten(1)  # (neurons, outputs inputs)
+            self.sensitivity = (gates @ each).unflatten(1, (layout.outputs, d))
             deviation = self._output_deviation(loss.rows @ self.last, loss.rows.abs() @ self.last_radius, pushed)
         else:
             self.sensitivity = v[None, :, :d].expand(len(y), -1, -1)
@@ -99,8 +100,7 @@ class Poisoned:
         step = shift.change.magnitude @ self.last.abs() + shift.change.magnitude @ self.last_radius
         if labels:
             step = step + self.sent_back_labels.magnitude
-        held = self.clean.sent_back_size
-        excess = torch.where(self.clean.hidden.open, torch.minimum(back.magnitude - held, step).clamp(min=0), 0.0)
+        excess = torch.where(self.clean.hidden.open, step, 0.0)
         return Change(shift, deviation, e.abs() + deviation, back, back_deviation, excess)
 
     def neurons(
@@ -111,7 +111,7 @@ class Poisoned:
         t = (h.x @ axes).transpose(1, 2)  # x q
         gates, open_ = h.gates.T[part, None], h.open.T[part, None]
         back, size = change.sent_back.map(lambda s: s.T[part, None]), change.sent_back.magnitude.T[part, None]
-        # gates that depend on the parameters: the excess over what the clean remainder holds
+        # where gates depend on the parameters, what the change of the rest adds to (a - 1/2) s x
         excess = change.excess.T[part, None] / 2 * t.abs()
         low, high = -excess, excess
         if labels:

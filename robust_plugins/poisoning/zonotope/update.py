@@ -11,6 +11,7 @@ from torch import Tensor
 from robust_plugins.intervals import Interval
 from robust_plugins.poisoning.budget import PoisoningBudget
 from robust_plugins.poisoning.zonotope.accounting import worst_sums
+from robust_plugins.poisoning.zonotope.gates import flips
 from robust_plugins.poisoning.zonotope.gradient import Gradient, gradient
 from robust_plugins.poisoning.zonotope.moves import Moves
 from robust_plugins.poisoning.zonotope.poison import Poisoned
@@ -28,10 +29,18 @@ def update(
     poisoned = Poisoned(state, loss, clean, y, moves)
     axes = _axes(state, clean, poisoned, budget)
     low, high = _remainder(state, clean, poisoned, budget, axes, memory)
+    jacobian = clean.jacobian
+    if state.layout.neurons:
+        gates = flips(state, clean.hidden, clean.sent_back, axes.hidden, poisoned.pushed if moves else None,
+                      budget.points, memory=memory)  # fmt: skip
+        cut = state.layout.neurons * state.layout.inputs
+        low[:cut] += gates.along.lower.flatten() / len(x)
+        high[:cut] += gates.along.upper.flatten() / len(x)
+        jacobian[:cut, :cut] += torch.block_diag(*gates.slope) / len(x)
     kept = 1 - lr * weight_decay
     old = state.all_generators()
     center = kept * state.center - lr * (clean.value + axes.combined(state.layout, (high + low) / 2))
-    moved = kept * old - lr * (clean.jacobian @ old)
+    moved = kept * old - lr * (jacobian @ old)
     return replace(state, center=center, generators=moved, axes=axes, radii=lr * (high - low) / 2)
 
 
@@ -82,7 +91,7 @@ def _axes(state: State, clean: Gradient, poisoned: Poisoned, budget: PoisoningBu
     found = Axes.coordinates(layout, state.center)
     if layout.neurons:
         weights = clean.along_inputs + poisoned.weights_guess(budget.points, budget.labels) + 1e-12
-        second = torch.einsum("bj,bi,bk->jik", weights, x, x)
+        second = (weights.T[..., None] * x).mT @ x
         found = replace(found, hidden=torch.linalg.eigh(second).eigenvectors)
     else:
         f = clean.hidden.features

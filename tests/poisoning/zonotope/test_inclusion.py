@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-
 from poisoning.zonotope.poisoned_training import Poisoner, poisoners
 from poisoning.zonotope.zonotope_cases import CASES, Case, everything
+from torch import nn
+
 from robust_plugins.intervals import Interval
 from robust_plugins.poisoning.zonotope import Zonotope
 
