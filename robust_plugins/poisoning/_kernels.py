@@ -20,6 +20,7 @@ from pathlib import Path
 
 _SOURCE = Path(__file__).with_name("_kernels.cpp")
 _FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-Wno-psabi")
+_NATIVE = "-march=native"  # some compilers do not know it for some machines
 _SECONDS = 120
 _log = logging.getLogger(__name__)
 
@@ -71,8 +72,7 @@ def _loaded() -> ctypes.CDLL | None:
 
 def _built() -> Path:
     compiler = _compiler()
-    flags = (*_FLAGS, "-march=native")
-    key = hashlib.sha256("\n".join([_SOURCE.read_text(), compiler, *flags, _processor()]).encode()).hexdigest()[:20]
+    key = hashlib.sha256("\n".join([_SOURCE.read_text(), compiler, *_FLAGS, _processor()]).encode()).hexdigest()[:20]
     folder = _folder()
     found = folder / f"kernels_{key}.so"
     if found.exists():
@@ -82,12 +82,19 @@ def _built() -> Path:
     handle, name = tempfile.mkstemp(dir=folder, suffix=".so")
     os.close(handle)
     try:
-        command = [compiler, *flags, str(_SOURCE), "-o", name]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)
+        try:
+            _compile(compiler, _NATIVE, "-o", name)
+        except subprocess.CalledProcessError:
+            _compile(compiler, "-o", name)
         Path(name).replace(found)
     finally:
         Path(name).unlink(missing_ok=True)
     return found
+
+
+def _compile(compiler: str, *arguments: str) -> None:
+    command = [compiler, *_FLAGS, str(_SOURCE), *arguments]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)
 
 
 def _compiler() -> str:

@@ -39,6 +39,20 @@ def test_several_builds_at_once_leave_one_file(fresh: Path) -> None:
     assert _kernels.library() is not None
 
 
+def test_a_compiler_that_does_not_know_the_machine_is_asked_for_any(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picky = tmp_path / "picky"
+    picky.write_text(f"""#!/bin/sh
+case "$*" in *native*) echo unknown machine >&2; exit 1;; esac
+exec {_kernels._compiler()} "$@"
+""")
+    picky.chmod(0o755)
+    monkeypatch.setenv("CXX", str(picky))
+    assert _kernels.library() is not None
+    test_the_sum_of_a_clipped_layer()
+
+
 @pytest.mark.parametrize("compiler", ["false", "no-such-compiler"])
 def test_without_a_compiler_torch_does_it_and_says_so_once(
     compiler: str, fresh: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -165,7 +179,7 @@ def test_planted_faults_are_found(fault: str, fresh: Path, tmp_path: Path, monke
     assert not right()
 
 
-def test_the_sum_of_a_clipped_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sum_of_a_clipped_layer() -> None:
     term = outer(torch.Generator().manual_seed(0), (20, 4, 40), ("any", "any"), 1.0, True, 0.5, torch.float64)
     found = total(term.g)
     torch.testing.assert_close(found.lower, term.lower.sum(0))
