@@ -20,6 +20,8 @@ Score = Callable[[Tensor, Tensor], Tensor]
 
 POOL = 32
 """Samples of the batch from which unlimited poison is made, with any label."""
+STARTS = 2
+"""Random points of the samples' sets from which ascent may begin, besides the samples."""
 SCALES = (1.0, -1.0, 10.0, -10.0, 100.0)
 
 
@@ -40,7 +42,7 @@ def guided(
     if budget.nothing or not x.shape[1]:
         return PoisonedBatch(x, y, present)
     if budget.change == "none":
-        return PoisonedBatch(*_moved(budget, objective, score, x, y, outputs, steps), present)
+        return PoisonedBatch(*_moved(budget, objective, score, x, y, outputs, steps, generator), present)
     with torch.no_grad():
         own = score(x, y)
         if budget.change == "removal":
@@ -98,7 +100,14 @@ def random_poison(
 
 
 def _moved(
-    budget: PoisoningBudget, objective: Objective, score: Score, x: Tensor, y: Tensor, outputs: int, steps: int
+    budget: PoisoningBudget,
+    objective: Objective,
+    score: Score,
+    x: Tensor,
+    y: Tensor,
+    outputs: int,
+    steps: int,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """The samples with the largest gains: first the labels', then, with these, the features'."""
     n, m = budget.points, budget.labels
@@ -116,7 +125,7 @@ def _moved(
             allowed = _top(gain, m, only_gains=False)
         y = _where(changed & (gain > 0), new, y)
     if n:
-        moved, gain = _ascended(budget, score, x, y, steps)
+        moved, gain = _ascended(budget, score, x, y, steps, generator)
         gain = gain.masked_fill(~allowed, -torch.inf)
         if m and budget.paired and n > m:  # all of the samples with changed labels are among those that may move
             chosen = _top(torch.where(changed & allowed, torch.inf, gain), n, only_gains=False) & (gain > 0)
@@ -126,26 +135,33 @@ def _moved(
     return x, y
 
 
-def _ascended(budget: PoisoningBudget, score: Score, x: Tensor, y: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def _ascended(
+    budget: PoisoningBudget, score: Score, x: Tensor, y: Tensor, steps: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """The best points of the samples' sets that projected gradient ascent visits, and by how much they are better."""
     radius = budget.radius(x[0])
-    z, best, base = x, x, None
-    top = torch.empty(0)
-    for step in range(steps + 1):
+    with torch.no_grad():
+        best, base = x, score(x, y).nan_to_num(nan=-torch.inf)
+        top = base
+        for _ in range(STARTS):  # a sample in a flat place has no gradient to follow
+            share = (2 * _random(x.shape, x, generator) - 1).sign()
+            z = _project(budget, x + share * radius, x)
+            best, top = _better(best, top, z, score(z, y))
+    z = best
+    for step in range(steps):
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            found = score(z, y)
-            (slope,) = torch.autograd.grad(found.sum(), z)
-        found = found.detach().nan_to_num(nan=-torch.inf)
-        if base is None:
-            base = top = found
-        better = found > top
-        best, top = _where(better, z.detach(), best), torch.maximum(top, found)
-        if step < steps:
-            # The first step goes to the end of the set; later ones are shorter.
-            z = _project(budget, z.detach() + _ascent(budget, slope * radius) * radius / (1 + step), x)
-    assert base is not None
+            (slope,) = torch.autograd.grad(score(z, y).sum(), z)
+        # The first step goes to the end of the set; later ones are shorter.
+        z = _project(budget, z.detach() + _ascent(budget, slope * radius) * radius / (1 + step), x)
+        with torch.no_grad():
+            best, top = _better(best, top, z, score(z, y))
     return best, top - base
+
+
+def _better(best: Tensor, top: Tensor, z: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+    found = found.nan_to_num(nan=-torch.inf)
+    return _where(found > top, z, best), torch.maximum(top, found)
 
 
 def _ascent(budget: PoisoningBudget, slope: Tensor) -> Tensor:
@@ -154,7 +170,7 @@ def _ascent(budget: PoisoningBudget, slope: Tensor) -> Tensor:
         return slope.sign()
     flat = slope.flatten(2)
     if budget.norm == "l2":
-        return (flat / flat.norm(dim=2, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny)).view_as(slope)
+        return torch.nn.functional.normalize(flat, dim=2, eps=torch.finfo(flat.dtype).tiny).view_as(slope)
     largest = torch.nn.functional.one_hot(flat.abs().argmax(2), flat.shape[2])
     return (largest * flat.sign()).view_as(slope)
 
