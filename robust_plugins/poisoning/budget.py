@@ -26,8 +26,8 @@ class PoisoningBudget:
     samples get another label. The order of the data, the batches and the initial parameters are fixed. A budget per
     batch covers the same budget for the whole data set, which is what a poisoner has.
 
-    - `eps` is in the units of the features: a number, or one per feature (a nested sequence or tensor of one sample's
-      shape) which scales the norm's axes. `columns` are the indices, in the flattened sample, of the features that may
+    - `eps` is in the units of the features: a number, or one per feature (a tensor of one sample's shape, or a
+      sequence of its entries), which scales the norm's axes. `columns` are the indices, in the flattened sample, of the features that may
       move; None: all. `clip` is the valid range of the features; moved ones stay in it.
     - With `label_radius` (regression) a label moves by at most that; without it (classification) it becomes any other
       class, or `target` alone.

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -159,10 +159,15 @@ class _Plan:
         if self.group is not None and self.aggregation != "cvar":
             raise ArgumentError("aggregation", repr(self.aggregation), accepted='"cvar" with a process group',
                                 hint="Only sums can be exchanged between processes.")  # fmt: skip
-        if self.aggregation not in ("topk", "cvar") or self.domain not in ("box", "zonotope"):
-            name = "domain" if self.aggregation in ("topk", "cvar") else "aggregation"
-            accepted = "'box' or 'zonotope'" if name == "domain" else "'topk' or 'cvar'"
-            raise ArgumentError(name, repr(getattr(self, name)), accepted=accepted, hint="Choose one of them.")
+        for name, choices in (
+            ("aggregation", get_args(Method)),
+            ("domain", get_args(Domain)),
+            ("relaxation", ("auto", *get_args(Relaxation))),
+            ("rounding", ("nearest", "outward")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ArgumentError(name, repr(getattr(self, name)), accepted=" or ".join(map(repr, choices)),
+                                    hint="Choose one of them.")  # fmt: skip
         if self.domain == "zonotope":
             self._check_zonotope()
 

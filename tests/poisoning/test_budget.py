@@ -15,7 +15,8 @@ from robust_plugins.errors import ArgumentError
 def test_projections_lie_in_the_set_and_keep_what_is_inside(norm: str, seed: int) -> None:
     g = torch.Generator().manual_seed(seed)
     x, far = torch.rand((2, 5, 3, 2), generator=g, dtype=torch.float64)
-    budget = rp.PoisoningBudget(points=1, eps=[[0.1, 0.2], [0.0, 0.5], [0.3, 0.1]], norm=norm, columns=(0, 3, 4), clip=(0, 1))
+    eps = torch.tensor([[0.1, 0.2], [0.0, 0.5], [0.3, 0.1]])
+    budget = rp.PoisoningBudget(points=1, eps=eps, norm=norm, columns=(0, 3, 4), clip=(0, 1))
     z = budget.project(10 * far - 5, x)
     step = ((z - x) / budget.radius(x)).nan_to_num(0.0).flatten(1)
     size = {"linf": step.abs().amax(1), "l2": step.norm(dim=1), "l1": step.abs().sum(1)}[norm]
