@@ -69,8 +69,9 @@ def extremes(
     offset)^+)` for `terms` (sign, per-sample bounds) of one parameter. With `signed`, exactly k samples count, whatever
     their sign (all of them where the batch is smaller), and the results may be negative.
 
-    - `method="topk"` is exact; its cost grows with k.
-    - `method="cvar"` is an upper bound, typically 0.1 to 3 % too large, whose cost does not depend on k: `passes`
+    - `method="topk"` is exact. On the CPU a compiled kernel does it, whose cost hardly depends on k; elsewhere, or
+      without a C++ compiler, torch does.
+    - `method="cvar"` is an upper bound, typically 0.1 to 1 % too large, whose cost does not depend on k: `passes`
       thresholds are tried (`robust_plugins.poisoning.cvar`). With `group`, every process holds a part of the batch,
       only sums per coordinate are exchanged, and all get the same result; `topk` refuses a group.
 

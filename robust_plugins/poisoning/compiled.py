@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robust_plugins.intervals import rounding
+from robust_plugins.intervals import Interval, rounding
 from robust_plugins.poisoning import _kernels
 from robust_plugins.poisoning.per_sample import Outer, PerSample
 from robust_plugins.poisoning.streaming import Deviations
@@ -29,17 +29,21 @@ def deviations(
 ) -> Deviations:
     """`Deviations` of the terms, by compiled kernels where these can be used.
 
-    They take linear layers on inputs of one axis, and other terms whose D fit into memory. Outward rounding, other
-    devices than the CPU, other dtypes than float32 and float64, and values that may overflow are left to torch.
+    They take linear layers on inputs of one axis, and other terms whose D fit into memory. Other devices than the CPU,
+    other dtypes than float32 and float64, and values that may overflow are left to torch.
     """
     terms = tuple((float(sign), g) for sign, g in terms)
     plain = Deviations(terms, offset, floor, samples, memory)
     like = plain.first.like
-    usable = like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64) and not rounding.active()
+    usable = like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64)
     if not usable or (library := _kernels.library()) is None:
         return plain
     if all(isinstance(g, Outer) for _, g in terms):
-        return Compiled(terms, offset, floor, samples, memory, library, None) if _bounded(plain) else plain
+        if not _bounded(plain):
+            return plain
+        if rounding.active():
+            terms, offset = _widened(plain)
+        return Compiled(terms, offset, floor, samples, memory, library, None)
     if 2 * plain.first.batch * plain.first.shape.numel() * like.element_size() > memory:
         return plain
     values = _stored(plain, library)
@@ -171,6 +175,20 @@ def _stored(plain: Deviations, library: ctypes.CDLL) -> Tensor:
             values[:, start : start + n, block.start * per_row : block.stop * per_row] = part.reshape(2, n, -1)
             start += n
     return values.view(2, batch, rows, columns)
+
+
+def _widened(plain: Deviations) -> tuple[tuple[tuple[float, PerSample], ...], float]:
+    """Terms and offset with the allowance for rounding of `Deviations.part`: magnitudes are products of magnitudes."""
+    like = plain.first.like
+    kappa = rounding.kappa(plain.samples + len(plain.terms), like.dtype)
+    slack: list[tuple[float, PerSample]] = []
+    for sign, g in plain.terms:
+        assert isinstance(g, Outer)
+        delta, activation = g.scaled.magnitude, g.activation.magnitude
+        around_zero = Outer(Interval(-delta, delta), Interval.point(activation), clip=g.clip)
+        slack.append((kappa * abs(sign), around_zero))
+    offset = plain.offset + kappa * abs(plain.offset) + rounding.underflow(plain.samples, like.dtype)
+    return (*plain.terms, *slack), offset
 
 
 def _bounded(plain: Deviations) -> bool:

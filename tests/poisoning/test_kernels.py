@@ -13,7 +13,7 @@ import pytest
 import torch
 from per_sample_draws import box, dense, outer, plain
 
-from robust_plugins.intervals import Interval
+from robust_plugins.intervals import Interval, rounding
 from robust_plugins.poisoning import _kernels, compiled
 from robust_plugins.poisoning.aggregation import extremes, total
 from robust_plugins.poisoning.per_sample import Outer
@@ -113,6 +113,25 @@ def test_equal_to_torch_in_large_batches_with_ties(k: int, dtype: torch.dtype, m
             slow = extremes(pairs, k, signed=signed)
         for f, s in zip(found, slow, strict=True):
             torch.testing.assert_close(f, s, rtol=1e-5, atol=1e-4 if dtype is torch.float32 else 1e-12)
+
+
+def test_outward_rounding_equals_that_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And costs some units in the last place."""
+    g = torch.Generator().manual_seed(0)
+    drawn = [
+        outer(g, (50, 6, 70), ("any", "any"), sign, True, clip, torch.float64)
+        for sign, clip in ((1.0, 0.5), (-1.0, None))
+    ]
+    pairs = [(t.sign, t.g) for t in drawn]
+    near = extremes(pairs, 9, offset=0.2)
+    with rounding.outward():
+        fast = extremes(pairs, 9, offset=0.2)
+        monkeypatch.setenv("ROBUST_PLUGINS_NATIVE", "0")
+        slow = extremes(pairs, 9, offset=0.2)
+    for n, f, s in zip(near, fast, slow, strict=True):
+        torch.testing.assert_close((f - n) / n, (s - n) / n, rtol=0.2, atol=0)
+        assert bool((f > n).all())
+        assert bool((f < n * (1 + 1e-12)).all())
 
 
 def _same_moments() -> bool:
