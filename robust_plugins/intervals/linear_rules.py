@@ -37,7 +37,7 @@ def linear_weights(
     layer: nn.Linear, x: Interval, grad: Interval, weight: Interval, bias: Interval | None, *, summed: bool
 ) -> dict[str, Interval]:
     """`g^T x` and `g`, summed over the positions of a sample, and over samples where asked."""
-    g, h = (i.map(lambda t: t.reshape(len(t), -1, t.shape[-1])) for i in (grad, x))
+    g, h = (i.map(lambda t: t.reshape(len(t), prod(t.shape[1:-1]), t.shape[-1])) for i in (grad, x))
     terms = g.shape[1] * (len(g) if summed else 1)
     contract = "bpo,bpi->oi" if summed else "bpo,bpi->boi"
     found = product(lambda a, b: torch.einsum(contract, a, b), g, h, terms=terms)

@@ -27,8 +27,8 @@ class PoisoningBudget:
     batch covers the same budget for the whole data set, which is what a poisoner has.
 
     - `eps` is in the units of the features: a number, or one per feature (a tensor of one sample's shape, or a
-      sequence of its entries), which scales the norm's axes. `columns` are the indices, in the flattened sample, of the features that may
-      move; None: all. `clip` is the valid range of the features; moved ones stay in it.
+      sequence of its entries), which scales the norm's axes. `columns` are the indices, in the flattened sample, of
+      the features that may move; None: all. `clip` is the valid range of the features; moved ones stay in it.
     - With `label_radius` (regression) a label moves by at most that; without it (classification) it becomes any other
       class, or `target` alone.
     - `paired`: the samples with moved features and those with changed labels are nested, the larger set around the

@@ -68,10 +68,8 @@ class _CrossEntropy(Objective):
 
     def decides(self, z: Interval, differences: Interval | None) -> Tensor:
         same = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
-        if differences is None:
-            lead = z.lower.unsqueeze(2) - z.upper.unsqueeze(1)  # of class i over class j
-        else:
-            lead = -differences.upper
+        # Of class i over class j, at [i, j].
+        lead = z.lower.unsqueeze(2) - z.upper.unsqueeze(1) if differences is None else -differences.upper
         wins = (lead > 0).masked_fill(same, True).all(2)
         return torch.where(wins.any(1), wins.long().argmax(1), -1)
 

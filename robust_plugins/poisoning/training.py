@@ -296,14 +296,18 @@ class _Training:
 
     def _watch(self, clean: Forward, y: Tensor) -> None:
         """Warns once the bounds decide nothing."""
-        if self.vacuous or not len(y):
+        if self.vacuous or not any(bool((p.upper > p.lower).any()) for p in self.parameters.values()):
             return
         z = clean.outputs
         if self.objective.classifies:
-            nothing = bool((self.objective.decides(z, clean.differences) < 0).all())
+            decided = (self.objective.decides(z, clean.differences) >= 0).any()
         else:
-            nothing = bool(((z.lower <= y.min()) & (z.upper >= y.max())).all())
-        if not nothing or all(p.is_point or not bool(p.width.any()) for p in self.parameters.values()):
+            decided = ((z.lower > y.min()) | (z.upper < y.max())).any() if len(y) else torch.zeros((), dtype=torch.bool)
+        if self.plan.group is not None:  # all processes must agree on going on
+            count = decided.long()
+            dist.all_reduce(count, group=self.plan.group)
+            decided = count > 0
+        if decided:
             return
         self.vacuous = True
         why = f"the bounds decide no sample of a batch; the outputs of {_lost(clean)!r} lost their sign first"

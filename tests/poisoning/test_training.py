@@ -1,4 +1,4 @@
-"""The training loop: nominal training is torch's, runs resume, vacuous bounds are said so, wrong arguments are named."""
+"""The loop: nominal training is torch's, runs resume, vacuous bounds are said so, wrong arguments are named."""
 
 from __future__ import annotations
 
@@ -118,9 +118,8 @@ def test_one_update_is_exact_where_the_paper_says_so() -> None:
     """One step from points: k removed samples, whose gradients are points; the bounds are attained per coordinate."""
     (x, y), model = data(8, 8)[0], network()
     run = train(model, [(x, y)], rp.PoisoningBudget.removal(2), epochs=1)
-    grads = torch.stack([
-        torch.autograd.grad(F.cross_entropy(model(a[None]), b[None]), model[2].weight)[0] for a, b in zip(x, y, strict=True)
-    ])  # fmt: skip
+    losses = [F.cross_entropy(model(a[None]), b[None]) for a, b in zip(x, y, strict=True)]
+    grads = torch.stack([torch.autograd.grad(loss, model[2].weight)[0] for loss in losses])
     largest = grads.sort(0).values[2:].mean(0)
     assert torch.allclose(run.parameters["2.weight"].lower, model[2].weight - 0.2 * largest, atol=1e-12)
 
