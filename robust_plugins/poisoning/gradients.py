@@ -373,7 +373,7 @@ def _scale(gradients: Iterable[PerSample], norm: float) -> Interval:
             least, most = (a * b for a, b in zip(_squares(g.delta), _squares(g.activation), strict=True))
         else:
             step = max(1, 2**24 // max(1, g.shape.numel()))
-            parts = [_squares(g.chunk(slice(s, s + step))) for s in range(0, g.batch, step)]
+            parts = [_squares(g.chunk(slice(s, s + step))) for s in range(0, max(g.batch, 1), step)]
             least, most = (torch.cat(p) for p in zip(*parts, strict=True))
         low, up = (least, most) if low is None or up is None else (low + least, up + most)
     assert low is not None

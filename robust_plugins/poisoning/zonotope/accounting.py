@@ -23,10 +23,8 @@ def worst_sums(budget: PoisoningBudget, support: Support) -> Interval:
     smaller set adds b instead of what the larger one adds.
     """
     n, m = budget.points, budget.labels
-    if not m:
-        return _both(lambda f: _top(f, n), support(True, False))
-    if not n:
-        return _both(lambda changed: _top(changed, m), support(False, True))
+    if not n or not m:
+        return _both(lambda added: _top(added, n + m), support(n > 0, m > 0))
 
     def joint(f: Tensor, changed: Tensor, both: Tensor) -> Tensor:
         f, changed, both = (t.clamp(min=0) for t in (f, changed, both))

@@ -87,10 +87,10 @@ class Zonotope:
         state = update(self._state, self.loss, self.budget, features, labels, moves, lr=lr, weight_decay=weight_decay,
                        memory=self.memory)  # fmt: skip
         self._shared = self._shared * (1 - lr * weight_decay)
+        state = self._boxed(state, box)
         if self.loss.centered:
             state = _centered(state)
-        state = state.reduced(self.generators)
-        self._state = self._boxed(state, box)
+        self._state = state.reduced(self.generators)
         return self.hull()
 
     def hull(self) -> dict[str, Interval]:
@@ -174,7 +174,9 @@ def _centered(state: State) -> State:
         return layout.join(hidden_part, last - last.mean(0, keepdim=True))
 
     generators = projected(torch.cat([state.generators, tilted], 1))
-    return replace(state, center=projected(state.center), generators=generators, radii=radii)
+    before = state.hull
+    return replace(state, center=projected(state.center), generators=generators, radii=radii,
+                   lower=before.lower, upper=before.upper)  # fmt: skip
 
 
 def _loss(name: str, outputs: int, budget: PoisoningBudget, like: Tensor) -> tuple[LossSlope, Tensor]:

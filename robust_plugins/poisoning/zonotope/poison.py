@@ -125,7 +125,7 @@ class Poisoned:
         last, last_radius = self.last[:, part], self.last_radius[:, part]
         remainder, jump = change.shift.remainder, change.shift.change
         # first order in u, and the size of the rest
-        through = torch.einsum("kj,bkd->jbd", last, self.slope)[:, None]
+        through = (last.T @ self.slope.transpose(0, 1).flatten(1)).unflatten(1, (-1, d))[:, None]  # (part, 1, batch, d)
         push = gates[..., None] * t[..., None] * through
         push = push + (gates * clean.sent_back.T[part, None])[..., None] * axes.mT[:, :, None, :d]
         linear = self.moves.support(push)
@@ -163,7 +163,8 @@ class Poisoned:
         d = self.moves.magnitude.shape[1]
         if self.state.layout.neurons:
             neurons = self.state.layout.neurons
-            turn = torch.einsum("bj,jq,jd->qbd", h.gates, axes[:neurons], self.weights)
+            each = axes[:neurons, :, None] * self.weights[:, None]
+            turn = (h.gates @ each.flatten(1)).unflatten(1, (-1, d)).transpose(0, 1)
             stray = ((h.gates * self.stray + self.feature_error) @ axes[:neurons].abs()).T
         else:
             turn = axes[:d].T[:, None]

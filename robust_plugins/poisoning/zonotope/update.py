@@ -49,7 +49,7 @@ def _remainder(
 ) -> tuple[Tensor, Tensor]:
     """The range of the poison and of the clean remainder along the axes."""
     layout, h, batch = state.layout, clean.hidden, len(poisoned.y)
-    kinds = [(f, y) for f in (False, True) for y in (False, True) if (f or y) and _possible(budget, f, y)]
+    kinds = [(f, y) for f in (False, True) for y in (False, True) if _possible(budget, f, y)]
     changes = {kind: poisoned.change(*kind) for kind in kinds}
     width = batch * (0 if poisoned.moves is None else poisoned.moves.magnitude.shape[1]) * 4 + 8 * batch
     neurons: list[Interval] = []

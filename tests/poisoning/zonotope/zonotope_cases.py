@@ -13,6 +13,7 @@ from robust_plugins.poisoning.budget import PoisoningBudget
 from robust_plugins.poisoning.zonotope import Zonotope
 
 BUDGETS = {
+    "nothing": PoisoningBudget(),
     "points": PoisoningBudget(points=3, eps=0.05),
     "l2, clip": PoisoningBudget(points=2, eps=0.2, norm="l2", clip=(-1.0, 1.0)),
     "l1, columns": PoisoningBudget(points=4, eps=0.2, norm="l1", columns=(0, 2)),
