@@ -292,7 +292,7 @@ class _Training:
         self.parameters = after
         finite = [bool((p.lower.isfinite() & p.upper.isfinite()).all()) for p in after.values()]
         if not all(finite):
-            self._give_up(f"parameter {self.names[finite.index(False)]!r} has no finite bounds any more")
+            self._give_up(f"parameter {self.names[finite.index(False)]!r} has no finite bounds any more", 6)
 
     def _watch(self, clean: Forward, y: Tensor) -> None:
         """Warns once the bounds decide nothing."""
@@ -312,13 +312,13 @@ class _Training:
         self.vacuous = True
         why = f"the bounds decide no sample of a batch; the outputs of {_lost(clean)!r} lost their sign first"
         if self.stop_when_vacuous:
-            self._give_up(why)
+            self._give_up(why, 7)
         else:
             warnings.warn(f"update {self.t + 1}: {why}; try a smaller budget, fewer updates, a smaller learning rate, "
                           "or stop_when_vacuous=True", stacklevel=6)  # fmt: skip
 
-    def _give_up(self, why: str) -> None:
-        warnings.warn(f"update {self.t + 1}: {why}; nothing is certified from here on", stacklevel=6)
+    def _give_up(self, why: str, stacklevel: int) -> None:
+        warnings.warn(f"update {self.t + 1}: {why}; nothing is certified from here on", stacklevel=stacklevel)
         self.vacuous = self.given_up = True
         self.zonotope = None
         self.parameters = {
