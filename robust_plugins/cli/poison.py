@@ -23,7 +23,7 @@ from robust_plugins.models import load_model
 from robust_plugins.plugins import parse_component
 from robust_plugins.poisoning import SGD, Adam, AdamW, NormClip, PoisoningBracket, PoisoningBudget, poisoning_bracket
 from robust_plugins.poisoning.optimizers import Optimizer
-from robust_plugins.poisoning.training import Domain
+from robust_plugins.poisoning.plan import Domain
 
 CHANGES = ("substitution", "addition", "removal", "privacy")
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}

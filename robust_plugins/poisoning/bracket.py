@@ -26,8 +26,10 @@ from robust_plugins.poisoning.budget import PoisoningBudget
 from robust_plugins.poisoning.clipping import Clip
 from robust_plugins.poisoning.objectives import Loss, Objective, objective
 from robust_plugins.poisoning.optimizers import Optimizer
+from robust_plugins.poisoning.plan import Domain
 from robust_plugins.poisoning.run import PoisoningRun
-from robust_plugins.poisoning.training import Batch, Domain, abstract_gradient_training
+from robust_plugins.poisoning.state import Batch
+from robust_plugins.poisoning.training import abstract_gradient_training
 from robust_plugins.progress import reporting
 
 SLACK = 2**10

@@ -175,7 +175,7 @@ def test_interrupted_runs_resume_to_equal_bounds(how: dict[str, Any], tmp_path: 
 
 
 def test_an_epoch_cut_short_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robust_plugins.poisoning.training.SAVE_EVERY", -1.0)
+    monkeypatch.setattr("robust_plugins.poisoning.state.SAVE_EVERY", -1.0)
 
     class Interrupted(list[Any]):
         def __iter__(self) -> Any:
@@ -236,6 +236,34 @@ def test_validation_and_progress(capsys: pytest.CaptureFixture[str]) -> None:
     assert last.nominal == (run.nominal(x).argmax(1) == y).double().mean()
     assert last.width == pytest.approx(run.width)
     assert last.widest in run.parameters
+
+
+def test_batches_that_change_are_not_taken_for_those_of_before() -> None:
+    """A sequence that gives other data at each epoch, and one whose tensors are filled anew."""
+
+    class Fresh(list[Any]):
+        epoch = -1
+
+        def __iter__(self) -> Any:
+            Fresh.epoch += 1
+            return iter([(x + 0.1 * Fresh.epoch, y) for x, y in list.__iter__(self)])
+
+    class Refilled(list[Any]):
+        epoch = -1
+
+        def __iter__(self) -> Any:
+            Refilled.epoch += 1
+            for x, _ in list.__iter__(self):
+                x.add_(0.1 * (Refilled.epoch > 0))
+            return list.__iter__(self)
+
+    generated = train(
+        network(), (batch for epoch in (0.0, 0.1) for batch in [(x + epoch, y) for x, y in data()]), epochs=1
+    )
+    for kind in (Fresh, Refilled):
+        run = train(network(), kind(data()))
+        for name, p in generated.parameters.items():
+            assert torch.equal(run.parameters[name].lower, p.lower)
 
 
 def test_loaders_and_incomplete_batches() -> None:
