@@ -14,6 +14,7 @@ from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.intervals import Interval, Network
 from robust_plugins.poisoning.budget import PoisoningBudget
 from robust_plugins.poisoning.zonotope.forward import hidden, outputs, outputs_over_box
+from robust_plugins.poisoning.zonotope.gradient import output_slopes
 from robust_plugins.poisoning.zonotope.slopes import LossSlope, Sigmoid, Softmax, Squared
 from robust_plugins.poisoning.zonotope.state import State
 from robust_plugins.poisoning.zonotope.tail import Layer, Tail
@@ -21,6 +22,10 @@ from robust_plugins.poisoning.zonotope.update import update
 
 MEMORY = 2**28
 """Bytes that one chunk of intermediate values may take."""
+
+
+_PROBES = 200
+"""Outputs of samples by which generators are chosen."""
 
 
 class Zonotope:
@@ -90,7 +95,7 @@ class Zonotope:
         state = self._boxed(state, box)
         if self.loss.centered:
             state = _centered(state)
-        self._state = state.reduced(self.generators)
+        self._state = self._reduced(state, features)
         return self.hull()
 
     def hull(self) -> dict[str, Interval]:
@@ -135,6 +140,14 @@ class Zonotope:
         tensors = dict(tensors)
         self._shared = tensors.pop("shared").to(self._shared)
         self._state = self._state.restored(tensors)
+
+    def _reduced(self, state: State, features: Tensor) -> State:
+        """Fewer generators, chosen so that the outputs of a few of the samples lose least."""
+        if state.generators.shape[1] <= self.generators:
+            return state
+        some = features[:: max(1, len(features) * state.layout.outputs // _PROBES)]
+        h = hidden(state, some, memory=self.memory)
+        return state.reduced(self.generators, output_slopes(state, h, h.slopes, slice(None)).flatten(0, 1))
 
     def _boxed(self, state: State, box: Mapping[str, Interval]) -> State:
         """The state with a box of named parameters as its own."""

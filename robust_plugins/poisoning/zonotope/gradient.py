@@ -89,25 +89,25 @@ def sent_back_range(errors: Interval, center: Tensor, deviation: Tensor, last: T
     return found.sharpened(total)
 
 
+def output_slopes(state: State, h: Hidden, slopes: Tensor, part: slice) -> Float[Tensor, "part outputs size"]:
+    """The derivative of a few samples' outputs by the parameters, for these slopes of the activation."""
+    layout = state.layout
+    _, v = layout.split(state.center)
+    wide = (v[:, : layout.neurons] * slopes[part, None])[..., None] * h.x[part, None, None]
+    own = torch.eye(layout.outputs, dtype=v.dtype, device=v.device)[..., None] * h.features[part, None, None]
+    return torch.cat([wide.flatten(2), own.flatten(2)], 2)
+
+
 def _jacobian(state: State, h: Hidden, line: Line, memory: int) -> Tensor:
     """The sum over the samples of d(gradient)/d(theta), as the affine forms have it."""
     layout = state.layout
-    _, v = layout.split(state.center)
-    last = v[:, : layout.neurons]
-    found = torch.zeros((layout.size, layout.size), dtype=v.dtype, device=v.device)
+    found = state.center.new_zeros((layout.size, layout.size))
     cut = layout.neurons * layout.inputs
-    for part in pieces(len(h.x), 4 * layout.outputs * layout.size, memory):
-
-        def rows(slopes: Tensor, part: slice = part) -> Tensor:
-            """D o_k / d theta with these slopes of the activation: (part, outputs, size)."""
-            wide = (last * slopes[part, None])[..., None] * h.x[part, None, None]
-            through = torch.diag_embed(h.features[part, None].expand(-1, layout.outputs, -1).transpose(1, 2))
-            return torch.cat([wide.flatten(2), through.permute(0, 3, 2, 1).flatten(2)], 2)
-
-        bent = line.slope[part] @ rows(h.slopes)
-        found += rows(h.gates).flatten(0, 1).T @ bent.flatten(0, 1)
+    for part in pieces(len(h.features), 4 * layout.outputs * layout.size, memory):
+        bent = line.slope[part] @ output_slopes(state, h, h.slopes, part)
+        found += output_slopes(state, h, h.gates, part).flatten(0, 1).T @ bent.flatten(0, 1)
     if layout.neurons:
-        each = torch.arange(layout.neurons, device=v.device)
+        each = torch.arange(layout.neurons, device=found.device)
         e = line.error
         down = found[cut:, :cut].unflatten(0, (layout.outputs, -1)).unflatten(2, (layout.neurons, -1))
         up = found[:cut, cut:].unflatten(0, (layout.neurons, -1)).unflatten(2, (layout.outputs, -1))

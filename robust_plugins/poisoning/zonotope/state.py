@@ -63,11 +63,6 @@ class Axes:
         """The radius of every parameter, where each axis has radius r."""
         return Axes(self.hidden.abs(), self.last.abs()).combined(layout, r)
 
-    def lengths(self, layout: Layout, g: Float[Tensor, "size any"]) -> Float[Tensor, " size"]:
-        """Radii along the axes of a box that holds the zonotope of generators g."""
-        w, v = layout.split(g)
-        return layout.join((self.hidden.mT @ w).abs().sum(2), (self.last.mT @ v).abs().sum(2))
-
     def generators(self, layout: Layout, r: Float[Tensor, " size"]) -> Float[Tensor, "size any"]:
         """The box of radii r along the axes, as generators; axes of radius 0 are left out."""
         w, v = layout.split(r)
@@ -127,16 +122,21 @@ class State:
         return State(wider, torch.cat([self.center, row]), joined(self.generators, zero), replace(self.axes, last=last),
                      joined(self.radii, zero), torch.cat([self.lower, row]), torch.cat([self.upper, row]))  # fmt: skip
 
-    def reduced(self, count: int) -> State:
-        """At most about `count` generators: those that lose least by it become part of the box along the axes."""
+    def reduced(self, count: int, probes: Float[Tensor, "probes size"]) -> State:
+        """At most `count` generators; others become part of the box along the axes.
+
+        Those go which then add least to the reach of the linear functions `probes`.
+        """
         g = self.generators
         if g.shape[1] <= count:
             return self
-        # A generator with a single entry loses nothing by becoming part of a box.
-        order = (g.abs().sum(0) - g.abs().amax(0)).argsort()
+        w, v = self.layout.split(g)
+        a, b = self.layout.split(probes.T)
+        boxed = self.layout.join(self.axes.hidden.mT @ w, self.axes.last.mT @ v).abs()
+        weight = self.layout.join(self.axes.hidden.mT @ a, self.axes.last.mT @ b).abs().sum(1)
+        order = (weight @ boxed - (probes @ g).abs().sum(0)).argsort()
         kept, cut = order[g.shape[1] - count :].sort().values, order[: g.shape[1] - count]
-        radii = self.radii + self.axes.lengths(self.layout, g[:, cut])
-        return replace(self, generators=g[:, kept], radii=radii)
+        return replace(self, generators=g[:, kept], radii=self.radii + boxed[:, cut].sum(1))
 
     def tensors(self) -> dict[str, Tensor]:
         """What `restored` needs."""
