@@ -93,11 +93,13 @@ def trajectory_figure(
         first = True
         for paths in poisoned:
             for k in range(paths.shape[1]):
-                axes.plot(paths[:, k, i], paths[:, k, j], color=POISONED, linewidth=0.8, alpha=0.8, marker=".",
-                          markersize=3, label="poisoned training" if first else None)  # fmt: skip
+                axes.plot(paths[:, k, i].tolist(), paths[:, k, j].tolist(), color=POISONED, linewidth=0.8, alpha=0.8,
+                          marker=".", markersize=3, label="poisoned training" if first else None)  # fmt: skip
                 first = False
-        axes.plot(clean[:, i], clean[:, j], color=CLEAN, linewidth=1.5, marker=".", label="clean training")
-        axes.plot(clean[:1, i], clean[:1, j], color=CLEAN, marker="o", markersize=6)
+        axes.plot(
+            clean[:, i].tolist(), clean[:, j].tolist(), color=CLEAN, linewidth=1.5, marker=".", label="clean training"
+        )
+        axes.plot(clean[:1, i].tolist(), clean[:1, j].tolist(), color=CLEAN, marker="o", markersize=6)
         axes.set(xlabel=names(i), ylabel=names(j))
         axes.margins(0.05)
         axes.autoscale_view()
@@ -135,15 +137,23 @@ def region_figure(
         like = next(iter(run.parameters.values())).lower
         x = features(grid.to(like.dtype))
         decided = run.certified_prediction(x).view(resolution, resolution)
-        axes.imshow(decided + 1, origin="lower", extent=limits, cmap=colours, vmin=0, vmax=2, aspect="auto",
-                    interpolation="nearest")  # fmt: skip
+        axes.imshow((decided + 1).cpu().numpy(), origin="lower", extent=limits, cmap=colours, vmin=0, vmax=2,
+                    aspect="auto", interpolation="nearest")  # fmt: skip
         with torch.no_grad():
             z = run.nominal(x)
         border = (z[:, 1] - z[:, 0] if z.shape[1] > 1 else z[:, 0]).view(resolution, resolution)
-        axes.contour(xs, ys, border, levels=[0.0], colors=CLEAN, linewidths=1)
+        axes.contour(xs.numpy(), ys.numpy(), border.cpu().numpy(), levels=[0.0], colors=CLEAN, linewidths=1)
         for label, colour in ((0, "#9c2f17"), (1, "#1f4f8f")):
             own = points[0][points[1] == label]
-            axes.plot(own[:, 0], own[:, 1], linestyle="", marker=".", markersize=1.6, color=colour, alpha=0.8)
+            axes.plot(
+                own[:, 0].tolist(),
+                own[:, 1].tolist(),
+                linestyle="",
+                marker=".",
+                markersize=1.6,
+                color=colour,
+                alpha=0.8,
+            )
         under = "" if scores is None else f"\n{scores[title]}"
         axes.set_title(f"{title}{under}", fontsize="small")
         axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
