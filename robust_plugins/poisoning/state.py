@@ -27,6 +27,7 @@ from robust_plugins.poisoning.optimizers import State, update_all
 from robust_plugins.poisoning.plan import Plan
 from robust_plugins.poisoning.preparation import Preparation, Prepared
 from robust_plugins.poisoning.run import PoisoningEpoch, PoisoningRun, as_bounds
+from robust_plugins.poisoning.tail import used_names
 
 if TYPE_CHECKING:
     from robust_plugins.poisoning.zonotope import Zonotope
@@ -41,6 +42,7 @@ class TrainingState:
 
     def __init__(self, plan: Plan, names: Sequence[str], stop_when_vacuous: bool) -> None:
         self.plan, self.names, self.stop_when_vacuous = plan, list(names), stop_when_vacuous
+        self.described = {**plan.described(), "parameters": list(names)}
         self.objective = objective(plan.loss)
         self.concrete = ConcreteTraining(
             plan.model, names, self.objective, plan.optimizer, clip=plan.clip, group=plan.group
@@ -100,7 +102,7 @@ class TrainingState:
             return
         self.begun = True
         network = self.prepare.network(x)
-        used = {name for named in network.names for name in named.values()}
+        used = used_names(network)
         for name in [n for n in self.concrete.parameters if n not in used]:  # without a gradient, as for torch
             for kept in (self.parameters, self.states, self.concrete.parameters):
                 kept.pop(name, None)
@@ -147,8 +149,10 @@ class TrainingState:
         z = clean.outputs
         if self.objective.classifies:
             decided = (self.objective.decides(z, clean.differences) >= 0).any()
+        elif len(y):
+            decided = ((z.lower > y.min()) | (z.upper < y.max())).any()
         else:
-            decided = ((z.lower > y.min()) | (z.upper < y.max())).any() if len(y) else torch.zeros((), dtype=torch.bool)
+            decided = torch.zeros((), dtype=torch.bool, device=z.device)
         if self.plan.group is not None:  # all processes must agree on going on
             count = decided.long()
             dist.all_reduce(count, group=self.plan.group)
@@ -210,7 +214,7 @@ class TrainingState:
         if folder is None:
             return
         checkpoints.save(folder, {
-            "plan": self.plan.described(),
+            "plan": self.described,
             "epochs": epochs,
             "done": self.done_in_epoch,
             "digest": self.digest,
@@ -228,7 +232,7 @@ class TrainingState:
         state = None if folder is None else checkpoints.load(folder)
         if state is None:
             return 0
-        for name, value in self.plan.described().items():
+        for name, value in self.described.items():
             if state["plan"][name] != value:
                 raise ArgumentError(name, value, accepted=f"{state['plan'][name]}, as in the checkpoint",
                                     hint="Use the same arguments, or another folder.")  # fmt: skip
