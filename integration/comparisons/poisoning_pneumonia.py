@@ -86,7 +86,7 @@ class Measured:
         }  # fmt: skip
         achieved = float("nan")
         if self.attacks:
-            chosen = (rp.GradientAlignment(steps=2), rp.LossAscent(steps=2))
+            chosen = (rp.GradientAlignment(steps=1), rp.LossAscent(steps=2))
             found = rp.poisoning_bracket(self.model, self.batches, budget, attacks=chosen, **arguments)
             if found.crossings:
                 raise SystemExit("\n".join(found.crossings))
