@@ -35,10 +35,11 @@ def split(network: Network, names: Iterable[str]) -> Split:
 
     Raises UnsupportedModelError where a trained parameter reaches the output other than as a layer's own.
     """
-    wanted = set(names) & used_names(network)
-    using = [index for index, named in enumerate(network.names) if wanted & set(named.values())]
+    wanted = set(names)
+    used = wanted & used_names(network)
+    using = [index for index, named in enumerate(network.names) if used & set(named.values())]
     if not using:
-        raise ArgumentError("parameters", sorted(names), accepted="parameters that the output depends on",
+        raise ArgumentError("parameters", sorted(wanted), accepted="parameters that the output depends on",
                             hint="Choose others of model.named_parameters().")  # fmt: skip
     for name in sorted(wanted & network.derived):
         raise UnsupportedModelError(
