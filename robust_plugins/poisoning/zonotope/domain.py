@@ -169,7 +169,7 @@ class Zonotope:
     def _labels(self, y: Tensor) -> Tensor:
         if isinstance(self.loss, Softmax):
             return y
-        return y.double().view(len(y), -1)
+        return y.double()[:, None] if y.dim() == 1 else y.double()
 
 
 def _centered(state: State) -> State:
