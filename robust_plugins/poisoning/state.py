@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from robust_plugins import checkpoints
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.intervals import Interval
 from robust_plugins.poisoning import gradients
 from robust_plugins.poisoning.batch_gradient import Poisoned
@@ -103,7 +103,9 @@ class TrainingState:
         self.begun = True
         network = self.prepare.network(x)
         used = used_names(network)
-        for name in [n for n in self.concrete.parameters if n not in used]:  # without a gradient, as for torch
+        idle = [n for n in self.concrete.parameters if n not in used]
+        self._check_idle(idle, x)
+        for name in idle:  # without a gradient, as for torch
             for kept in (self.parameters, self.states, self.concrete.parameters):
                 kept.pop(name, None)
         self.names[:] = list(self.parameters)
@@ -114,6 +116,20 @@ class TrainingState:
             self.zonotope = Zonotope.start(network, self.names, plan.loss, plan.budget, memory=plan.memory)
             if self.zonotope_state is not None:
                 self.zonotope.load_state_dict(self.zonotope_state)
+
+    def _check_idle(self, names: list[str], x: Tensor) -> None:
+        """Parameters that the traced network does not have must have no gradient."""
+        if not names or not len(x):
+            return
+        like = next(iter(self.concrete.parameters.values()))
+        with torch.enable_grad():
+            z = self.concrete.model(x[:1].to(like.device)).sum()
+            found = torch.autograd.grad(z, [self.concrete.parameters[n] for n in names], allow_unused=True)
+        for name in [n for n, g in zip(names, found, strict=True) if g is not None]:
+            raise UnsupportedModelError(
+                f"parameter {name!r} cannot be trained abstractly: tracing does not see how the output depends on it, "
+                "as with hooks or tensors that forward finds outside of attributes; make it a layer's own, or freeze it"
+            )
 
     def _update_bounds(self, batch: Prepared) -> None:
         plan, t, parts = self.plan, self.t, self.prepare.parts

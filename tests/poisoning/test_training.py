@@ -250,6 +250,25 @@ def test_moved_labels_are_as_exact_as_the_model(labels: torch.dtype) -> None:
     assert single.parameters["weight"].dtype is torch.float32
 
 
+class _Hidden(nn.Module):
+    """Computes with a parameter that tracing takes for a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.last = nn.Parameter(torch.randn(4, 3)), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(F.linear(x, 2 * dict(self.named_parameters())["weight"]).relu())
+        return out
+
+
+def test_parameters_that_tracing_misses_are_refused() -> None:
+    """Else they would be taken for fixed, while torch trains them."""
+    with pytest.raises(UnsupportedModelError, match="'weight' cannot be trained abstractly: tracing does not see"):
+        train(_Hidden().double(), data())
+    assert set(train(_Hidden().double(), data(), parameters=["last.weight"]).parameters) == {"last.weight"}
+
+
 def test_vacuous_bounds_are_said_so_and_name_the_layer() -> None:
     budget = rp.PoisoningBudget(points=9, eps=2.0)
     with pytest.warns(UserWarning, match=r"update \d+: the bounds decide no sample of a batch; the outputs of '\w+'"):
