@@ -69,9 +69,9 @@ def test_household(script: Callable[[str], ModuleType], shared: Path) -> None:
 
 def test_pneumonia(script: Callable[[str], ModuleType], shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pneumonia = script("comparisons/poisoning_pneumonia.py")
-    monkeypatch.setattr(pneumonia, "pretrained", lambda x, y, seed, epochs: pneumonia.network())
+    monkeypatch.setattr(pneumonia, "pretrained", lambda x, y, seed: pneumonia.network())
     torch.manual_seed(0)
-    model, batches, test = pneumonia.prepared(shared / "data/pneumonia/pneumoniamnist_reconstructed.npz", None, 0)
+    model, batches, test = pneumonia.prepared(shared / "data/pneumonia/pneumoniamnist_reconstructed.npz", 0)
     assert [len(x) for x, _ in batches] == [pneumonia.BATCH] * 2
     measured = pneumonia.Measured(model, [(x[:30], y[:30]) for x, y in batches[:1]], tuple(t[:20] for t in test),
                                   attacks=True)  # fmt: skip
