@@ -147,7 +147,7 @@ def test_single_precision_of_each(name: str, optimizer: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", (1, 2))
+@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("name", [*SETTINGS, *ZONOTOPE])
 def test_more_of_each(name: str, seed: int) -> None:
     _check(replace((SETTINGS | ZONOTOPE)[name], seed=seed, epochs=3, sizes=(7, 8, 5, 2)), attacks=MORE)
