@@ -100,7 +100,7 @@ class PoisoningBudget:
     def removal(cls, k: int) -> PoisoningBudget:
         """At most `k` samples are taken out of every batch, as by requests to be forgotten (unlearning).
 
-        The step takes the mean over what is left, and is zero where nothing is.
+        The gradient is the mean over what is left, and zero where nothing is (momentum and weight decay go on).
         """
         return cls(change="removal", k=_positive(k))
 

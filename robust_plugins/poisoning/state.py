@@ -150,11 +150,11 @@ class TrainingState:
         if self.given_up:
             return
         after, self.states = update_all(plan.optimizer, t, self.parameters, found.gradient, self.states)
-        if self.zonotope is not None:
+        if self.zonotope is not None and all(_finite(p) for p in after.values()):
             rate = plan.optimizer.learning_rate(t)
             after = self.zonotope.step(batch.x, batch.y, lr=rate, weight_decay=plan.optimizer.weight_decay, box=after)
         self.parameters = after
-        finite = [bool((p.lower.isfinite() & p.upper.isfinite()).all()) for p in after.values()]
+        finite = [_finite(p) for p in after.values()]
         if not all(finite):
             self._give_up(f"parameter {self.names[finite.index(False)]!r} has no finite bounds any more", 6)
 
@@ -288,6 +288,10 @@ def _digest(before: str, x: Tensor, y: Tensor) -> str:
     for t in (x, y):
         found.update(t.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
+
+
+def _finite(i: Interval) -> bool:
+    return bool((i.lower.isfinite() & i.upper.isfinite()).all())
 
 
 def _ends(i: Interval) -> list[Tensor]:

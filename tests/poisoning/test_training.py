@@ -269,6 +269,16 @@ def test_parameters_that_tracing_misses_are_refused() -> None:
     assert set(train(_Hidden().double(), data(), parameters=["last.weight"]).parameters) == {"last.weight"}
 
 
+@pytest.mark.filterwarnings("ignore:.*decide no sample")
+def test_a_zonotope_that_overflows_is_given_up() -> None:
+    batches = [(x, x.sum(1)) for x, _ in data(4, 2)]
+    budget = rp.PoisoningBudget(points=2, eps=0.5)
+    with pytest.warns(UserWarning, match="no finite bounds any more"):
+        run = train(network(1), batches, budget, loss="mse", optimizer=rp.SGD(lr=3.0), epochs=8, domain="zonotope")
+    assert run.vacuous
+    assert run.domain is None
+
+
 def test_vacuous_bounds_are_said_so_and_name_the_layer() -> None:
     budget = rp.PoisoningBudget(points=9, eps=2.0)
     with pytest.warns(UserWarning, match=r"update \d+: the bounds decide no sample of a batch; the outputs of '\w+'"):
