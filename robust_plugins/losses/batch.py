@@ -99,13 +99,17 @@ class Batch:
         return self._seen[key]
 
     def adversarial(self, attack: Attack) -> Tensor:
-        """The model's outputs on adversarial examples, in its own mode, normalised by the clean batch's statistics."""
+        """The outputs on adversarial examples."""
         key = ("outputs", attack)
         if key not in self._seen:
-            x_adv = self.attacked(attack)
-            with replayed(self._statistics):
-                self._seen[key] = self.model(x_adv)
+            self._seen[key] = self.at(self.attacked(attack))
         return self._seen[key]
+
+    def at(self, x: Tensor) -> Tensor:
+        """The model's outputs at other inputs, in its own mode, normalised by the clean batch's statistics."""
+        with replayed(self._statistics):
+            out: Tensor = self.model(x)
+        return out
 
     def worst(self, source: WorstCase) -> Tensor:
         """The worst outputs according to `source`."""
