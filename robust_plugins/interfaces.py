@@ -135,6 +135,27 @@ class Attack(Component, ABC):
         seconds = time.perf_counter() - start
         return AttackResult(x_adv, success, logits, distance, loss, seconds, seed, goal)
 
+    @final
+    def search(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        y: Int[Tensor, " batch"],
+        ball: Ball,
+        *,
+        seed: int | None = None,
+    ) -> Float[Tensor, "batch *features"]:
+        """What the attack found, projected onto the ball, and not compared with `x`: for training.
+
+        The arguments are those of the call, and `model` is left as found too. Two passes of the model less than the
+        call, whose result this is except where `x` itself is worse.
+        """
+        check_inputs(model, x, ball)
+        if not isinstance(y, Tensor) or y.shape != x.shape[:1]:
+            check_labels(y, x, 2)
+        with evaluating(model, seed=fresh_seed() if seed is None else seed, freeze=True):
+            return self._candidates(model, x.detach(), y, ball, targeted=False)
+
     def _candidates(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:
         parts = [x[:0]]
         for part in chunks(len(x), self.batch_size):

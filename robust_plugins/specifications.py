@@ -10,7 +10,6 @@ from torch import Tensor
 
 from robust_plugins.intervals import Interval
 
-
 TABLE = 64
 """Up to so many classes, the rows of all classes are computed once and kept."""
 

@@ -45,7 +45,9 @@ def propagate(network: Network, x: Interval, *, until: int) -> Interval | None:
 class _Affine(ABC):
     """An affine layer on centres and radii."""
 
-    def __init__(self, layer: Any, weight: Tensor, bias: Tensor | None = None) -> None:
+    layer: Any
+
+    def __init__(self, layer: nn.Module, weight: Tensor, bias: Tensor | None = None) -> None:
         self.layer = layer
         self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
         self.size = self.weight.abs()
@@ -78,32 +80,28 @@ class _Linear(_Affine):
         return found, [weight] if self.bias is None else [weight, to_c.sum(0)]
 
 
-
 class _Convolution(_Affine):
     def __init__(self, layer: nn.Conv2d, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__(layer, _pixelwise(weight.detach()), bias)
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(_pixelwise(x), weight, bias, *self._options, self.layer.groups)
+        layer = self.layer
+        return F.conv2d(_pixelwise(x), weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
     def backward(
         self, c: Tensor, r: Tensor, to_c: Tensor, to_r: Tensor, *, below: bool
     ) -> tuple[Pair | None, list[Tensor]]:
-        c, weight = self._derivatives(to_c, c, self.weight, below)
-        r, size = self._derivatives(to_r, r, self.size, below)
+        by_c, weight, _ = self._derivatives(to_c, c, self.weight, below)
+        by_r, size, _ = self._derivatives(to_r, r, self.size, below)
         weight += size * self.weight.sign()
-        return (c, r) if below else None, [weight] if self.bias is None else [weight, to_c.sum((0, 2, 3))]
+        return (by_c, by_r) if below else None, [weight] if self.bias is None else [weight, to_c.sum((0, 2, 3))]
 
-    def _derivatives(self, above: Tensor, x: Tensor, weight: Tensor, below: bool) -> Pair:
-        found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
-            _pixelwise(above), _pixelwise(x), weight, None, *self._options,
-            False, [0, 0], self.layer.groups, [below, True, False],
+    def _derivatives(self, above: Tensor, x: Tensor, weight: Tensor, below: bool) -> Any:
+        layer = self.layer
+        return torch.ops.aten.convolution_backward(
+            _pixelwise(above), _pixelwise(x), weight, None, layer.stride, layer.padding, layer.dilation,
+            False, [0, 0], layer.groups, [below, True, False],
         )  # fmt: skip
-        return found[0], found[1]
-
-    @property
-    def _options(self) -> tuple[tuple[int, ...], ...]:
-        return self.layer.stride, self.layer.padding, self.layer.dilation
 
 
 _AFFINE: dict[type[nn.Module], type[_Affine]] = {nn.Linear: _Linear, nn.Conv2d: _Convolution}
@@ -149,7 +147,7 @@ class _Chain(torch.autograd.Function):
         return lower, upper
 
     @staticmethod
-    def backward(ctx: Any, to_lower: Tensor, to_upper: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, to_lower: Tensor, to_upper: Tensor) -> tuple[Tensor | None, ...]:
         center, radius, lower, upper, *parameters = ctx.saved_tensors
         wanted = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
@@ -159,7 +157,7 @@ class _Chain(torch.autograd.Function):
             to_ends = _gated(to_lower.clone(), lower), _gated(to_upper.clone(), upper)
         below = wanted[0] or wanted[1]
         to_input, gradients = _backward(ctx.plan, ctx.kept, to_ends, below=below)
-        return None, *([t.reshape(center.shape) for t in to_input] if below else [None, None]), *gradients
+        return None, *((None, None) if to_input is None else (t.reshape(center.shape) for t in to_input)), *gradients
 
 
 def _forward(plan: _Plan, c: Tensor, r: Tensor) -> tuple[Pair, list[_Kept]]:
@@ -273,6 +271,6 @@ def _pixelwise(t: Tensor) -> Tensor:
     if t.device.type != "cpu" or t.dtype != torch.float32:
         return t
     if t.shape[1] == 1:  # torch takes such a tensor for one in its usual order, unless the strides say otherwise
-        n, _, height, width = t.shape
+        height, width = t.shape[2:]
         return t.contiguous().as_strided(t.shape, (height * width, 1, width, 1))
     return t.contiguous(memory_format=torch.channels_last)

@@ -94,8 +94,7 @@ class Batch:
                     "y", f"of {self.y.dtype}, with an attack", accepted="classes", hint="Use a certifier for numbers."
                 )
             seed = int(torch.randint(2**31, ()))
-            found = attack(self.model, self.x, self.y, self.ball, seed=seed)
-            self._seen[key] = found.x_adv
+            self._seen[key] = attack.search(self.model, self.x, self.y, self.ball, seed=seed)
         return self._seen[key]
 
     def adversarial(self, attack: Attack) -> Tensor:

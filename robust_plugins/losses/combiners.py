@@ -150,7 +150,10 @@ class MART(Combiner):
 def _pair(batch: Batch, worst: WorstCase) -> Tensor:
     if not isinstance(worst, Attacked | Diverging) or batch.continuous:
         raise ArgumentError(
-            "worst", worst, accepted="an attack or Diverging, and classes as labels", hint="TRADES and MART compare two inputs."
+            "worst",
+            worst,
+            accepted="an attack or Diverging, and classes as labels",
+            hint="TRADES and MART compare two inputs.",
         )
     return batch.worst(worst)
 

@@ -40,8 +40,7 @@ def madry(*, ball: Ball, gamma: float = 0.0, steps: int = 7, step: float = 2 / 8
 def fast(*, ball: Ball, gamma: float = 0.0, step: float = 1.25) -> MixedLoss:
     """One step of 1.25 eps from a uniform start. Needs one eps for all samples.
 
-    Wong et al. 2020, "Fast is better than free: revisiting adversarial training". The better of start and step is
-    kept.
+    Wong et al. 2020, "Fast is better than free: revisiting adversarial training".
     """
     return MixedLoss(worst=_pgd(ball, 1, step), gamma=gamma, ball=ball)
 
@@ -101,7 +100,7 @@ def sabr(
     Müller et al. 2023, "Certified training: small boxes are all you need" (ratio 0.4 on MNIST at 0.1, 0.6 at 0.3). The
     paper's steps shrink from eps / 2 on; these are 2.5 eps / 8 each.
     """
-    box = SmallBox(attack=attack("art:pgd", steps=steps), certifier=certifier("interval:ibp"), ratio=ratio)
+    box = SmallBox(attack=attack("art:pgd", steps=steps, best=False), certifier=certifier("interval:ibp"), ratio=ratio)
     return MixedLoss(worst=box, gamma=gamma, ball=ball, schedule=schedule or _ramp(epochs))
 
 
@@ -194,12 +193,10 @@ def _pgd(ball: Ball, steps: int, step: float) -> Attack:
             "ball.eps", "one per sample", accepted="a number",
             hint=f"The step is {step:.3g} times it: build rp.MixedLoss with an attack of your own.",
         )  # fmt: skip
-    return attack("art:pgd", steps=steps, step_size=step * ball.radii or None)
+    return attack("art:pgd", steps=steps, step_size=step * ball.radii or None, best=False)
 
 
-def _expressive(
-    combiner: Combiner, ball: Ball, epochs: int, gamma: float, schedule: Schedule | None
-) -> MixedLoss:
+def _expressive(combiner: Combiner, ball: Ball, epochs: int, gamma: float, schedule: Schedule | None) -> MixedLoss:
     return MixedLoss(
         worst="interval:ibp", gamma=gamma, ball=ball, schedule=schedule or _ramp(epochs), combiner=combiner
     )

@@ -46,7 +46,8 @@ def test_goodfellow() -> None:
 
 
 @pytest.mark.parametrize(("name", "attack"), [
-    ("madry", f"art:pgd(steps=7, step_size={EPS / 4})"), ("fast", f"art:pgd(steps=1, step_size={1.25 * EPS})"),
+    ("madry", f"art:pgd(steps=7, step_size={EPS / 4}, best=False)"),
+    ("fast", f"art:pgd(steps=1, step_size={1.25 * EPS}, best=False)"),
 ])  # fmt: skip
 def test_attacks_without_a_clean_loss(name: str, attack: str) -> None:
     value, _, x, y, model = _value(name)
@@ -90,7 +91,12 @@ def test_divergence_in_other_balls_and_from_attacks() -> None:
 
 def test_mart() -> None:
     value, clean, x, y, model = _value("mart")
-    p, q = clean.softmax(1), model(adversarial(f"art:pgd(steps=10, step_size={0.007 / 0.031 * EPS})", model, x, y, BALL)).softmax(1)
+    p, q = (
+        clean.softmax(1),
+        model(
+            adversarial(f"art:pgd(steps=10, step_size={0.007 / 0.031 * EPS}, best=False)", model, x, y, BALL)
+        ).softmax(1),
+    )
     index = torch.arange(len(x))
     rival = q.clone()
     rival[index, y] = 0
@@ -139,7 +145,7 @@ def test_crown_ibp_with_a_schedule_of_its_own() -> None:
 
 def test_sabr() -> None:
     value, _, x, y, model = _value("sabr")
-    x_adv = adversarial("art:pgd(steps=8)", model, x, y, BALL)
+    x_adv = adversarial("art:pgd(steps=8, best=False)", model, x, y, BALL)
     center = torch.minimum(torch.maximum(x_adv, x - 0.6 * EPS), x + 0.6 * EPS)
     margins = hand_ibp(model, (center - 0.4 * EPS).clamp(0, 1), (center + 0.4 * EPS).clamp(0, 1), y)
     assert value.item() == pytest.approx(F.cross_entropy(-margins, y).item(), rel=1e-10)
@@ -155,7 +161,7 @@ def test_sabr_with_the_whole_box_is_ibp() -> None:
 @pytest.mark.parametrize("name", ["mtl-ibp", "cc-ibp", "exp-ibp"])
 def test_expressive_losses(name: str, alpha: float) -> None:
     value, _, x, y, model = _value(name, alpha=alpha)
-    attacked = model(adversarial(f"art:pgd(steps=1, step_size={10 * EPS})", model, x, y, BALL))
+    attacked = model(adversarial(f"art:pgd(steps=1, step_size={10 * EPS}, best=False)", model, x, y, BALL))
     margins = _margins(model, x, y)
     adv, cert = F.cross_entropy(attacked, y), F.cross_entropy(-margins, y)
     differences = attacked.gather(1, y.unsqueeze(1)) - attacked
