@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from robust_plugins.benchmark.training_plot import learning_curve
+from robust_plugins.cli.folder import claim
 from robust_plugins.cli.printing import as_json, print_json
 from robust_plugins.cli.subject import BALLS
 from robust_plugins.data import dataset
@@ -71,7 +72,7 @@ def train(
         "recipe": spec, "model": model_spec, "data": data.name, "ball": repr(ball), "epochs": epochs,
         "batch_size": batch_size, "lr": lr, "clip_gradient": clip_gradient, "seed": seed, "torch": torch.__version__,
     }  # fmt: skip
-    _claim(out, settings)
+    claim(out, settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = load_model(model_spec, input_shape=data.input_shape, classes=data.classes)
@@ -104,12 +105,3 @@ def train(
         print_json(result)
     else:
         click.echo(f"{record}\n\nThe weights, the record and the learning curve: {out}")
-
-
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Says whose checkpoint the folder holds: another run's must not be taken for this one's."""
-    path = out / "settings.json"
-    if path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(settings)):
-        raise click.UsageError(f"{out} holds another run, see {path}; name another folder.")
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=2))

@@ -115,6 +115,28 @@ class Network:
                     values[local] = self.weights.get(named[local], values[local])
             self.parameters.append(values)
             self.names.append(named)
+        for name in self.derived & {name for name, interval in self.weights.items() if not interval.is_point}:
+            raise UnsupportedModelError(
+                f"parameter {name!r} cannot be an interval: the model computes a layer's weight from it; "
+                "use it as the layer's weight itself"
+            )
+
+    @property
+    def derived(self) -> set[str]:
+        """The names of parameters from which the model computes other values than its layers do, as weight norm does.
+
+        Neither intervals of them nor bounds on their gradients are available.
+        """
+        found: set[str] = set()
+        for node, named in zip(self.nodes, self.names, strict=True):
+            if node.layer is None:
+                inside = self.model.get_submodule(node.name).named_parameters(node.name)
+                own = {id(self.model.get_parameter(name)) for name in named.values()}
+                found |= {name for name, p in inside if id(p) not in own}
+            for operand in node.operands.values():
+                if isinstance(operand, Expression):
+                    found |= {str(n.target) for n in operand.graph.nodes if n.op == "get_attr"}
+        return found & {name for name, _ in self.model.named_parameters()}
 
     def forward(
         self,
@@ -152,37 +174,50 @@ class Network:
         grad: Interval,
         *,
         weights: Literal["sample", "sum"] | None = None,
+        known: Mapping[int, Interval] | None = None,
+        until: int = 0,
         rounding: Rounding = "nearest",
     ) -> Gradients:
         """Reverse-mode differentiation over intervals: the chain rule as a product of intervals.
 
         `values` are those of `forward`. `grad` is the interval of dL/d output, shape of the output. `weights` asks
-        for the gradients with respect to the parameters too, for each sample or summed over the batch. At kinks the
-        slopes hold what automatic differentiation returns. Raises UnsupportedModelError where a layer that the
-        gradient passes has no backward rule.
+        for the gradients with respect to the parameters too, for each sample or summed over the batch. `known` are
+        bounds on gradients with respect to nodes' outputs that come from elsewhere, by index; they are intersected and
+        used from there on. `until` is the first node whose gradient is needed. At kinks the slopes hold what
+        automatic differentiation returns. Raises UnsupportedModelError where a layer that the gradient passes has no
+        backward rule.
         """
         found: list[Interval | None] = [None] * len(self.nodes)
         found[-1] = grad
         parameters: dict[str, Interval] = {}
         with _arithmetic(rounding, grad):
-            for index in range(len(self.nodes) - 1, 0, -1):
-                node, layer, above = self.nodes[index], self.layers[index], found[index]
+            for index in range(len(self.nodes) - 1, until - 1, -1):
+                above = found[index]
                 if above is None:
                     continue
-                inputs = [values[j] for j in node.inputs]
+                if known is not None and index in known:
+                    above = found[index] = above.sharpened(known[index])
+                inputs = [values[j] for j in self.nodes[index].inputs]
                 if weights is not None and self.names[index]:
                     for name, value in self._weight_gradients(index, inputs, above, weights == "sum").items():
                         parameters[name] = parameters[name] + value if name in parameters else value
-                rule = self.rules[index].backward
-                if rule is None:
-                    raise unsupported(node.name, layer, "has no rule for its gradient")
-                below = rule(layer, *inputs, above, **self.parameters[index])
-                for j, value in zip(node.inputs, below if isinstance(below, tuple) else (below,), strict=True):
-                    present = found[j]
-                    found[j] = value if present is None else present + value
+                if index > until:
+                    self._backward_step(index, inputs, above, found)
         if found[0] is None:
             found[0] = Interval.point(torch.zeros_like(values[0].lower))
         return Gradients(tuple(found), parameters)
+
+    def _backward_step(
+        self, index: int, inputs: Sequence[Interval], grad: Interval, found: list[Interval | None]
+    ) -> None:
+        """Adds one node's part to the gradients of the nodes before it."""
+        rule, layer = self.rules[index].backward, self.layers[index]
+        if rule is None:
+            raise unsupported(self.nodes[index].name, layer, "has no rule for its gradient")
+        below = rule(layer, *inputs, grad, **self.parameters[index])
+        for j, value in zip(self.nodes[index].inputs, below if isinstance(below, tuple) else (below,), strict=True):
+            present = found[j]
+            found[j] = value if present is None else present + value
 
     def _weight_gradients(
         self, index: int, inputs: Sequence[Interval], grad: Interval, summed: bool

@@ -117,7 +117,7 @@ class Interval:
         return Interval(self.lower.to(*args, **kwargs), self.upper.to(*args, **kwargs))
 
     def __getitem__(self, index: Any) -> Interval:
-        return Interval(self.lower[index], self.upper[index])
+        return self.map(lambda t: t[index])
 
     def __len__(self) -> int:
         return len(self.lower)

@@ -37,7 +37,7 @@ def linear_weights(
     layer: nn.Linear, x: Interval, grad: Interval, weight: Interval, bias: Interval | None, *, summed: bool
 ) -> dict[str, Interval]:
     """`g^T x` and `g`, summed over the positions of a sample, and over samples where asked."""
-    g, h = (i.map(lambda t: t.reshape(len(t), -1, t.shape[-1])) for i in (grad, x))
+    g, h = (i.map(lambda t: t.reshape(len(t), prod(t.shape[1:-1]), t.shape[-1])) for i in (grad, x))
     terms = g.shape[1] * (len(g) if summed else 1)
     contract = "bpo,bpi->oi" if summed else "bpo,bpi->boi"
     found = product(lambda a, b: torch.einsum(contract, a, b), g, h, terms=terms)
@@ -256,7 +256,7 @@ def _patches(layer: Conv, padded: Tensor, positions: torch.Size, weight: torch.S
     leading = [1] * (4 - len(weight))
     kernel, dilation, stride = (tuple(leading) + tuple(v) for v in (weight[2:], layer.dilation, layer.stride))
     patches = F.unfold(padded, kernel, dilation, 0, stride)
-    return patches.reshape(len(padded), layer.groups, -1, prod(positions))
+    return patches.reshape(len(padded), layer.groups, patches.shape[1] // layer.groups, prod(positions))
 
 
 def _statistics(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Interval) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ one where it is negative (mirrored for the upper bound).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 import torch
@@ -25,6 +25,8 @@ from robust_plugins.intervals.structure_rules import IDENTITIES, REARRANGING
 
 _ENTRYWISE = {*IDENTITIES, *REARRANGING, nn.BatchNorm1d, nn.BatchNorm2d, Scale, Shift}
 
+Support = Callable[[Tensor], Tensor]
+
 MEMORY = 2**30
 """Bytes that the coefficients of one chunk of rows may take."""
 
@@ -35,10 +37,15 @@ class Relaxation:
     `values` are sound intervals of the nodes' outputs, in their order, `values[0]` the box itself; more may be
     appended while bounds are being computed. Bounds hold in real arithmetic, in evaluation mode, over the box and over
     the intervals of weights that the network is bound to.
+
+    `support` describes an input set smaller than the box: given coefficients a, (batch, rows, *features), it returns
+    a lower bound of `a x` over the set for every row, shape (batch, rows).
     """
 
-    def __init__(self, network: Network, values: Sequence[Interval], *, memory: int = MEMORY) -> None:
-        self.network, self.values, self.memory = network, values, memory
+    def __init__(
+        self, network: Network, values: Sequence[Interval], *, memory: int = MEMORY, support: Support | None = None
+    ) -> None:
+        self.network, self.values, self.memory, self.support = network, values, memory, support
         self._offsets: dict[int, Interval] = {}
         self._bounds: dict[int, tuple[LinearBound, LinearBound] | None] = {}
 
@@ -93,9 +100,13 @@ class Relaxation:
                 waiting[source] = c, d
         if 0 in waiting:
             a, b = waiting[0]
-            low, up = low + _least(a, self.values[0]), up - _least(-b, self.values[0])
+            low, up = low + self._input_least(a), up - self._input_least(-b)
         shape = (len(self.values[0]), start.shape[1])
         return Interval(low.expand(shape), up.expand(shape))
+
+    def _input_least(self, a: Tensor) -> Tensor:
+        least = _least(a, self.values[0])
+        return least if self.support is None else torch.maximum(least, self.support(a))
 
     def _through_affine(self, index: int, a: Tensor, b: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The layer's backward rule, applied to point gradients, one for each row."""
@@ -129,7 +140,7 @@ class Relaxation:
             if isinstance(layer, Shift):  # adds its parameter to the input instead of multiplying the two
                 offset = rule(layer, *zeros, **parameters)
             elif any(p is not None and not p.is_point for p in parameters.values()):
-                deviations = {k: None if p is None else _deviation(p) for k, p in parameters.items()}
+                deviations = {k: None if p is None else deviation(p) for k, p in parameters.items()}
                 offset = offset + rule(layer, *inputs, **deviations)
             self._offsets[index] = offset
         return self._offsets[index]
@@ -159,27 +170,28 @@ def crown(
     *,
     known: Mapping[int, Interval] | None = None,
     memory: int = MEMORY,
+    support: Support | None = None,
 ) -> list[Interval]:
     """The interval of every node's output for inputs in the box `x`: interval propagation, with CROWN's bounds.
 
     Every input of a nonlinear layer, and the output, is bounded by linear relaxation too, from the bounds before it.
-    `known` is intersected as in `Network.forward`. Rows are handled in chunks whose coefficients fit `memory` bytes.
-    Not available with outward rounding.
+    `known` is intersected as in `Network.forward`; `support` describes a smaller set of inputs, as for `Relaxation`.
+    Rows are handled in chunks whose coefficients fit `memory` bytes. Not available with outward rounding.
     """
     if rounding.active():
         raise ArgumentError(
             "rounding", "'outward'", accepted="'nearest' for linear relaxation", hint="Use Network.forward for it."
         )
     values: list[Interval] = [x if known is None or 0 not in known else x.sharpened(known[0])]
-    relaxation = Relaxation(network, values, memory=memory)
+    relaxation = Relaxation(network, values, memory=memory, support=support)
     targets = {
         j
         for index, node in enumerate(network.nodes)
         if index and not network.rules[index].affine
         for j in node.inputs
-        if not _exact(network, j)
+        if support is not None or not _exact(network, j)
     }
-    if not _exact(network, len(network.nodes) - 1):
+    if support is not None or not _exact(network, len(network.nodes) - 1):
         targets.add(len(network.nodes) - 1)
     for index in range(1, len(network.nodes)):
         value = network.step(index, values)
@@ -203,7 +215,8 @@ def _exact(network: Network, index: int) -> bool:
     return mixing <= 1
 
 
-def _deviation(p: Interval) -> Interval:
+def deviation(p: Interval) -> Interval:
+    """What an interval of weights adds to its center."""
     return Interval.point(torch.zeros_like(p.lower)) if p.is_point else p - p.center
 
 

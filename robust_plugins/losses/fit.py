@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from robust_plugins import checkpoints
 from robust_plugins.errors import ArgumentError, TrainingError
-from robust_plugins.losses import checkpoints
 from robust_plugins.losses.record import EpochRecord, TrainingRecord, header, row
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]

@@ -26,9 +26,9 @@ class PoisoningBudget:
     samples get another label. The order of the data, the batches and the initial parameters are fixed. A budget per
     batch covers the same budget for the whole data set, which is what a poisoner has.
 
-    - `eps` is in the units of the features: a number, or one per feature (a nested sequence or tensor of one sample's
-      shape) which scales the norm's axes. `columns` are the indices, in the flattened sample, of the features that may
-      move; None: all. `clip` is the valid range of the features; moved ones stay in it.
+    - `eps` is in the units of the features: a number, or one per feature (a tensor of one sample's shape, or a
+      sequence of its entries), which scales the norm's axes. `columns` are the indices, in the flattened sample, of
+      the features that may move; None: all. `clip` is the valid range of the features; moved ones stay in it.
     - With `label_radius` (regression) a label moves by at most that; without it (classification) it becomes any other
       class, or `target` alone.
     - `paired`: the samples with moved features and those with changed labels are nested, the larger set around the
@@ -135,13 +135,13 @@ class PoisoningBudget:
         if isinstance(self.eps, tuple):
             if len(self.eps) != shape.numel():
                 raise ArgumentError("eps", f"{len(self.eps)} values for {shape.numel()} features",
-                                    accepted="a number, or one per feature", hint="Give one radius for each.")  # fmt: skip
+                                    accepted="a number, or one per feature", hint="One radius for each.")  # fmt: skip
             radius = torch.tensor(self.eps, dtype=x.dtype, device=x.device)
         else:
             radius = x.new_full((shape.numel(),), cast("float", self.eps))
         if self.columns is not None:
             if self.columns[-1] >= shape.numel():
-                raise ArgumentError("columns", self.columns[-1], accepted=f"below {shape.numel()}, the features' number",
+                raise ArgumentError("columns", self.columns[-1], accepted=f"below {shape.numel()}",
                                     hint="Indices count the entries of the flattened sample from 0.")  # fmt: skip
             chosen = torch.zeros_like(radius)
             chosen[list(self.columns)] = 1

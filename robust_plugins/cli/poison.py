@@ -1,0 +1,177 @@
+"""`robust-plugins poison`: what poisoned data can do to a training, between attacks and certificates."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import torch
+from torch import Tensor
+
+from robust_plugins.benchmark.plots import svg
+from robust_plugins.cli.folder import claim
+from robust_plugins.cli.printing import as_json, finite, print_json
+from robust_plugins.data import Dataset, dataset
+from robust_plugins.errors import ArgumentError
+from robust_plugins.models import load_model
+from robust_plugins.plugins import parse_component
+from robust_plugins.poisoning import SGD, Adam, AdamW, NormClip, PoisoningBracket, PoisoningBudget, poisoning_bracket
+from robust_plugins.poisoning.optimizers import Optimizer
+from robust_plugins.poisoning.plan import Domain
+
+CHANGES = ("substitution", "addition", "removal", "privacy")
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+
+
+@click.command(epilog="Exit codes: 0 success; 1 training failed; 2 wrong usage; 3 an attack contradicts a certificate.")
+@click.option("--data", "data_name", required=True, help="A data set ('digits', 'mnist(folder=\"...\")') or path.npz.")
+@click.option("--model", "model_spec", required=True, help="A network of the zoo, or 'package.module:factory'.")
+@click.option("--weights", help="Weights to start from (fine-tuning): a state dict, or safetensors.")
+@click.option(
+    "--trained",
+    multiple=True,
+    help="A parameter to train, '2.weight'; repeatable, the others are frozen. Default: all.",
+)
+@click.option(
+    "--budget", "budgets", multiple=True, required=True,
+    help="What the poisoner may do to every batch: 'points=10,eps=0.01,labels=2', 'substitution(k=5)', 'removal(k=5)', "
+    "...; repeatable.",
+)  # fmt: skip
+@click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True, help="Passes over the data.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=100, show_default=True, help="Samples per update.")
+@click.option("--optimizer", type=click.Choice(list(OPTIMIZERS)), default="sgd", show_default=True, help="torch's.")
+@click.option("--lr", type=float, default=0.1, show_default=True, help="The learning rate.")
+@click.option("--decay", type=float, default=0.0, show_default=True, help="lr / (1 + decay t) at update t.")
+@click.option("--momentum", type=float, default=0.0, show_default=True, help="Of SGD.")
+@click.option("--weight-decay", type=float, default=0.0, show_default=True, help="As in torch.")
+@click.option("--clip-gradient", type=float, help="Clips every sample's gradient elementwise; for k samples replaced.")
+@click.option("--clip-norm", type=float, help="Clips every sample's gradient by its norm instead.")
+@click.option("--domain", type=click.Choice(get_args(Domain)), default="box", show_default=True, help="Of the bounds.")
+@click.option("--outward", is_flag=True, help="Bounds that hold for floating-point training, too.")
+@click.option("--double", is_flag=True, help="Train in double precision.")
+@click.option(
+    "--samples", type=click.IntRange(min=1), default=1000, show_default=True, help="At most so many test ones."
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of everything random.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True,
+    help="A folder: record.json, a picture per budget, and checkpoints from which an interrupted run goes on.",
+)  # fmt: skip
+@as_json
+@click.pass_context
+def poison(
+    ctx: click.Context,
+    data_name: str,
+    model_spec: str,
+    weights: str | None,
+    trained: tuple[str, ...],
+    budgets: tuple[str, ...],
+    epochs: int,
+    batch_size: int,
+    optimizer: str,
+    lr: float,
+    decay: float,
+    momentum: float,
+    weight_decay: float,
+    clip_gradient: float | None,
+    clip_norm: float | None,
+    domain: Domain,
+    outward: bool,
+    double: bool,
+    samples: int,
+    seed: int,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Train while data are poisoned: how bad can the model get, and how bad at most?"""
+    if clip_gradient is not None and clip_norm is not None:
+        raise click.UsageError("--clip-gradient and --clip-norm are two ways to clip: give one of them.")
+    if momentum and optimizer != "sgd":
+        raise click.UsageError("--momentum is SGD's: leave it out for others.")
+    parsed = [parse_budget(text) for text in budgets]
+    schedule: dict[str, Any] = {"lr": lr, "decay": decay, "weight_decay": weight_decay}
+    update = OPTIMIZERS[optimizer](**schedule | ({"momentum": momentum} if optimizer == "sgd" else {}))
+    clip = NormClip(clip_norm) if clip_norm is not None else clip_gradient
+    data = dataset(data_name)
+    dtype = torch.float64 if double else torch.float32
+    settings: dict[str, Any] = {
+        "data": data.name, "model": model_spec, "weights": weights, "trained": list(trained), "budgets": list(budgets),
+        "epochs": epochs, "batch_size": batch_size, "optimizer": repr(update), "clip": repr(clip), "domain": domain,
+        "outward": outward, "double": double, "seed": seed, "torch": torch.__version__,
+    }  # fmt: skip
+    claim(out, settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = load_model(model_spec, input_shape=data.input_shape, classes=data.classes, weights=weights).to(dtype)
+        batches = _batches(data, batch_size, dtype)
+    brackets = []
+    for number, budget in enumerate(parsed):
+        if not as_json:
+            click.echo(f"{budgets[number]}", err=True)
+        brackets.append(
+            poisoning_bracket(
+                model,
+                batches,
+                budget,
+                loss="cross_entropy",
+                optimizer=update,
+                epochs=epochs,
+                clip=clip,
+                domain=domain,
+                parameters=trained or None,
+                validation=(data.x_test[:samples].to(dtype), data.y_test[:samples]),
+                rounding="outward" if outward else "nearest",
+                stop_when_vacuous=True,
+                checkpoint=out / f"checkpoint-{number}",
+                seed=seed,
+                progress=not as_json and sys.stderr.isatty(),
+            )
+        )
+    result = settings | {"brackets": [bracket.to_dict() for bracket in brackets]}
+    _write(out, result, brackets)
+    if as_json:
+        print_json(result)
+    else:
+        for text, bracket in zip(budgets, brackets, strict=True):
+            click.echo(f"{text}\n{bracket}\n")
+        click.echo(f"The record and the pictures: {out}")
+    ctx.exit(3 if any(bracket.crossings for bracket in brackets) else 0)
+
+
+def parse_budget(text: str) -> PoisoningBudget:
+    """`points=10,eps=0.01` or `substitution(k=5)` as a budget."""
+    change = next((c for c in CHANGES if text.strip().startswith(c)), None)
+    accepted = (
+        f"{', '.join(f.name for f in fields(PoisoningBudget)[:-2])}; or {', '.join(f'{c}(k=5)' for c in CHANGES)}"
+    )
+    try:
+        _, values = parse_component(text if change else f"budget({text})")
+        return PoisoningBudget(**values) if change is None else getattr(PoisoningBudget, change)(**values)
+    except (TypeError, ArgumentError) as error:
+        if isinstance(error, ArgumentError) and error.argument != "name":
+            raise
+        raise ArgumentError("--budget", repr(text), accepted=accepted,
+                            hint="For example --budget 'points=10,eps=0.01,labels=2'.") from None  # fmt: skip
+
+
+def _batches(data: Dataset, size: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    order = torch.randperm(len(data.x_train))
+    x, y = data.x_train[order].to(dtype), data.y_train[order]
+    return list(zip(x.split(size), y.split(size), strict=True))
+
+
+def _write(out: Path, result: dict[str, Any], brackets: Sequence[PoisoningBracket]) -> None:
+    (out / "record.json").write_text(json.dumps(finite(result), indent=2, allow_nan=False))
+    if find_spec("matplotlib") is None:
+        click.echo('no pictures: they need matplotlib; pip install "robust_plugins[report]"', err=True)
+        return
+    from robust_plugins.poisoning.plots import bracket_figure
+
+    for number, bracket in enumerate(brackets):
+        (out / f"bracket-{number}.svg").write_text(svg(bracket_figure(bracket), f"bracket{number}"))

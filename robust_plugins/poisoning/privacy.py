@@ -1,0 +1,56 @@
+"""Private predictions from certificates of stability: noise by smooth sensitivity.
+
+Sosnin et al. 2024, "Certification for differentially private prediction in gradient-based training", section 5; the
+noise is that of Nissim et al. 2007, "Smooth sensitivity and sampling in private data analysis", lemma 2.6 for
+densities in `1 / (1 + z^2)`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from robust_plugins.errors import ArgumentError
+
+
+@dataclass(frozen=True, eq=False)
+class PrivatePrediction:
+    """Classes 0 and 1 of one response per sample, each released with epsilon-differential privacy.
+
+    Data sets are neighbours when one sample is added, removed or replaced. A response that every data set within
+    distance k shares has smooth sensitivity at most `exp(-epsilon k / 6)`, any other at most 1; it is released as
+    `response + 6 / epsilon * sensitivity * Cauchy noise > 1/2`. Each of n released predictions costs epsilon.
+    """
+
+    released: Int[Tensor, " batch"]
+    sensitivity: Float[Tensor, " batch"]
+    stable: Bool[Tensor, " batch"]
+    """Where the certificate holds at distance k."""
+    epsilon: float
+
+    @property
+    def keeps(self) -> Float[Tensor, " batch"]:
+        """The probability that the released class is the model's own."""
+        return 0.5 + torch.atan(self.epsilon / (12 * self.sensitivity)) / math.pi
+
+
+def private_response(
+    response: Bool[Tensor, " batch"],
+    stable: Bool[Tensor, " batch"],
+    *,
+    k: int,
+    epsilon: float,
+    generator: torch.Generator | None,
+) -> PrivatePrediction:
+    """Releases the responses of which those marked `stable` are the same for all data sets within distance k."""
+    if not 0 < epsilon < math.inf:
+        raise ArgumentError("epsilon", epsilon, accepted="a finite number above 0", hint="1 is a common choice.")
+    sensitivity = torch.where(stable, math.exp(-epsilon * k / 6), 1.0).double()
+    uniform = torch.rand(len(response), generator=generator, dtype=torch.float64).to(sensitivity.device)
+    noise = torch.tan(math.pi * (uniform - 0.5))
+    noisy = response.double() + 6 / epsilon * sensitivity * noise
+    return PrivatePrediction((noisy > 0.5).long(), sensitivity, stable, epsilon)
