@@ -27,7 +27,7 @@ FEATURES, CLASSES, EPS = 64, 10, 0.01
 HEAD = """\
 # The cost of abstract gradient training
 
-`python integration/comparisons/poisoning_scaling.py {arguments}`:
+`{command}`:
 the network 64-width-width-10 in float32, {points} samples of every batch moved by at most .01 in every feature, on
 {threads} thread of a CPU that others were using. With relaxation "auto" the dependence on moved features is kept where
 that is affordable. Peak memory is that of the process beyond Python with the libraries loaded; some 70 MB of it are
@@ -145,8 +145,9 @@ def main() -> None:
         lines.append(f"| {' | '.join([*cells, *(_three_digits(v) for v in found.values())])} |")
         print(lines[-1], flush=True)
         if arguments.write:
-            given = " ".join(a for a in sys.argv[1:] if a not in ("--write", str(arguments.write)))
-            head = HEAD.format(arguments=given, points=arguments.points, threads=arguments.threads)
+            given = [a for a in sys.argv[1:] if a not in ("--write", str(arguments.write))]
+            command = " ".join(["python integration/comparisons/poisoning_scaling.py", *given])
+            head = HEAD.format(command=command, points=arguments.points, threads=arguments.threads)
             arguments.write.write_text(head + "\n".join(lines) + "\n")
 
 

@@ -34,8 +34,6 @@ EPOCHS = 4
 OPTIMIZER = rp.SGD(lr=2.0, decay=0.6, min_lr=0.001)
 SMALL_STEPS, STEPS = rp.SGD(lr=0.5), 7
 """Of the picture of trajectories, where steps of size 2 would jump to and fro."""
-PAIRS = ((1152, 897), (899, 19), (0, 1))
-"""Of parameters: a bias and a weight of the second layer, a neuron's weights after and before it, two of a neuron."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +120,19 @@ def trajectories(
     return boxes, paths[0][:, 0], paths[1:]
 
 
+def pairs(moons: Moons) -> tuple[tuple[int, int], ...]:
+    """A bias and a weight of the second layer, a neuron's weights after and before it, and two of its weights.
+
+    The neuron is the one whose first weight training moves most.
+    """
+    clean = rp.poisoned_trainings(
+        rp.RandomPoisoning(count=1), moons.model, [moons.train], rp.PoisoningBudget(), loss="cross_entropy",
+        optimizer=SMALL_STEPS, epochs=STEPS,
+    )  # fmt: skip
+    j = int((clean.parameters["0.weight"][0] - moons.model.get_parameter("0.weight")).abs()[:, 0].argmax())
+    return (1152, 896 + j), (896 + j, 6 * j + 1), (6 * j, 6 * j + 1)
+
+
 def _flat(parameters: dict[str, Tensor]) -> Tensor:
     return torch.cat([p.detach().flatten(1) for p in parameters.values()], 1).clone()
 
@@ -167,9 +178,10 @@ def main() -> None:
     )
     figure = region_figure(runs, powers, (x[::3, :2], y[::3]), limits=edge, scores=scores)
     _save(figure, options.out / "regions")
-    shown = sorted({index for pair in PAIRS for index in pair})
+    chosen = pairs(moons)
+    shown = sorted({index for pair in chosen for index in pair})
     boxes, clean, poisoned = trajectories(moons, rp.PoisoningBudget(points=200, eps=0.01), options.domain, shown)
-    _save(trajectory_figure(boxes, clean, poisoned, PAIRS, names=name), options.out / "trajectories")
+    _save(trajectory_figure(boxes, clean, poisoned, chosen, names=name), options.out / "trajectories")
     print(f"the pictures: {options.out}")
 
 

@@ -6,7 +6,7 @@
 The poisoner moves m labels of every batch by at most nu. Without `--data`: scikit-learn's diabetes (400 rows, network
 10-50-1, full batch, 20 epochs at lr 0.02; features and labels scaled to [0, 1]). With it: UCI's household power
 consumption by the minute, as a csv with its nine columns: active power from the time of day, reactive power, voltage
-and the three meters; features and labels standardised, network 8-50-1, 6 batches of 6000 rows, one epoch at lr 0.1.
+and the three meters; features and labels standardised, network 7-50-1, 6 batches of 6000 rows, one epoch at lr 0.1.
 Prints and writes results.md and curves.svg.
 """
 

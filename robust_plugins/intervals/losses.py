@@ -62,9 +62,10 @@ def hinge(z: Interval, y: Interval | Float[Tensor, "*shape"], *, margin: float =
     """
     y = _label(y, z)
     slack = margin + -(z * y)
-    active = Interval((slack.lower > 0).to(z.dtype), (slack.upper > 0).to(z.dtype))
+    # What overflowed to NaN stays NaN, instead of having no gradient.
+    active = Interval(*(torch.where(s.isnan(), s, (s > 0).to(z.dtype)) for s in (slack.lower, slack.upper)))
     return -y * (Interval.point(active.lower) if z.is_point and y.is_point else active)
 
 
 def _label(y: Interval | Tensor, z: Interval) -> Interval:
-    return y if isinstance(y, Interval) else Interval.point(y.to(z.dtype))
+    return (y if isinstance(y, Interval) else Interval.point(y)).map(lambda t: t.to(z.dtype))

@@ -116,6 +116,11 @@ class _Builder:
         for node in self.graph.nodes:
             if any(source in self.dependent for source in node.all_input_nodes) or node.op == "placeholder":
                 self.dependent.add(node)
+            elif node.op == "call_method" and node.target in ("item", "tolist"):
+                raise UnsupportedModelError(
+                    f"{self._place(node)} makes plain numbers of a parameter or buffer, which would not follow its "
+                    "changes; compute with the tensor itself"
+                )
             if node.op == "output":
                 result = node.args[0]
                 if not isinstance(result, fx.Node) or result not in self.index:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,9 +15,9 @@ from torch import Tensor, nn
 from robust_plugins import checkpoints
 from robust_plugins.errors import ArgumentError, TrainingError
 from robust_plugins.losses.record import EpochRecord, TrainingRecord, header, row
+from robust_plugins.progress import reporting
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-Say = Callable[[str], None]
 
 
 @runtime_checkable
@@ -70,7 +68,8 @@ def fit(
     training = _Training(model, loader, loss, optimizer, clip_gradient, accumulate)
     modes = [(module, module.training) for module in model.modules()]
     try:
-        with _reporting(progress, epochs * len(loader), len(done) * len(loader)) as (advance, say):
+        total, before = epochs * len(loader), len(done) * len(loader)
+        with reporting("training", total=total, done=before, enabled=progress) as (advance, say):
             for number in range(len(done), epochs):
                 model.train()
                 start = time.perf_counter()
@@ -203,17 +202,3 @@ def _resumed(
     if generator is not None and state["order"] is not None:
         generator.set_state(state["order"])
     return TrainingRecord.from_dict(state["record"]).epochs
-
-
-@contextmanager
-def _reporting(progress: bool, total: int, done: int) -> Iterator[tuple[Callable[[], None], Say]]:
-    if not progress:
-        yield (lambda: None), (lambda text: None)
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(file=sys.stderr, highlight=False)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("training", total=total, completed=done)
-        yield (lambda: bar.advance(task)), (lambda text: console.print(text, markup=False, soft_wrap=True))

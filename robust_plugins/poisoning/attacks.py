@@ -228,7 +228,6 @@ def poisoned_trainings(
     known = dict(model.named_parameters())
     count = attack.trainings(sum(known[name].numel() for name in names))
     trainings = Trainings(model, names, kind, optimizer, clip=as_clip(clip), count=count)
-    like = known[names[0]]
     case = Case(
         budget=budget,
         objective=kind,
@@ -238,7 +237,7 @@ def poisoned_trainings(
     start = time.perf_counter()
     for _ in range(epochs):
         for x, y in batches:
-            x, y = _checked(kind, trainings, x.to(like.device), y.to(like.device))
+            x, y = _checked(kind, trainings, x, y)
             batch = attack.poison(case, trainings, x, y)
             if observe is not None:
                 observe(trainings, batch)
@@ -261,6 +260,8 @@ def _outputs(trainings: Trainings, x: Tensor) -> int:
 
 
 def _checked(kind: Objective, trainings: Trainings, x: Tensor, y: Tensor) -> Batch:
+    device = next(iter(trainings.parameters.values())).device
+    x, y = x.to(device), y.to(device)
     return x, kind.checked(y, _outputs(trainings, x)) if len(x) else y
 
 

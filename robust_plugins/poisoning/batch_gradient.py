@@ -41,7 +41,7 @@ class Poisoned:
         """
         found = self._forward(network, clean)
         start = self._backward(found, [y])
-        size = self._size(len(y))
+        size = self._size(y)
         if self.budget.change != "none":
             sums = self._replaced(start, size)
         else:
@@ -151,10 +151,10 @@ class Poisoned:
                 result[name] = mean if size > k else mean.hull(zero)
         return result
 
-    def _size(self, here: int) -> int:
+    def _size(self, y: Tensor) -> int:
         if self.group is None:
-            return here
-        count = torch.tensor(here)
+            return len(y)
+        count = torch.tensor(len(y), device=y.device)
         dist.all_reduce(count, group=self.group)
         return int(count)
 

@@ -215,7 +215,7 @@ def compared(
     nominal = certified = None
     scores: list[float | None] = [None] * len(trainings)
     if validation is not None:
-        x, y = validation
+        x, y = (t.to(clean.device) for t in validation)
         with torch.no_grad():
             z = run.nominal(x).unsqueeze(0)
         y = kind.checked(y, z.shape[2])

@@ -34,7 +34,11 @@ class NormClip(Clip):
     def __call__(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: D102 (inherited)
         if not gradients:
             return {}
-        norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()]).sum(0).sqrt()
+        norm = (
+            torch.stack([g.reshape(len(g), g.shape[1:].numel()).square().sum(1) for g in gradients.values()])
+            .sum(0)
+            .sqrt()
+        )
         scale = self.gamma / norm.clamp(min=self.gamma)
         return {name: g * scale.view(-1, *[1] * (g.dim() - 1)) for name, g in gradients.items()}
 

@@ -58,7 +58,7 @@ class ConcreteTraining:
 
     def gradient(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """The mean gradient of the batch at the present parameters."""
-        size = self._size(len(x))
+        size = self._size(x)
         if not len(x):
             found = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         elif self.clip is None:
@@ -106,9 +106,9 @@ class ConcreteTraining:
         found: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, x, y)
         return found
 
-    def _size(self, here: int) -> int:
+    def _size(self, x: Tensor) -> int:
         if self.group is None:
-            return here
-        count = torch.tensor(here)
+            return len(x)
+        count = torch.tensor(len(x), device=x.device)
         dist.all_reduce(count, group=self.group)
         return int(count)

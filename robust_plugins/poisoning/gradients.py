@@ -387,4 +387,5 @@ def _scale(gradients: Iterable[PerSample], norm: float) -> Interval:
 def _squares(g: Interval) -> tuple[Tensor, Tensor]:
     """The ends of the sum of squares of each sample's entries."""
     least = torch.where((g.lower <= 0) & (g.upper >= 0), 0, torch.minimum(g.lower.abs(), g.upper.abs()))
-    return least.flatten(1).square().sum(1), g.magnitude.flatten(1).square().sum(1)
+    flat = len(g), g.shape[1:].numel()
+    return least.reshape(flat).square().sum(1), g.magnitude.reshape(flat).square().sum(1)

@@ -130,7 +130,7 @@ class _PerOutput(Objective):
         return self.entries(z, y).flatten(1).mean(1)
 
     def gradient(self, z: Interval, y: Tensor | Interval, differences: Interval | None) -> Interval:
-        found = self.slopes(z, y)
+        found = self.slopes(z, y.to(z.dtype) if isinstance(y, Tensor) else y)
         outputs = z.lower[0].numel() if len(z) else 1
         return found if outputs == 1 else found * (1 / outputs)
 
@@ -207,7 +207,7 @@ class _SquaredError(_PerOutput):
 
     def relabelled(self, y: Tensor, outputs: int, budget: PoisoningBudget) -> list[Tensor | Interval]:
         assert budget.label_radius is not None  # check
-        y = y if y.is_floating_point() else y.to(torch.get_default_dtype())
+        y = y.double()  # in a narrower dtype the ends would be rounded by more than the outputs' dtype rounds
         return [Interval(y - budget.label_radius, y + budget.label_radius)]
 
     def check(self, budget: PoisoningBudget) -> None:

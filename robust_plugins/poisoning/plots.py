@@ -57,11 +57,14 @@ def bracket_figure(bracket: PoisoningBracket) -> Figure:
     history = bracket.run.history
     right.plot([r.epoch for r in history], [r.width if r.width < float("inf") else float("nan") for r in history],
                marker=".", color=CERTIFIED)  # fmt: skip
-    right.set(xlabel="epoch", ylabel="certified width, all parameters", yscale="log" if history[-1].width else "linear")
+    many = history[0].width > 0 and history[-1].width > 20 * history[0].width
+    right.set(xlabel="epoch", ylabel="certified width, all parameters", yscale="log" if many else "linear")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    _legend(left)
+    left.use_sticky_edges = False
+    left.autoscale_view()
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False, fontsize="small")
     return figure
 
 

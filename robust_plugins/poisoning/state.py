@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from robust_plugins import checkpoints
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.intervals import Interval
 from robust_plugins.poisoning import gradients
 from robust_plugins.poisoning.batch_gradient import Poisoned
@@ -27,6 +27,7 @@ from robust_plugins.poisoning.optimizers import State, update_all
 from robust_plugins.poisoning.plan import Plan
 from robust_plugins.poisoning.preparation import Preparation, Prepared
 from robust_plugins.poisoning.run import PoisoningEpoch, PoisoningRun, as_bounds
+from robust_plugins.poisoning.tail import used_names
 
 if TYPE_CHECKING:
     from robust_plugins.poisoning.zonotope import Zonotope
@@ -41,6 +42,7 @@ class TrainingState:
 
     def __init__(self, plan: Plan, names: Sequence[str], stop_when_vacuous: bool) -> None:
         self.plan, self.names, self.stop_when_vacuous = plan, list(names), stop_when_vacuous
+        self.described = {**plan.described(), "parameters": list(names)}
         self.objective = objective(plan.loss)
         self.concrete = ConcreteTraining(
             plan.model, names, self.objective, plan.optimizer, clip=plan.clip, group=plan.group
@@ -100,8 +102,10 @@ class TrainingState:
             return
         self.begun = True
         network = self.prepare.network(x)
-        used = {name for named in network.names for name in named.values()}
-        for name in [n for n in self.concrete.parameters if n not in used]:  # without a gradient, as for torch
+        used = used_names(network)
+        idle = [n for n in self.concrete.parameters if n not in used]
+        self._check_idle(idle, x)
+        for name in idle:  # without a gradient, as for torch
             for kept in (self.parameters, self.states, self.concrete.parameters):
                 kept.pop(name, None)
         self.names[:] = list(self.parameters)
@@ -112,6 +116,20 @@ class TrainingState:
             self.zonotope = Zonotope.start(network, self.names, plan.loss, plan.budget, memory=plan.memory)
             if self.zonotope_state is not None:
                 self.zonotope.load_state_dict(self.zonotope_state)
+
+    def _check_idle(self, names: list[str], x: Tensor) -> None:
+        """Parameters that the traced network does not have must have no gradient."""
+        if not names or not len(x):
+            return
+        like = next(iter(self.concrete.parameters.values()))
+        with torch.enable_grad():
+            z = self.concrete.model(x[:1].to(like.device)).sum()
+            found = torch.autograd.grad(z, [self.concrete.parameters[n] for n in names], allow_unused=True)
+        for name in [n for n, g in zip(names, found, strict=True) if g is not None]:
+            raise UnsupportedModelError(
+                f"parameter {name!r} cannot be trained abstractly: tracing does not see how the output depends on it, "
+                "as with hooks or tensors that forward finds outside of attributes; make it a layer's own, or freeze it"
+            )
 
     def _update_bounds(self, batch: Prepared) -> None:
         plan, t, parts = self.plan, self.t, self.prepare.parts
@@ -147,8 +165,10 @@ class TrainingState:
         z = clean.outputs
         if self.objective.classifies:
             decided = (self.objective.decides(z, clean.differences) >= 0).any()
+        elif len(y):
+            decided = ((z.lower > y.min()) | (z.upper < y.max())).any()
         else:
-            decided = ((z.lower > y.min()) | (z.upper < y.max())).any() if len(y) else torch.zeros((), dtype=torch.bool)
+            decided = torch.zeros((), dtype=torch.bool, device=z.device)
         if self.plan.group is not None:  # all processes must agree on going on
             count = decided.long()
             dist.all_reduce(count, group=self.plan.group)
@@ -210,7 +230,7 @@ class TrainingState:
         if folder is None:
             return
         checkpoints.save(folder, {
-            "plan": self.plan.described(),
+            "plan": self.described,
             "epochs": epochs,
             "done": self.done_in_epoch,
             "digest": self.digest,
@@ -228,7 +248,7 @@ class TrainingState:
         state = None if folder is None else checkpoints.load(folder)
         if state is None:
             return 0
-        for name, value in self.plan.described().items():
+        for name, value in self.described.items():
             if state["plan"][name] != value:
                 raise ArgumentError(name, value, accepted=f"{state['plan'][name]}, as in the checkpoint",
                                     hint="Use the same arguments, or another folder.")  # fmt: skip

@@ -36,7 +36,8 @@ def split(network: Network, names: Iterable[str]) -> Split:
     Raises UnsupportedModelError where a trained parameter reaches the output other than as a layer's own.
     """
     wanted = set(names)
-    using = [index for index, named in enumerate(network.names) if wanted & set(named.values())]
+    used = wanted & used_names(network)
+    using = [index for index, named in enumerate(network.names) if used & set(named.values())]
     if not using:
         raise ArgumentError("parameters", sorted(wanted), accepted="parameters that the output depends on",
                             hint="Choose others of model.named_parameters().")  # fmt: skip
@@ -51,6 +52,15 @@ def split(network: Network, names: Iterable[str]) -> Split:
     nodes += [Node(n.name, tuple(j - cut for j in n.inputs), n.layer, n.operands) for n in network.nodes[cut + 1 :]]
     features = Network(network.model, network.nodes[: cut + 1]) if cut else None
     return Split(features, tuple(nodes), first - cut, network.model)
+
+
+def used_names(network: Network) -> set[str]:
+    """The names of the parameters that the output depends on."""
+    reached = {len(network.nodes) - 1}
+    for index in range(len(network.nodes) - 1, 0, -1):
+        if index in reached:
+            reached.update(network.nodes[index].inputs)
+    return {name for index in reached for name in network.names[index].values()}
 
 
 def _before(network: Network, first: int) -> int:

@@ -161,9 +161,21 @@ class _AcrossTheBatch(nn.Module):
         return x - x.mean(0)
 
 
+class _Number(nn.Module):
+    """Its graph would keep the number that the parameter was when it was traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.leaky_relu(x, self.slope.item())
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        (nn.Sequential(nn.ReLU(), _Number()), r"item in 1 \(_Number\) makes plain numbers of a parameter"),
         (nn.Sequential(nn.Linear(3, 3), _Branch()), r"1 \(_Branch\) cannot be traced: control flow"),
         (nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)), r"'1' \(LayerNorm\) has no interval rule.*register_interval"),
         (nn.Sequential(nn.ReLU(), _Sort()), r"sort in 1 \(_Sort\)"),

@@ -88,3 +88,10 @@ def test_outward_rounding_encloses_float32() -> None:
     for t in (z, z.double()):
         value = (t.softmax(1) - F.one_hot(y, 10)).double()
         assert bool(((value >= bound.lower.double()) & (value <= bound.upper.double())).all())
+
+
+def test_hinge_of_what_overflowed_is_not_a_closed_margin() -> None:
+    """Bounds that are inf - inf = NaN do not mean that there is no gradient."""
+    z = torch.tensor([[torch.nan], [3.0]])
+    found = losses.hinge(Interval(z, z.clone()), torch.ones(2, 1))
+    assert found.lower.isnan().flatten().tolist() == found.upper.isnan().flatten().tolist() == [True, False]

@@ -105,7 +105,10 @@ LATER = {
     "removal of whole batches norm clip", "removal of whole batches cvar", "optimizer momentum",
     "optimizer adam and decay", "optimizer nesterov clip", "optimizer adam clip", "loss hinge, target",
     "loss mse, substitution", "tanh mse adam", "conv l2", "frozen l2", "frozen removal", "zonotope l2",
-    "zonotope target", "zonotope paired", "zonotope decay", "zonotope binary",
+    "zonotope target", "zonotope paired", "zonotope decay", "zonotope binary", "zonotope both", "budget per feature",
+    "budget both, more labels", "budget paired, more labels", "budget all", "removal of whole batches clip",
+    "addition norm clip", "loss binary, target", "loss mse, labels", "optimizer milestones", "cvar both",
+    "optimizer momentum and decay clip",
 }  # fmt: skip
 
 
@@ -136,7 +139,7 @@ def test_single_precision_rounded_outward(name: str, optimizer: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*BOUNDED, *UNBOUNDED])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["decay", "momentum and decay", "adam"])
 def test_single_precision_of_each(name: str, optimizer: str) -> None:
     setting = Setting(budget=(BOUNDED | UNBOUNDED)[name], optimizer=OPTIMIZERS[optimizer], clip=0.2,
                       dtype=torch.float32, rounding="outward", epochs=3, sizes=(7, 8, 3))  # fmt: skip
@@ -144,7 +147,7 @@ def test_single_precision_of_each(name: str, optimizer: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 9))
+@pytest.mark.parametrize("seed", (1, 2))
 @pytest.mark.parametrize("name", [*SETTINGS, *ZONOTOPE])
 def test_more_of_each(name: str, seed: int) -> None:
     _check(replace((SETTINGS | ZONOTOPE)[name], seed=seed, epochs=3, sizes=(7, 8, 5, 2)), attacks=MORE)

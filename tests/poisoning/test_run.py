@@ -14,6 +14,7 @@ from torch.func import functional_call
 import robust_plugins as rp
 from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import Interval
+from robust_plugins.poisoning.privacy import private_response
 
 Models = list[dict[str, Tensor]]
 
@@ -127,6 +128,17 @@ def test_unlearned() -> None:
     other = train(network(), data(), rp.PoisoningBudget(points=1, eps=0.01))
     with pytest.raises(ArgumentError, match=r"accepted: PoisoningBudget.removal\(k\)"):
         other.unlearned(x)
+
+
+@pytest.mark.parametrize("k", [1, 2, 6, 7, 30, 400])
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 5.0])
+def test_a_certificate_that_fails_for_a_neighbour_costs_no_more_than_epsilon(k: int, epsilon: float) -> None:
+    """Two neighbours with one response, of which only one is certified: the released classes are as likely."""
+    response, stable = torch.tensor([True, True]), torch.tensor([True, False])
+    keeps = private_response(response, stable, k=k, epsilon=epsilon, generator=None).keeps
+    for p in (keeps, 1 - keeps):
+        assert abs(p[0].log() - p[1].log()) <= epsilon
+    assert keeps[0] > keeps[1]
 
 
 def test_private_predictions() -> None:

@@ -200,6 +200,75 @@ def test_another_plan_does_not_go_on_from_a_checkpoint(tmp_path: Path) -> None:
         train(network(), data(), rp.PoisoningBudget(points=2, eps=0.01), checkpoint=tmp_path)
 
 
+def test_other_parameters_do_not_go_on_from_a_checkpoint(tmp_path: Path) -> None:
+    """Else the bounds would be those of one layer, while another one is trained."""
+    train(network(2), data(), epochs=1, checkpoint=tmp_path, parameters=["0.weight"])
+    with pytest.raises(ArgumentError, match=r"`parameters` is \['2.bias'\]; accepted: \['0.weight'\]"):
+        train(network(2), data(), checkpoint=tmp_path, parameters=["2.bias"])
+
+
+class _Auxiliary(nn.Module):
+    """Has a branch that the output does not depend on, and a number as a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.aside, self.last = nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(4, 2)
+        self.temperature = nn.Parameter(torch.tensor(1.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).relu()
+        self.aside(h)
+        out: Tensor = self.last(h) * self.temperature
+        return out
+
+
+@pytest.mark.parametrize("clip", [None, rp.NormClip(0.3)], ids=repr)
+def test_branches_without_effect_and_single_numbers(clip: Any) -> None:
+    torch.manual_seed(0)
+    model = _Auxiliary().double()
+    run = train(model, data(), clip=clip, optimizer=rp.SGD(lr=0.2, weight_decay=0.1))
+    assert set(run.parameters) == {"first.weight", "first.bias", "last.weight", "last.bias", "temperature"}
+    trained = dict(run.nominal.named_parameters())
+    assert torch.equal(trained["aside.weight"], model.aside.weight)  # it has no gradient, so torch leaves it alone
+    for name, p in run.parameters.items():
+        assert bool(p.contains(trained[name], tolerance=1e-12).all())
+
+
+@pytest.mark.parametrize("labels", [torch.int64, torch.float32, torch.float64])
+def test_moved_labels_are_as_exact_as_the_model(labels: torch.dtype) -> None:
+    """Ends `y + radius` rounded to float32 would miss poisoned labels by 1e-3 here."""
+    x = data(6, 6)[0][0]
+    y = (16000 + torch.arange(6)).to(labels)
+    model = nn.Sequential(nn.Linear(3, 1)).double()
+    how: dict[str, Any] = {"loss": "mse", "optimizer": rp.SGD(lr=1e-3), "epochs": 1}
+    for sign in (-1, 1):
+        run = train(model, [(x, y)], rp.PoisoningBudget(labels=6, label_radius=0.3), **how)
+        other = train(model, [(x, y.double() + sign * 0.3)], rp.PoisoningBudget(), **how)
+        for name, p in other.nominal.named_parameters():
+            assert bool(run.parameters[name].contains(p, tolerance=1e-9).all())
+    single = train(nn.Linear(3, 1), [(x.float(), y)], rp.PoisoningBudget(labels=1, label_radius=0.3), **how)
+    assert single.parameters["weight"].dtype is torch.float32
+
+
+class _Hidden(nn.Module):
+    """Computes with a parameter that tracing takes for a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.last = nn.Parameter(torch.randn(4, 3)), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(F.linear(x, 2 * dict(self.named_parameters())["weight"]).relu())
+        return out
+
+
+def test_parameters_that_tracing_misses_are_refused() -> None:
+    """Else they would be taken for fixed, while torch trains them."""
+    with pytest.raises(UnsupportedModelError, match="'weight' cannot be trained abstractly: tracing does not see"):
+        train(_Hidden().double(), data())
+    assert set(train(_Hidden().double(), data(), parameters=["last.weight"]).parameters) == {"last.weight"}
+
+
 def test_vacuous_bounds_are_said_so_and_name_the_layer() -> None:
     budget = rp.PoisoningBudget(points=9, eps=2.0)
     with pytest.warns(UserWarning, match=r"update \d+: the bounds decide no sample of a batch; the outputs of '\w+'"):

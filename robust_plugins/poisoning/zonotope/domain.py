@@ -27,6 +27,9 @@ MEMORY = 2**28
 _PROBES = 200
 """Outputs of samples by which generators are chosen."""
 
+_USELESS = 1e30
+"""A zonotope of such a width would soon overflow, and goes on as its box."""
+
 
 class Zonotope:
     r"""A zonotope around all parameters that poisoned training can reach, intersected with a box.
@@ -93,6 +96,8 @@ class Zonotope:
                        memory=self.memory)  # fmt: skip
         self._shared = self._shared * (1 - lr * weight_decay)
         state = self._boxed(state, box)
+        if not bool(state.reach.sum() < _USELESS):
+            state = state.as_box()
         if self.loss.centered:
             state = _centered(state)
         self._state = self._reduced(state, features)
@@ -169,7 +174,7 @@ class Zonotope:
     def _labels(self, y: Tensor) -> Tensor:
         if isinstance(self.loss, Softmax):
             return y
-        return y.double().view(len(y), -1)
+        return y.double()[:, None] if y.dim() == 1 else y.double()
 
 
 def _centered(state: State) -> State:

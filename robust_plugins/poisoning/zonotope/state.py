@@ -92,10 +92,21 @@ class State:
         none = center.new_zeros((layout.size, 0))
         return cls(layout, center, none, Axes.coordinates(layout, center), torch.zeros_like(center), center, center)
 
+    def as_box(self) -> State:
+        """Its box alone."""
+        center, radius = (self.lower + self.upper) / 2, (self.upper - self.lower) / 2
+        axes = Axes.coordinates(self.layout, center)
+        return replace(self, center=center, generators=self.generators[:, :0], axes=axes, radii=radius)
+
+    @property
+    def reach(self) -> Float[Tensor, " size"]:
+        """The zonotope's radius in each coordinate, its box left aside."""
+        return self.generators.abs().sum(1) + self.axes.spread(self.layout, self.radii)
+
     @property
     def hull(self) -> Interval:
         """The smallest box around the zonotope, intersected with the box."""
-        radius = self.generators.abs().sum(1) + self.axes.spread(self.layout, self.radii)
+        radius = self.reach
         around = Interval(self.center - radius, self.center + radius)
         return around.sharpened(Interval(self.lower, self.upper))
 

@@ -118,11 +118,12 @@ class Tail:
         if not budget.points:
             return None
         if self.node == 0:
-            radius, box = budget.radius(x).double(), budget.box(x)
+            x = x.double()
+            radius, box = budget.radius(x), budget.box(x)
             if budget.clip is None:
                 lower, upper = -radius, radius
             else:
-                lower, upper = box.lower.double() - x.double(), box.upper.double() - x.double()
+                lower, upper = box.lower - x, box.upper - x
             return Moves(lower, upper, budget.norm, None if budget.norm == "linf" else radius)
         features, box = self.features(x), self.over(budget.box(x))
         return Moves((box.lower - features).clamp(max=0), (box.upper - features).clamp(min=0))

@@ -24,7 +24,13 @@ def update(
     state: State, loss: LossSlope, budget: PoisoningBudget, x: Float[Tensor, "batch inputs"], y: Tensor,
     moves: Moves | None, *, lr: float, weight_decay: float, memory: int,
 ) -> State:  # fmt: skip
-    """All theta - lr (g(theta) + weight_decay theta), g the mean gradient of x, y or of a poisoned batch near them."""
+    """All theta - lr (g(theta) + weight_decay theta), g the mean gradient of x, y or of a poisoned batch near them.
+
+    The mean over an empty batch is 0.
+    """
+    if not len(x):
+        kept = 1 - lr * weight_decay
+        return replace(state, center=kept * state.center, generators=kept * state.generators, radii=kept * state.radii)
     clean = gradient(state, loss, x, y, memory=memory)
     poisoned = Poisoned(state, loss, clean, y, moves)
     axes = _axes(state, clean, poisoned, budget)

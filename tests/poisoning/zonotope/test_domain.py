@@ -96,6 +96,25 @@ def test_larger_budgets_are_wider(case: Case) -> None:
     assert widths[0] < 1e-10 < widths[1] < widths[2]
 
 
+def test_an_empty_batch_leaves_weight_decay_alone() -> None:
+    case = CASES[2]
+    zonotope, (x, y) = case.start(case.model()), case.batches()[0]
+    before = zonotope.step(x, y, lr=0.3, box=everything(zonotope))
+    after = zonotope.step(x[:0], y[:0], lr=0.3, weight_decay=0.1, box=everything(zonotope))
+    for name, h in after.items():
+        torch.testing.assert_close(h.lower, 0.97 * before[name].lower)
+        torch.testing.assert_close(h.upper, 0.97 * before[name].upper)
+
+
+@pytest.mark.parametrize("case", [CASES[2], CASES[7], CASES[18]], ids=str)
+def test_what_diverges_goes_on_as_its_box(case: Case) -> None:
+    zonotope = case.start(case.model())
+    for x, y in case.batches() * 3:
+        hull = zonotope.step(x, y, lr=1e4, box=everything(zonotope))
+        assert all(bool((h.lower >= -1e9).all() and (h.upper <= 1e9).all()) for h in hull.values())
+    assert float(zonotope._state.reach.max()) < 1e30
+
+
 def test_the_box_is_used() -> None:
     case = CASES[1]
     batches = case.batches()

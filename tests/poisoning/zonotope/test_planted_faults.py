@@ -85,9 +85,9 @@ def wrong_jacobian(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_poisoned_trainings_find_it(fault: Callable[[pytest.MonkeyPatch], None], case: Case,
                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    assert search(case, 12) <= TOLERANCE
+    assert search(case, 8) <= TOLERANCE
     fault(monkeypatch)
-    assert search(case, 12) > 1e-6
+    assert search(case, 8) > 1e-6
 
 
 @pytest.mark.parametrize("fault", [no_remainder, no_flips, wrong_jacobian])

@@ -73,10 +73,10 @@ def largest_excess(case: Case, size: float = 0.03, draws: int = 24, seed: int = 
     return worst
 
 
-@pytest.mark.parametrize("size", [0.003, 0.03, 0.3])
+@pytest.mark.parametrize("size", [0.01, 0.3])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_updates_stay_in_the_updated_set(case: Case, size: float) -> None:
-    assert largest_excess(case, size) <= TOLERANCE
+    assert largest_excess(case, size, 12) <= TOLERANCE
 
 
 @pytest.mark.slow

@@ -1,0 +1,80 @@
+"""The scripts on poisoned training, on less data than they are meant for."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import robust_plugins as rp
+
+ROOT = Path(__file__).resolve().parents[2] / "integration"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    def load(path: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_half_moons(script: Callable[[str], ModuleType]) -> None:
+    pytest.importorskip("sklearn")
+    moons = script("lecture/poisoning_half_moons.py")
+    case = moons.drawn(0)
+    few = replace(case, train=tuple(t[:200] for t in case.train), test=tuple(t[:100] for t in case.test))
+    _, certified, achieved = moons.bracket(few, rp.PoisoningBudget(points=1, eps=0.01), "box", True)
+    assert 0.5 < certified <= achieved
+    boxes, clean, poisoned = moons.trajectories(few, rp.PoisoningBudget(points=1, eps=0.01), "box", [0, 1152])
+    low = torch.cat([p.lower.flatten() for p in boxes[-1].parameters.values()])
+    up = torch.cat([p.upper.flatten() for p in boxes[-1].parameters.values()])
+    assert clean.shape == (moons.STEPS + 1, 1154)
+    for paths in (clean.unsqueeze(1), *poisoned):
+        assert bool(((paths[-1] >= low - 1e-12) & (paths[-1] <= up + 1e-12)).all())
+    assert [moons.name(i) for i in (0, 7, 768, 896, 1024, 1153)] == [
+        "W1[0, 0]", "W1[1, 1]", "b1[0]", "W2[0, 0]", "W2[1, 0]", "b2[1]",
+    ]  # fmt: skip
+
+
+def test_regression(script: Callable[[str], ModuleType]) -> None:
+    pytest.importorskip("sklearn")
+    regression = script("lecture/poisoning_regression.py")
+    task = replace(regression.diabetes(), epochs=3)
+    certified, achieved, nominal = regression.measured(task, 5, 0.1, domain="box", seed=0, attacks=True)
+    assert nominal <= achieved <= certified < 2 * nominal
+
+
+def test_household(script: Callable[[str], ModuleType], shared: Path) -> None:
+    regression = script("lecture/poisoning_regression.py")
+    task = regression.household(shared / "data/household/household_power_consumption.csv", 0)
+    assert [len(x) for x, _ in task.batches] == [6000] * 6
+    assert task.batches[0][0].shape[1] == 7
+    few = replace(task, batches=[(x[:200], y[:200]) for x, y in task.batches[:2]])
+    certified, _, nominal = regression.measured(few, 2, 0.1, domain="box", seed=0, attacks=False)
+    assert nominal < certified < 2 * nominal
+
+
+def test_pneumonia(script: Callable[[str], ModuleType], shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pneumonia = script("comparisons/poisoning_pneumonia.py")
+    monkeypatch.setattr(pneumonia, "pretrained", lambda x, y, seed: pneumonia.network())
+    torch.manual_seed(0)
+    model, batches, test = pneumonia.prepared(shared / "data/pneumonia/pneumoniamnist_reconstructed.npz", 0)
+    assert [len(x) for x, _ in batches] == [pneumonia.BATCH] * 2
+    measured = pneumonia.Measured(model, [(x[:30], y[:30]) for x, y in batches[:1]], tuple(t[:20] for t in test),
+                                  attacks=True)  # fmt: skip
+    certified, achieved = measured(*pneumonia.moved(1, 0.001))
+    assert certified <= achieved
+    assert measured.lines[-1].startswith("| n = 1, eps = 0.001 |")
