@@ -75,7 +75,10 @@ class Ball(ABC):
     def bounds(self, x: Float[Tensor, "batch *features"]) -> Interval:
         """The smallest box around the ball, `[x - eps, x + eps]`, cut to `clip`. For `Linf` this is the set itself."""
         eps = self.eps_for(x)
-        return Interval(self._clipped(x - eps), self._clipped(x + eps))
+        low, up = x - eps, x + eps
+        if self.clip is not None and not x.requires_grad:
+            return Interval(low.clamp_(*self.clip), up.clamp_(*self.clip))  # a training step feels two tensors less
+        return Interval(self._clipped(low), self._clipped(up))
 
     def contains(
         self,

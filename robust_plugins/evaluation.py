@@ -62,6 +62,19 @@ def evaluating(model: nn.Module, *, seed: int | None = None, freeze: bool = Fals
                         buffer.copy_(value)
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Puts `model` into evaluation mode, and on leaving restores the mode of every submodule, and nothing else."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        if any(training for _, training in modes):
+            _to_evaluation(model)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def evaluation_error(
     model: nn.Module, x: Float[Tensor, "batch *features"], logits: Float[Tensor, "batch classes"]
 ) -> Float[Tensor, " batch"]:

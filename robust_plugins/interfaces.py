@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from robust_plugins.arguments import check_inputs, check_labels, check_spec, logits_of
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError, ComponentError, UnsupportedModelError
-from robust_plugins.evaluation import evaluating, evaluation_error, fresh_seed, synchronize
+from robust_plugins.evaluation import evaluating, evaluation_error, evaluation_mode, fresh_seed, synchronize
 from robust_plugins.intervals import Interval
 from robust_plugins.memory import BUDGET, activation_sizes
 from robust_plugins.results import AttackResult, Certificate, Verdict
@@ -135,6 +135,27 @@ class Attack(Component, ABC):
         seconds = time.perf_counter() - start
         return AttackResult(x_adv, success, logits, distance, loss, seconds, seed, goal)
 
+    @final
+    def search(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        y: Int[Tensor, " batch"],
+        ball: Ball,
+        *,
+        seed: int | None = None,
+    ) -> Float[Tensor, "batch *features"]:
+        """What the attack found, projected onto the ball, and not compared with `x`: for training.
+
+        The arguments are those of the call, and `model` is left as found too. Two passes of the model less than the
+        call, whose result this is except where `x` itself is worse.
+        """
+        check_inputs(model, x, ball)
+        if not isinstance(y, Tensor) or y.shape != x.shape[:1]:
+            check_labels(y, x, 2)
+        with evaluating(model, seed=fresh_seed() if seed is None else seed, freeze=True):
+            return self._candidates(model, x.detach(), y, ball, targeted=False)
+
     def _candidates(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:
         parts = [x[:0]]
         for part in chunks(len(x), self.batch_size):
@@ -164,6 +185,10 @@ class Certifier(Component, ABC):
     """Relative to the scale of logits and bounds: margins within it of zero count as unknown, and bounds may miss
     the clean logits by it. The measured rounding error of the model's own evaluation is added. Zero for certifiers
     that round outward, for which nothing is added."""
+
+    tidy: ClassVar[bool] = False
+    """Whether `propagate` is known to leave the model and the random states as they are, and to check the classes of
+    `spec` itself: true of this package's own. `bounds` then spends no time on what would change nothing."""
 
     @abstractmethod
     def propagate(
@@ -204,9 +229,12 @@ class Certifier(Component, ABC):
         not an Interval of the right shape and dtype, are NaN, or cross by more than rounding does.
         """
         check_inputs(model, x, ball)
-        with evaluating(model):
-            with torch.no_grad():
-                classes = _classes(model, x)
+        with evaluation_mode(model) if self.tidy else evaluating(model):
+            if self.tidy and isinstance(spec, Tensor) and spec.dim() == 3:
+                classes = spec.shape[2]
+            else:
+                with torch.no_grad():
+                    classes = _classes(model, x)
             if spec is not None:
                 check_spec(spec, x, classes)
             size = self._chunk_size(model, x, classes)
@@ -218,6 +246,8 @@ class Certifier(Component, ABC):
             ]
         if not parts:
             return Interval.point(x.new_empty((0, classes if spec is None else spec.shape[1])))
+        if len(parts) == 1:
+            return parts[0]
         return Interval(torch.cat([p.lower for p in parts]), torch.cat([p.upper for p in parts]))
 
     @final
@@ -270,6 +300,8 @@ class Certifier(Component, ABC):
     def _ordered(self, found: Interval) -> Interval:
         """`found`, checked: raises ComponentError where it is NaN, or crosses by more than rounding does."""
         with torch.no_grad():
+            if bool(found.ordered().all()):
+                return found
             scale = torch.maximum(found.lower.abs(), found.upper.abs()).nan_to_num().amax(1, keepdim=True)
             fault = ~found.ordered() & ~(found.width.abs() <= max(self.rounding, 1e-6) * scale)
         if bool(fault.any()):

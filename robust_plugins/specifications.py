@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from robust_plugins.intervals import Interval
+
+TABLE = 64
+"""Up to so many classes, the rows of all classes are computed once and kept."""
 
 
 def margin_spec(
@@ -18,11 +23,24 @@ def margin_spec(
     that bounds each logit on its own. Gowal et al. 2018, "On the effectiveness of interval bound propagation",
     section 3.
     """
-    eye = torch.eye(classes, dtype=dtype, device=y.device)
     y = y.long()  # indices of one byte would be a mask
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    if classes <= TABLE:
+        return _table(classes, dtype, y.device)[y]
+    return _rows(y, classes, dtype)
+
+
+def _rows(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    eye = torch.eye(classes, dtype=dtype, device=y.device)
     differences = eye[y].unsqueeze(1) - eye  # row j is e_y - e_j
     wrong = torch.arange(classes, device=y.device) != y.unsqueeze(1)
     return differences[wrong].view(len(y), classes - 1, classes)
+
+
+@lru_cache(maxsize=8)
+def _table(classes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # kept for callers that differentiate
+        return _rows(torch.arange(classes, device=device), classes, dtype)
 
 
 def apply_spec(logits: Interval, spec: Float[Tensor, "batch rows classes"] | None) -> Interval:

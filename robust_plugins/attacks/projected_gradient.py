@@ -52,7 +52,7 @@ class BIM(Attack):
         _check_ascent(self.steps, self.step_size)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:  # noqa: D102
-        return _best_iterate(model, x, y, ball, [x], self.steps, self.step_size, targeted)
+        return _iterate(model, x, y, ball, [x], self.steps, self.step_size, targeted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +66,19 @@ class PGD(Attack):
       every start can reach every point of the ball, and can then move along its boundary (section 5 there).
     - `restarts` >= 1, each from a new random start.
     - `start`: `"uniform"` over the ball; `"gaussian"`, `x + N(0, eps)` projected; `"none"`, at `x`.
+    - `best`: each sample keeps the best iterate of all restarts: success first, then loss. False is the last iterate,
+      as in the papers on training, for one pass of the model less; with one restart only.
 
-    L2 steps go along the normalised gradient and L1 steps along its largest coordinate, as ART has them. Each sample
-    keeps the best iterate of all restarts: success first, then loss. On L-infinity the iterates are those of ART to
-    the bit, for the same start and batch. Raises ArgumentError for unusable parameters and for a model that is not
-    differentiable in its input.
+    L2 steps go along the normalised gradient and L1 steps along its largest coordinate, as ART has them. On L-infinity
+    the iterates are those of ART to the bit, for the same start and batch. Raises ArgumentError for unusable parameters
+    and for a model that is not differentiable in its input.
     """
 
     steps: int = 40
     step_size: float | None = None
     restarts: int = 1
     start: Start = "uniform"
+    best: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,14 +95,19 @@ class PGD(Attack):
                 accepted="1, or a random start",
                 hint="Every restart would be the same: use start='uniform'.",
             )
+        if not self.best and self.restarts > 1:
+            raise ArgumentError(
+                "restarts", f"{self.restarts} with best=False", accepted="1, or best=True",
+                hint="The last iterate of the last restart would be all that counts.",
+            )  # fmt: skip
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:  # noqa: D102
         draw = self.start
         starts = (x if draw == "none" else ball.sample(x, 1, draw=draw)[0] for _ in range(self.restarts))
-        return _best_iterate(model, x, y, ball, starts, self.steps, self.step_size, targeted)
+        return _iterate(model, x, y, ball, starts, self.steps, self.step_size, targeted, best=self.best)
 
 
-def _best_iterate(
+def _iterate(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -109,22 +116,28 @@ def _best_iterate(
     steps: int,
     step_size: float | None,
     targeted: bool,
+    *,
+    best: bool = True,
 ) -> Tensor:
+    """The best iterate of each sample from all starts, or the last one of all."""
     from robust_plugins.attacks._art_fast import ascent
 
     if _is_point(ball):
         return x
     size = _default_step(ball, steps) if step_size is None else step_size
     step = ascent(model, x, y, ball, step_size=size, targeted=targeted)
-    best = Best(x, y, targeted=targeted)
-    for z in starts:
+    found, z = Best(x, y, targeted=targeted), x
+    for start in starts:
+        z = start
         for _ in range(steps):
             following, logits = step(z)
-            best.offer(z, logits)
+            if best:
+                found.offer(z, logits)
             z = following
-        with torch.no_grad():
-            best.offer(z, model(z))
-    return best.x
+        if best:
+            with torch.no_grad():
+                found.offer(z, model(z))
+    return found.x if best else z
 
 
 def _default_step(ball: Ball, steps: int) -> float | tuple[float, ...]:

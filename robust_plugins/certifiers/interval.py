@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robust_plugins.arguments import check_spec
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.hookspecs import Register, hookimpl
 from robust_plugins.interfaces import Certifier
 from robust_plugins.intervals import Interval, Network, Relaxation, crown, rounding, trace
+from robust_plugins.intervals.chains import propagate
 from robust_plugins.intervals.graph import Rounding
 from robust_plugins.intervals.products import product
 from robust_plugins.intervals.relaxation import MEMORY
@@ -32,6 +35,8 @@ class IBP(Certifier):
 
     outward: bool = False
 
+    tidy: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.outward:
@@ -48,9 +53,12 @@ class IBP(Certifier):
     ) -> Interval:
         with rounding.outward(self.outward):
             network = trace(model, x)
-            until = None if spec is None or not _merges(network) else network.nodes[-1].inputs[0]
-            values = network.forward(ball.bounds(x), rounding=_mode(self.outward), until=until)
-            return _last(network, values, spec)
+            box = ball.bounds(x)
+            until = network.nodes[-1].inputs[0] if spec is not None and _merges(network) else len(network.nodes) - 1
+            found = propagate(network, box, until=until)
+            if found is None:
+                found = network.forward(box, rounding=_mode(self.outward), until=until)[-1]
+            return _last(network, found, spec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +71,8 @@ class CROWN(Certifier):
     """
 
     memory: int = MEMORY
+
+    tidy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,8 +90,9 @@ class CROWN(Certifier):
         values = crown(network, ball.bounds(x), memory=self.memory)
         if spec is None:
             return values[-1]
+        check_spec(spec, x, values[-1].shape[1])
         relaxed = Relaxation(network, values, memory=self.memory).bounds(len(values) - 1, spec)
-        return relaxed.sharpened(_last(network, values, spec))
+        return relaxed.sharpened(_last(network, values[network.nodes[-1].inputs[0] if _merges(network) else -1], spec))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +103,8 @@ class CROWNIBP(Certifier):
     ball, over the smallest box around it. Much cheaper than CROWN where there are many neurons and few classes.
     """
 
+    tidy: ClassVar[bool] = True
+
     def propagate(  # noqa: D102 (inherited)
         self,
         model: nn.Module,
@@ -101,20 +114,29 @@ class CROWNIBP(Certifier):
     ) -> Interval:
         network = trace(model, x)
         values = network.forward(ball.bounds(x))
-        rows = spec
-        if rows is None:
-            classes = values[-1].shape[1]
+        classes = values[-1].shape[1]
+        if spec is None:
             rows = torch.eye(classes, dtype=x.dtype, device=x.device).expand(len(x), classes, classes)
+        else:
+            check_spec(spec, x, classes)
+            rows = spec
         return Relaxation(network, values, memory=MEMORY).bounds(len(values) - 1, rows)
 
 
-def _last(network: Network, values: Sequence[Interval], spec: Tensor | None) -> Interval:
-    """The output's interval times `spec`, merged into the last layer where that is linear."""
-    if spec is None or not _merges(network):
-        return apply_spec(values[-1], spec)
+def _last(network: Network, before: Interval, spec: Tensor | None) -> Interval:
+    """The output's interval times `spec`, merged into the last layer where that is linear.
+
+    `before` is the interval of the input of the last layer where it is merged with `spec`, else of the output.
+    """
+    if spec is None:
+        return before
+    if not _merges(network):
+        check_spec(spec, before.lower, before.shape[1])
+        return apply_spec(before, spec)
     weight, bias = (network.parameters[-1][name] for name in ("weight", "bias"))
     assert weight is not None  # every Linear has one
-    before, rows = values[network.nodes[-1].inputs[0]], Interval.point(spec)
+    check_spec(spec, before.lower, len(weight))
+    rows = Interval.point(spec)
     y = _labels(spec)
     if y is not None and weight.is_point and not rounding.active():
         return _margins(before, weight.lower, None if bias is None else bias.lower, y)
@@ -140,20 +162,26 @@ def _labels(spec: Tensor) -> Tensor | None:
 
 def _margins(before: Interval, weight: Tensor, bias: Tensor | None, y: Tensor) -> Interval:
     """As `_last`, for margins: the differences of two rows of weights are few, and shared by the whole batch."""
-    classes = len(weight)
-    first, second = torch.triu_indices(classes, classes, 1, device=weight.device)
-    differences = weight[first] - weight[second]
-    center = before.lower / 2 + before.upper / 2
+    pairs, place, others = _pairs(len(weight), weight.device)
+    differences = (weight.index_select(0, pairs[0]) - weight.index_select(0, pairs[1])).abs()
+    center = torch.lerp(before.lower, before.upper, 0.5)
     logits = F.linear(center, weight, bias)
-    spread = F.linear((before.upper - before.lower) / 2, differences.abs())
-    # Where the pair (a, b), in whichever order, is among the differences.
-    place = torch.zeros((classes, classes), dtype=torch.long, device=weight.device)
-    place[first, second] = place[second, first] = torch.arange(len(first), device=weight.device)
-    others = torch.arange(classes, device=y.device).expand(len(y), classes)
-    others = others[others != y.unsqueeze(1)].view(len(y), classes - 1)
-    middle = logits.gather(1, y.unsqueeze(1)) - logits.gather(1, others)
-    radius = spread.gather(1, place[y.unsqueeze(1), others])
+    spread = F.linear(before.upper - center, differences)
+    middle = logits.gather(1, y.unsqueeze(1)) - logits.gather(1, others[y])
+    radius = spread.gather(1, place[y])
     return Interval(middle - radius, middle + radius)
+
+
+@lru_cache(maxsize=8)
+def _pairs(classes: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The pairs a < b of classes; for each class all others; and for each of these which pair the two are."""
+    with torch.inference_mode(False):  # kept for callers that differentiate
+        pairs = torch.triu_indices(classes, classes, 1, device=device)
+        place = torch.zeros((classes, classes), dtype=torch.long, device=device)
+        place[pairs[0], pairs[1]] = place[pairs[1], pairs[0]] = torch.arange(pairs.shape[1], device=device)
+        every = torch.arange(classes, device=device)
+        others = every.expand(classes, classes)[every != every.unsqueeze(1)].view(classes, classes - 1)
+        return pairs, place.gather(1, others), others
 
 
 def _merges(network: Network) -> bool:

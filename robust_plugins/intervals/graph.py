@@ -80,8 +80,8 @@ class Network:
     weights: Mapping[str, Interval] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        names = {id(p): name for name, p in self.model.named_parameters()}
-        shapes = {name: p.shape for name, p in self.model.named_parameters()}
+        parameters = dict(self.model.named_parameters())
+        names, shapes = {id(p): name for name, p in parameters.items()}, {n: p.shape for n, p in parameters.items()}
         for name, interval in self.weights.items():
             if name not in shapes:
                 raise UnknownNameError("parameter of the model:", name, shapes)

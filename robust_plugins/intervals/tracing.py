@@ -43,7 +43,8 @@ def trace(
         graphs = {}
     key = (tuple(x.shape[1:]), x.dtype)
     if key not in graphs:
-        with torch.no_grad(), _evaluation(model):
+        # A model may draw random numbers even in evaluation mode; tracing it draws none of the caller's.
+        with torch.no_grad(), _evaluation(model), torch.random.fork_rng(devices=[]):
             probe = _probe(x)
             graphs[key] = _traced(model, probe)
             _check(Network(model, graphs[key]), probe)

@@ -1,6 +1,7 @@
 """Losses for robust training, terms to add to others, and how strong they are in the course of training."""
 
 from robust_plugins.losses.combiners import MART, TRADES, Combined, Combiner, MixedMargins, Powers, ThreeTerm, Worst
+from robust_plugins.losses.divergence import Diverging
 from robust_plugins.losses.fit import fit
 from robust_plugins.losses.gradient_cert import GradientCertLoss
 from robust_plugins.losses.gradient_penalties import HessianPenalty, L2Penalty
@@ -21,6 +22,7 @@ __all__ = [
     "Certified",
     "Combined",
     "Combiner",
+    "Diverging",
     "EpochRecord",
     "GradientCertLoss",
     "HessianPenalty",

@@ -94,18 +94,21 @@ class Batch:
                     "y", f"of {self.y.dtype}, with an attack", accepted="classes", hint="Use a certifier for numbers."
                 )
             seed = int(torch.randint(2**31, ()))
-            found = attack(self.model, self.x, self.y, self.ball, seed=seed)
-            self._seen[key] = found.x_adv
+            self._seen[key] = attack.search(self.model, self.x, self.y, self.ball, seed=seed)
         return self._seen[key]
 
     def adversarial(self, attack: Attack) -> Tensor:
-        """The model's outputs on adversarial examples, in its own mode, normalised by the clean batch's statistics."""
+        """The outputs on adversarial examples."""
         key = ("outputs", attack)
         if key not in self._seen:
-            x_adv = self.attacked(attack)
-            with replayed(self._statistics):
-                self._seen[key] = self.model(x_adv)
+            self._seen[key] = self.at(self.attacked(attack))
         return self._seen[key]
+
+    def at(self, x: Tensor) -> Tensor:
+        """The model's outputs at other inputs, in its own mode, normalised by the clean batch's statistics."""
+        with replayed(self._statistics):
+            out: Tensor = self.model(x)
+        return out
 
     def worst(self, source: WorstCase) -> Tensor:
         """The worst outputs according to `source`."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from robust_plugins.errors import ArgumentError
 from robust_plugins.interfaces import Attack
 from robust_plugins.losses.batch import Batch
+from robust_plugins.losses.divergence import Diverging
 from robust_plugins.losses.worst import Attacked, WorstCase
 
 
@@ -101,10 +102,9 @@ class Powers(_WithAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class TRADES(Combiner):
-    """`L(y, f(x)) + beta * KL(f(x) || f(x'))`, where x' is the adversarial example of an attack.
+    """`L(y, f(x)) + beta * KL(f(x) || f(x'))`, where x' maximises the divergence (`Diverging`), or an attack's loss.
 
-    Zhang et al. 2019, "Theoretically principled trade-off between robustness and accuracy". There x'
-    maximises the divergence; here it is what the attack looks for, which for PGD is the cross-entropy.
+    Zhang et al. 2019, "Theoretically principled trade-off between robustness and accuracy", equation 5.
     """
 
     beta: float = 6.0
@@ -148,9 +148,12 @@ class MART(Combiner):
 
 
 def _pair(batch: Batch, worst: WorstCase) -> Tensor:
-    if not isinstance(worst, Attacked) or batch.continuous:
+    if not isinstance(worst, Attacked | Diverging) or batch.continuous:
         raise ArgumentError(
-            "worst", worst, accepted="an attack, and classes as labels", hint="TRADES and MART compare two inputs."
+            "worst",
+            worst,
+            accepted="an attack or Diverging, and classes as labels",
+            hint="TRADES and MART compare two inputs.",
         )
     return batch.worst(worst)
 

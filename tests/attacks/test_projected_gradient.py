@@ -199,6 +199,7 @@ def test_chunks_and_shapes(name: str) -> None:
         ("art:pgd", {"step_size": 0.0}, "`step_size` is 0.0"),
         ("art:bim", {"step_size": float("nan")}, "`step_size` is nan"),
         ("art:pgd", {"restarts": 0}, "`restarts` is 0"),
+        ("art:pgd", {"restarts": 2, "best": False}, "`restarts` is 2 with best=False"),
         ("art:pgd", {"start": "corner"}, "`start` is 'corner'.*'gaussian'"),
         ("art:pgd", {"start": "none", "restarts": 2}, "`restarts` is 2 with start='none'"),
         ("art:fgsm", {"batch_size": 0}, "`batch_size` is 0"),
@@ -224,7 +225,7 @@ def test_configuration_is_data() -> None:
     run = rp.attack("art:pgd(steps=10, restarts=2)")
     assert run == rp.attack("art:pgd", steps=10, restarts=2)
     assert hash(run) == hash(rp.attack("art:pgd", steps=10, restarts=2))
-    assert repr(run) == "PGD(batch_size=None, steps=10, step_size=None, restarts=2, start='uniform')"
+    assert repr(run) == "PGD(batch_size=None, steps=10, step_size=None, restarts=2, start='uniform', best=True)"
 
 
 def test_without_art_the_attacks_are_listed_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,3 +234,30 @@ def test_without_art_the_attacks_are_listed_as_missing(monkeypatch: pytest.Monke
     assert {info.status for info in rp.attacks() if info.name in NAMES} == {plugins.Status.BACKEND_MISSING}
     with pytest.raises(rp.PluginError, match=r"needs art.*pip install 'robust_plugins\[art\]'"):
         rp.attack("art:pgd")
+
+
+def test_the_last_iterate_is_that_of_a_loop_by_hand(x: Tensor) -> None:
+    model = mlp().eval()
+    y, ball = decisions(model, x), rp.Linf(eps=0.1, clip=(0, 1))
+    run = rp.attack("art:pgd", steps=3, step_size=0.04, start="none", best=False)
+    z = x
+    for _ in range(3):
+        z = z.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(z), y), z)
+        z = torch.minimum(torch.maximum(z + 0.04 * gradient.sign(), x - 0.1), x + 0.1).clamp(0, 1)
+    torch.testing.assert_close(run(model, x, y, ball, seed=0).x_adv, z)
+    torch.testing.assert_close(run.search(model, x, y, ball), z)
+
+
+def test_a_search_is_the_call_without_the_comparison(model: nn.Module, x: Tensor) -> None:
+    y, ball = decisions(model, x), rp.Linf(eps=0.1, clip=(0, 1))
+    flags = [(m.training, m) for m in model.modules()]
+    state = torch.get_rng_state()
+    found = rp.attack("art:pgd", steps=4).search(model, x, y, ball, seed=3)
+    assert torch.equal(found, rp.attack("art:pgd", steps=4)(model, x, y, ball, seed=3).x_adv)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(
+        m.training == was and all(p.grad is None and p.requires_grad for p in m.parameters()) for was, m in flags
+    )
+    with pytest.raises(rp.ArgumentError, match="clip range"):
+        rp.attack("art:pgd", steps=4).search(model, x + 2, y, ball)

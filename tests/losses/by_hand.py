@@ -28,7 +28,7 @@ def fixed() -> rp.Ramp:
 def adversarial(name: str, model: nn.Module, x: Tensor, y: Tensor, ball: rp.Ball, *, seed: int = 7) -> Tensor:
     """The example that a loss finds when torch is seeded with `seed` before the call."""
     torch.manual_seed(seed)
-    return rp.attack(name)(model, x, y, ball, seed=int(torch.randint(2**31, ()))).x_adv
+    return rp.attack(name).search(model, x, y, ball, seed=int(torch.randint(2**31, ())))
 
 
 def hand_ibp(model: nn.Sequential, low: Tensor, up: Tensor, y: Tensor) -> Tensor:

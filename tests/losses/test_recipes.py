@@ -46,7 +46,8 @@ def test_goodfellow() -> None:
 
 
 @pytest.mark.parametrize(("name", "attack"), [
-    ("madry", "art:pgd(steps=7)"), ("fast", f"art:pgd(steps=1, step_size={1.25 * EPS})"),
+    ("madry", f"art:pgd(steps=7, step_size={EPS / 4}, best=False)"),
+    ("fast", f"art:pgd(steps=1, step_size={1.25 * EPS}, best=False)"),
 ])  # fmt: skip
 def test_attacks_without_a_clean_loss(name: str, attack: str) -> None:
     value, _, x, y, model = _value(name)
@@ -56,14 +57,46 @@ def test_attacks_without_a_clean_loss(name: str, attack: str) -> None:
 
 def test_trades() -> None:
     value, clean, x, y, model = _value("trades")
-    p, q = clean.softmax(1), model(adversarial("art:pgd(steps=10)", model, x, y, BALL)).softmax(1)
-    expected = F.cross_entropy(clean, y) + 6 * (p * (p / q).log()).sum(1).mean()
+    torch.manual_seed(7)
+    z = x + 0.001 * torch.randn_like(x)
+    for step in range(11):
+        z = torch.minimum(torch.maximum(z.detach(), x - EPS), x + EPS).clamp(0, 1).requires_grad_()
+        p, q = model(x).softmax(1), model(z).softmax(1)
+        divergence = (p * (p / q).log()).sum(1)
+        if step < 10:
+            z = z + 0.007 / 0.031 * EPS * torch.autograd.grad(divergence.sum(), z)[0].sign()
+    expected = F.cross_entropy(clean, y) + 6 * divergence.mean()
     assert value.item() == pytest.approx(expected.item(), rel=1e-10)
+
+
+def test_divergence_in_other_balls_and_from_attacks() -> None:
+    """It stays in the ball, and is above that of the clean inputs and of random ones."""
+    model, (x, y) = network(), samples()
+    ball = rp.L2(eps=0.3, clip=(0, 1))
+    worst = rp.losses.Diverging(steps=20)
+    torch.manual_seed(0)
+    found = worst._inputs(Batch(model, x, y, ball))
+    assert bool(ball.contains(found, x).all())
+
+    def divergence(z: Tensor) -> Tensor:
+        return F.kl_div(model(z).log_softmax(1), model(x).log_softmax(1), log_target=True, reduction="none").sum(1)
+
+    assert bool((divergence(found) >= divergence(ball.sample(x, 1)[0])).all())
+    attacked = rp.MixedLoss(worst="art:pgd(steps=3)", gamma=0.0, ball=BALL, combiner=rp.losses.TRADES())
+    assert attacked(model, x, y).item() > F.cross_entropy(model(x), y).item()
+    for wrong in ({"steps": 0}, {"step": 0.0}):
+        with pytest.raises(rp.ArgumentError, match="step"):
+            rp.losses.Diverging(**wrong)
 
 
 def test_mart() -> None:
     value, clean, x, y, model = _value("mart")
-    p, q = clean.softmax(1), model(adversarial("art:pgd(steps=10)", model, x, y, BALL)).softmax(1)
+    p, q = (
+        clean.softmax(1),
+        model(
+            adversarial(f"art:pgd(steps=10, step_size={0.007 / 0.031 * EPS}, best=False)", model, x, y, BALL)
+        ).softmax(1),
+    )
     index = torch.arange(len(x))
     rival = q.clone()
     rival[index, y] = 0
@@ -112,7 +145,7 @@ def test_crown_ibp_with_a_schedule_of_its_own() -> None:
 
 def test_sabr() -> None:
     value, _, x, y, model = _value("sabr")
-    x_adv = adversarial("art:pgd(steps=8)", model, x, y, BALL)
+    x_adv = adversarial("art:pgd(steps=8, best=False)", model, x, y, BALL)
     center = torch.minimum(torch.maximum(x_adv, x - 0.6 * EPS), x + 0.6 * EPS)
     margins = hand_ibp(model, (center - 0.4 * EPS).clamp(0, 1), (center + 0.4 * EPS).clamp(0, 1), y)
     assert value.item() == pytest.approx(F.cross_entropy(-margins, y).item(), rel=1e-10)
@@ -128,7 +161,7 @@ def test_sabr_with_the_whole_box_is_ibp() -> None:
 @pytest.mark.parametrize("name", ["mtl-ibp", "cc-ibp", "exp-ibp"])
 def test_expressive_losses(name: str, alpha: float) -> None:
     value, _, x, y, model = _value(name, alpha=alpha)
-    attacked = model(adversarial("art:pgd(steps=8)", model, x, y, BALL))
+    attacked = model(adversarial(f"art:pgd(steps=1, step_size={10 * EPS}, best=False)", model, x, y, BALL))
     margins = _margins(model, x, y)
     adv, cert = F.cross_entropy(attacked, y), F.cross_entropy(-margins, y)
     differences = attacked.gather(1, y.unsqueeze(1)) - attacked
@@ -157,6 +190,9 @@ def test_gradients_agree_with_finite_differences(name: str, monkeypatch: pytest.
         return examples[0]
 
     monkeypatch.setattr(Batch, "attacked", attacked)
+    if name == "trades":
+        apart = loss.worst._inputs(Batch(model, x, y, BALL))
+        monkeypatch.setattr(rp.losses.Diverging, "_inputs", lambda worst, batch: apart)
     loss(model, x, y).backward()
     generator = torch.Generator().manual_seed(0)
     step = 1e-6
