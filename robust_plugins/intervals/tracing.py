@@ -87,7 +87,8 @@ def _traced(model: nn.Module, probe: Tensor) -> tuple[Node, ...]:
     tracer = _Tracer()
     root = copy(model)  # tensors that forward creates become attributes of what is traced: not of the user's model
     try:
-        graph = tracer.trace(root)
+        with torch.enable_grad():  # so that constants made of parameters can be told
+            graph = tracer.trace(root)
     except RobustPluginsError:
         raise
     except Exception as error:  # whatever forward does with a symbolic value that only a tensor can do
@@ -97,6 +98,11 @@ def _traced(model: nn.Module, probe: Tensor) -> tuple[Node, ...]:
         ) from error
     if sum(node.op == "placeholder" for node in graph.nodes) != 1:
         raise UnsupportedModelError(f"the model ({type(model).__name__}) takes several inputs; wrap it to take one")
+    if any(isinstance(t, Tensor) and t.requires_grad for name, t in vars(root).items() if name not in vars(model)):
+        raise UnsupportedModelError(
+            f"the model ({type(model).__name__}) computes with parameters that it does not take from its attributes, "
+            "and the result would not follow their changes; write self.weight where forward needs it"
+        )
     values, others = (_Values(root, graph).of(probe[:size]) for size in PROBES)
     return _Builder(root, graph, values, others).nodes()
 

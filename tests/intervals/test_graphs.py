@@ -172,9 +172,21 @@ class _Number(nn.Module):
         return nn.functional.leaky_relu(x, self.slope.item())
 
 
+class _Constant(nn.Module):
+    """Its graph would keep the product that there was when it was traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, 2 * dict(self.named_parameters())["weight"])
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        (_Constant(), "computes with parameters that it does not take from its attributes"),
         (nn.Sequential(nn.ReLU(), _Number()), r"item in 1 \(_Number\) makes plain numbers of a parameter"),
         (nn.Sequential(nn.Linear(3, 3), _Branch()), r"1 \(_Branch\) cannot be traced: control flow"),
         (nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)), r"'1' \(LayerNorm\) has no interval rule.*register_interval"),
@@ -186,7 +198,7 @@ class _Number(nn.Module):
 )
 def test_what_cannot_be_bounded_is_named(model: nn.Module, message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
-        trace(model.eval(), torch.randn(2, 3))
+        trace(model.eval(), torch.linspace(-1, 1, 6).view(2, 3))
 
 
 def test_wrong_weights_are_named() -> None:

@@ -250,23 +250,27 @@ def test_moved_labels_are_as_exact_as_the_model(labels: torch.dtype) -> None:
     assert single.parameters["weight"].dtype is torch.float32
 
 
-class _Hidden(nn.Module):
-    """Computes with a parameter that tracing takes for a constant."""
+class _Hooked(nn.Module):
+    """A hook, which tracing does not see, multiplies by a parameter that begins at 1."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight, self.last = nn.Parameter(torch.randn(4, 3)), nn.Linear(4, 2)
+        self.first, self.last, self.gain = nn.Linear(3, 4), nn.Linear(4, 2), nn.Parameter(torch.ones(4))
+        self.first.register_forward_hook(self.scaled)
+
+    def scaled(self, layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return output * self.gain
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.last(F.linear(x, 2 * dict(self.named_parameters())["weight"]).relu())
+        out: Tensor = self.last(self.first(x).relu())
         return out
 
 
 def test_parameters_that_tracing_misses_are_refused() -> None:
     """Else they would be taken for fixed, while torch trains them."""
-    with pytest.raises(UnsupportedModelError, match="'weight' cannot be trained abstractly: tracing does not see"):
-        train(_Hidden().double(), data())
-    assert set(train(_Hidden().double(), data(), parameters=["last.weight"]).parameters) == {"last.weight"}
+    with pytest.raises(UnsupportedModelError, match="'gain' cannot be trained abstractly: tracing does not see"):
+        train(_Hooked().double(), data())
+    assert set(train(_Hooked().double(), data(), parameters=["last.weight"]).parameters) == {"last.weight"}
 
 
 @pytest.mark.filterwarnings("ignore:.*decide no sample")
