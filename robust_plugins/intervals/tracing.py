@@ -77,10 +77,26 @@ class _Values(fx.Interpreter):
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         super().__init__(model, garbage_collect_values=False, graph=graph)
+        self.extra_traceback = False  # which would be added to our message
+        self.versions: dict[fx.Node, int] = {}
 
     def of(self, x: Tensor) -> dict[fx.Node, Any]:
         self.run(x)
         return self.env
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node, unless an operation in place has changed what it takes: our graph has the value before."""
+        for source in n.all_input_nodes:
+            value = self.env[source]
+            if isinstance(value, Tensor) and value._version != self.versions[source]:
+                raise UnsupportedModelError(
+                    f"{source.name!r} is changed by an operation in place and used again, by {n.name!r}; "
+                    "write it without changing a value in place"
+                )
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.versions[n] = result._version
+        return result
 
 
 def _traced(model: nn.Module, probe: Tensor) -> tuple[Node, ...]:

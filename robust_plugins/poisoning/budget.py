@@ -24,7 +24,8 @@ class PoisoningBudget:
 
     In every batch, the features of at most `points` samples move by at most `eps` in `norm`, and at most `labels`
     samples get another label. The order of the data, the batches and the initial parameters are fixed. A budget per
-    batch covers the same budget for the whole data set, which is what a poisoner has.
+    batch covers the same budget for the whole data set, which is what a poisoner has. With a count of 0 what belongs
+    to it has no effect. Sets of features are evaluated in the dtype of the data.
 
     - `eps` is in the units of the features: a number, or one per feature (a tensor of one sample's shape, or a
       sequence of its entries), which scales the norm's axes. `columns` are the indices, in the flattened sample, of
@@ -83,8 +84,6 @@ class PoisoningBudget:
         for name, count, size in (("eps", self.points, self.largest), ("label_radius", self.labels, self.label_radius)):
             if count and size == 0:
                 raise ArgumentError(name, size, accepted="above 0 where samples may change", hint="Or allow none.")
-        if self.largest and not self.points:
-            raise ArgumentError("eps", self.eps, accepted="0 without points", hint="Give points= how many may move.")
 
     @classmethod
     def substitution(cls, k: int) -> PoisoningBudget:
@@ -180,7 +179,8 @@ def _plain(eps: object) -> float | tuple[float, ...]:
         raise ArgumentError(
             "eps", repr(eps), accepted="a finite number >= 0, or one per feature", hint="In the units of the features."
         )
-    return values[0] if isinstance(eps, int | float) else tuple(values)
+    single = isinstance(eps, int | float) or (isinstance(eps, Tensor) and eps.dim() == 0)
+    return values[0] if single else tuple(values)
 
 
 def _columns(columns: Sequence[int] | None) -> tuple[int, ...] | None:

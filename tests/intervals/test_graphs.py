@@ -191,7 +191,7 @@ class _Constant(nn.Module):
         (nn.Sequential(nn.Linear(3, 3), _Branch()), r"1 \(_Branch\) cannot be traced: control flow"),
         (nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)), r"'1' \(LayerNorm\) has no interval rule.*register_interval"),
         (nn.Sequential(nn.ReLU(), _Sort()), r"sort in 1 \(_Sort\)"),
-        (_InPlace(), "computes something else"),
+        (_InPlace(), "changed by an operation in place and used again"),
         (_AcrossTheBatch(), "does not keep the batch|give it its axes|depends on the other"),
         (nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)), "couples the samples"),
     ],
@@ -234,3 +234,31 @@ def test_bounds_on_gradients_can_be_trained(relax: bool) -> None:
         weight -= 2 * direction
         down = width()
     torch.testing.assert_close((up - down) / 2, (slope * direction).sum(), rtol=1e-4, atol=1e-12)
+
+
+class InPlaceAndAgain(nn.Module):
+    """Uses a value after changing it; where all of it is positive, as at the probes, that makes no difference."""
+
+    def __init__(self, *, view: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.view = nn.Linear(3, 4), nn.Linear(4, 2), view
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        h.view(-1, 2, 2).relu_() if self.view else h.relu_()
+        return self.last(h)
+
+
+@pytest.mark.parametrize("view", [False, True])
+def test_values_used_again_after_a_change_in_place_are_refused(view: bool) -> None:
+    model = InPlaceAndAgain(view=view)
+    with torch.no_grad():
+        model.first.bias.add_(100)
+    with pytest.raises(UnsupportedModelError, match=r"changed by an operation in place and used again"):
+        trace(model, torch.rand(2, 3))
+
+
+def test_changes_in_place_that_nobody_else_sees_are_traced() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4, 2)).double()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    assert torch.allclose(trace(model, x).forward(Interval.point(x))[-1].lower, model(x))

@@ -38,6 +38,8 @@ def test_budgets_are_plain_data() -> None:
     assert tensors == rp.PoisoningBudget(points=2, eps=[0.1, 0.2])
     assert hash(tensors) == hash(rp.PoisoningBudget(points=2, eps=(0.1, 0.2)))
     assert tensors.largest == 0.2
+    assert rp.PoisoningBudget(points=1, eps=torch.tensor(0.25)) == rp.PoisoningBudget(points=1, eps=0.25)
+    assert rp.PoisoningBudget(points=0, eps=0.1).nothing
     assert rp.PoisoningBudget().nothing
     assert rp.PoisoningBudget.privacy(3) == rp.PoisoningBudget.substitution(k=3)
     assert rp.PoisoningBudget.substitution(2).unbounded
@@ -50,7 +52,6 @@ def test_budgets_are_plain_data() -> None:
         ({"points": -1, "eps": 0.1}, "`points` is -1; accepted: an integer >= 0"),
         ({"points": 1.5, "eps": 0.1}, "`points` is 1.5"),
         ({"points": 1}, "`eps` is 0.0; accepted: above 0"),
-        ({"eps": 0.1}, "`eps` is 0.1; accepted: 0 without points"),
         ({"points": 1, "eps": -0.1}, "`eps` is -0.1"),
         ({"points": 1, "eps": float("nan")}, "`eps` is nan"),
         ({"points": 1, "eps": 0.1, "norm": "l3"}, "`norm` is 'l3'; accepted: 'linf', 'l2' or 'l1'"),
