@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from test_training import Batches, data, network, train
+from small_trainings import Batches, data, network, train
 
 import robust_plugins as rp
 from robust_plugins.errors import ArgumentError

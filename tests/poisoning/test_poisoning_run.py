@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import data, network, train
+from small_trainings import data, network, train
 from torch import Tensor
 from torch.func import functional_call
 
