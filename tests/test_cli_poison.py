@@ -72,6 +72,7 @@ def test_fine_tuning_of_one_layer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
+    (("--budget", "substitution(k=2)"), "give --clip-gradient or --clip-norm"),
     (("--budget", "points=1"), "eps"), (("--budget", "pionts=1"), "points"), (("--budget", "substitution"), "k=5"),
     (("--budget", "substitution(k=1)"), "clip"), (("--budget", "labels=1", "--trained", "nothing"), "parameter"),
     (("--budget", "labels=1", "--clip-gradient", "1", "--clip-norm", "1"), "two ways"),

@@ -95,6 +95,10 @@ def poison(
     if momentum and optimizer != "sgd":
         raise click.UsageError("--momentum is SGD's: leave it out for others.")
     parsed = [parse_budget(text) for text in budgets]
+    if clip_gradient is None and clip_norm is None and any(budget.unbounded for budget in parsed):
+        raise click.UsageError(
+            "samples that may hold anything need clipped gradients: give --clip-gradient or --clip-norm."
+        )
     schedule: dict[str, Any] = {"lr": lr, "decay": decay, "weight_decay": weight_decay}
     update = OPTIMIZERS[optimizer](**schedule | ({"momentum": momentum} if optimizer == "sgd" else {}))
     clip = NormClip(clip_norm) if clip_norm is not None else clip_gradient
