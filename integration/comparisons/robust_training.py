@@ -255,6 +255,7 @@ def main(folder: str, epochs: int, runs: tuple[str, ...], store: Path, page: Pat
             for which in ART:
                 run = art_step(name, which, data, ball.largest)
                 keep(f"{name} {eps} {which}", {"cost": cost(run, step(name, plain, data), repeats=7)})
+    page.write_text(table(kept, epochs))
 
 
 def plain(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
