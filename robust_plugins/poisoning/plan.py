@@ -61,6 +61,9 @@ class Plan:
             if getattr(self, name) not in choices:
                 raise ArgumentError(name, repr(getattr(self, name)), accepted=" or ".join(map(repr, choices)),
                                     hint="Choose one of them.")  # fmt: skip
+        if self.rounding == "outward" and self.relaxation in ("affine", "crown"):
+            raise ArgumentError("relaxation", repr(self.relaxation), accepted='"auto" or "none" with outward rounding',
+                                hint="Linear relaxation is not rounded outward.")  # fmt: skip
         if self.domain == "zonotope":
             self._check_zonotope()
 

@@ -262,3 +262,19 @@ def test_changes_in_place_that_nobody_else_sees_are_traced() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4, 2)).double()
     x = torch.randn(5, 3, dtype=torch.float64)
     assert torch.allclose(trace(model, x).forward(Interval.point(x))[-1].lower, model(x))
+
+
+def test_intervals_of_weights_that_only_count_through_others_are_refused() -> None:
+    """As with weight norm, where the engine would bound the layer at the weight's center and ignore the interval."""
+    model = nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
+    x = torch.rand(2, 3)
+    name = "0.parametrizations.weight.original1"
+    value = model.get_parameter(name).detach()
+    with pytest.raises(UnsupportedModelError, match="cannot be an interval"):
+        trace(model, x, weights={name: Interval(value - 0.1, value + 0.1)})
+    bias = model[0].bias.detach()
+    assert (
+        not trace(model, x, weights={"0.bias": Interval(bias - 0.1, bias + 0.1)})
+        .forward(Interval.point(x))[-1]
+        .is_point
+    )

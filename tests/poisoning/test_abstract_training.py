@@ -368,6 +368,7 @@ class WeightNorm(nn.Module):
         ({"aggregation": "mean"}, ArgumentError, "`aggregation` is 'mean'"),
         ({"relaxation": "tight"}, ArgumentError, "`relaxation` is 'tight'"),
         ({"rounding": "up"}, ArgumentError, "`rounding` is 'up'"),
+        ({"rounding": "outward", "relaxation": "crown"}, ArgumentError, "`relaxation` is 'crown'; accepted: \"auto\""),
         ({"optimizer": torch.optim.SGD}, ArgumentError, "`optimizer` is .*; accepted: rp.SGD, rp.Adam or rp.AdamW"),
         ({"budget": rp.PoisoningBudget.substitution(1)}, ArgumentError, "`clip` is None; accepted: a number above 0"),
         ({"budget": rp.PoisoningBudget(labels=1, label_radius=0.1)}, ArgumentError, "`label_radius` is 0.1"),

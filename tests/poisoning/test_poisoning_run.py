@@ -112,6 +112,19 @@ def test_regression() -> None:
         run.certified_accuracy(x, y)
 
 
+def test_outward_queries_hold_in_floating_point() -> None:
+    """Without poison nothing but rounding is left between the bounds and what the nominal model computes."""
+    x, y = data(60, 60, classes=3, dtype=torch.float32)[0]
+    batches = data(40, 20, classes=3, dtype=torch.float32)
+    for rounding in ("outward", "nearest"):
+        run = train(network(3, dtype=torch.float32), batches, rp.PoisoningBudget(), rounding=rounding, epochs=3)
+        with torch.no_grad():
+            z = run.nominal(x)
+            losses = torch.nn.functional.cross_entropy(z, y, reduction="none")
+        held = [bool(run.logits(x).contains(z).all()), bool((losses <= run.worst_loss(x, y, reduction="none")).all())]
+        assert all(held) if rounding == "outward" else not all(held)
+
+
 def test_the_zonotope_only_tightens() -> None:
     budget = rp.PoisoningBudget(labels=1)
     box, zonotope = (train(network(), data(40, 40), budget, epochs=4, domain=d) for d in ("box", "zonotope"))
