@@ -128,11 +128,13 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What the backward pass needs of a link: its input, and the shape of its output."""
+    """What the backward pass needs of a link: its input, the shape of its output, and where the input is a ReLU's image
+    its lower end: the gate of the upper end is open where the image's centre is above zero."""
 
     c: Tensor
     r: Tensor
     shape: torch.Size
+    low: Tensor | None
 
 
 class _Chain(torch.autograd.Function):
@@ -163,16 +165,18 @@ class _Chain(torch.autograd.Function):
 def _forward(plan: _Plan, c: Tensor, r: Tensor) -> tuple[Pair, list[_Kept]]:
     """The ends of the output, and what the way back needs."""
     c, r = _shaped(plan.shaping, (c, r))
+    low: Tensor | None = None
     kept = []
     for link in plan.links:
         center, radius = link.affine.forward(c, r)
-        kept.append(_Kept(c, r, center.shape))
+        kept.append(_Kept(c, r, center.shape, low))
         if link is plan.links[-1]:
             lower = torch.sub(center, radius)
             upper = center.add_(radius)
             ends = (lower.clamp_(min=0), upper.clamp_(min=0)) if link.relu else (lower, upper)
             return _shaped(link.shaping, ends), kept
-        c, r = _shaped(link.shaping, _relu(center, radius) if link.relu else (center, radius))
+        c, r = _shaped(link.shaping, (center, radius))
+        low, c, r = _relu(c, r) if link.relu else (None, c, r)
     raise AssertionError  # there is a link
 
 
@@ -190,20 +194,18 @@ def _backward(plan: _Plan, kept: Sequence[_Kept], to_ends: Pair, *, below: bool)
     return to, gradients
 
 
-def _relu(center: Tensor, radius: Tensor) -> Pair:
-    """Centre and radius of the box's image; in the memory of the arguments."""
+def _relu(center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The lower end, the centre and the radius of the box's image; the last two in the memory of the arguments."""
     low = torch.sub(center, radius).clamp_(min=0)
     up = center.add_(radius).clamp_(min=0)
     middle = torch.lerp(low, up, 0.5, out=radius)
-    return middle, up.sub_(middle)
+    return low, middle, up.sub_(middle)
 
 
 def _relu_backward(image: _Kept, to_c: Tensor, to_r: Tensor) -> Pair:
-    """The derivatives by the box's centre and radius from those by its image's; in the memory of the latter.
-
-    The image's lower end is above zero where its centre is above its radius.
-    """
-    low = _gated(torch.sub(to_c, to_r), image.c - image.r)
+    """The derivatives by the box's centre and radius from those by its image's; in the memory of the latter."""
+    assert image.low is not None  # a ReLU comes before it
+    low = _gated(torch.sub(to_c, to_r), image.low)
     up = _gated(to_c.add_(to_r), image.c)
     middle = torch.lerp(low, up, 0.5, out=to_r)
     return middle, up.sub_(middle)

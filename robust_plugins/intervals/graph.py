@@ -115,7 +115,8 @@ class Network:
                     values[local] = self.weights.get(named[local], values[local])
             self.parameters.append(values)
             self.names.append(named)
-        for name in self.derived & {name for name, interval in self.weights.items() if not interval.is_point}:
+        wide = {name for name, interval in self.weights.items() if not interval.is_point}
+        for name in wide & self.derived if wide else ():  # binding happens at every step of a training
             raise UnsupportedModelError(
                 f"parameter {name!r} cannot be an interval: the model computes a layer's weight from it; "
                 "use it as the layer's weight itself"

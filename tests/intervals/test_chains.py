@@ -91,9 +91,9 @@ def test_points_of_the_box_are_inside_and_a_planted_error_shows(monkeypatch: pyt
     assert _sampled_points_are_inside()
     honest = chains._relu
 
-    def narrow(center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-        c, r = honest(center, radius)
-        return c, 0.3 * r
+    def narrow(center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        low, c, r = honest(center, radius)
+        return low, c, 0.3 * r
 
     monkeypatch.setattr(chains, "_relu", narrow)
     assert not _sampled_points_are_inside()
