@@ -95,9 +95,9 @@ def test_help_names_the_exit_codes() -> None:
         assert "Exit codes: 0 success; 1 a component" in result.stdout
 
 
-@pytest.mark.parametrize("arguments", [("plugins", "list"), ("data", "list"), ("models", "list")])
+@pytest.mark.parametrize("arguments", [("plugins", "list"), ("data", "list"), ("models", "list"), ("recipes", "list")])
 def test_lists(arguments: tuple[str, ...]) -> None:
-    expected = {"plugins": "toy:corner", "data": "moons", "models": "mlp"}[arguments[0]]
+    expected = {"plugins": "toy:corner", "data": "moons", "models": "mlp", "recipes": "ibp"}[arguments[0]]
     result = run(*arguments)
     assert (result.exit_code, expected in result.stdout) == (0, True)
     rows = json.loads(run(*arguments, "--json").stdout)

@@ -10,7 +10,7 @@ import click
 
 from robust_plugins.cli.compare import compare
 from robust_plugins.cli.explain import explain
-from robust_plugins.cli.listings import data, models, plugins
+from robust_plugins.cli.listings import data, models, plugins, recipes
 from robust_plugins.cli.poison import poison
 from robust_plugins.cli.train import train
 from robust_plugins.errors import ArgumentError, PluginError, RobustPluginsError, UnknownNameError
@@ -64,7 +64,7 @@ def commands() -> None:
     """Attacks, certificates and robust training for PyTorch models, behind one interface."""
 
 
-for _command in (compare, explain, train, poison, plugins, data, models):
+for _command in (compare, explain, train, poison, plugins, data, models, recipes):
     commands.add_command(_command)
 
 

@@ -1,4 +1,4 @@
-"""The commands that say what there is: plugins, data sets, models."""
+"""The commands that say what there is: plugins, data sets, models, recipes."""
 
 from __future__ import annotations
 
@@ -80,6 +80,18 @@ def models() -> None:
 def list_models(as_json: bool) -> None:
     """List the networks that --model accepts by name, with their parameters."""
     _list(Kind.MODEL, as_json)
+
+
+@click.group()
+def recipes() -> None:
+    """List the recipes of robust training."""
+
+
+@recipes.command("list")
+@as_json
+def list_recipes(as_json: bool) -> None:
+    """List the recipes that train --recipe accepts, with their parameters."""
+    _list(Kind.LOSS, as_json)
 
 
 def _list(kind: Kind, as_json: bool) -> None:
