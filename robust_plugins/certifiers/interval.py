@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -92,7 +93,20 @@ class CROWN(Certifier):
             return values[-1]
         check_spec(spec, x, values[-1].shape[1])
         relaxed = Relaxation(network, values, memory=self.memory).bounds(len(values) - 1, spec)
-        return relaxed.sharpened(_last(network, values[network.nodes[-1].inputs[0] if _merges(network) else -1], spec))
+        return relaxed.sharpened(_last(network, _before_last(network, values), spec))
+
+    def propagate_lower(  # noqa: D102 (inherited)
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"],
+    ) -> Float[Tensor, "batch rows"]:
+        network = trace(model, x)
+        values = crown(network, ball.bounds(x), memory=self.memory)
+        check_spec(spec, x, values[-1].shape[1])
+        relaxed = Relaxation(network, values, memory=self.memory).lower(len(values) - 1, spec)
+        return torch.maximum(relaxed, _last(network, _before_last(network, values), spec).lower)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +136,18 @@ class CROWNIBP(Certifier):
             rows = spec
         return Relaxation(network, values, memory=MEMORY).bounds(len(values) - 1, rows)
 
+    def propagate_lower(  # noqa: D102 (inherited)
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"],
+    ) -> Float[Tensor, "batch rows"]:
+        network = trace(model, x)
+        values = network.forward(ball.bounds(x))
+        check_spec(spec, x, values[-1].shape[1])
+        return Relaxation(network, values, memory=MEMORY).lower(len(values) - 1, spec)
+
 
 def _last(network: Network, before: Interval, spec: Tensor | None) -> Interval:
     """The output's interval times `spec`, merged into the last layer where that is linear.
@@ -149,6 +175,11 @@ def _last(network: Network, before: Interval, spec: Tensor | None) -> Interval:
     size = before.magnitude @ weight.magnitude.mT + (0.0 if bias is None else bias.magnitude)
     slack = rounding.kappa(weight.shape[1], found.dtype) * (spec.abs() @ size.unsqueeze(2)).squeeze(2)
     return Interval(found.lower - slack, found.upper + slack)
+
+
+def _before_last(network: Network, values: Sequence[Interval]) -> Interval:
+    """What `_last` takes."""
+    return values[network.nodes[-1].inputs[0]] if _merges(network) else values[-1]
 
 
 def _labels(spec: Tensor) -> Tensor | None:

@@ -128,8 +128,11 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What the backward pass needs of a link: its input, the shape of its output, and where the input is a ReLU's image
-    its lower end: the gate of the upper end is open where the image's centre is above zero."""
+    """What the backward pass needs of a link: its input, the shape of its output, and the input's lower end.
+
+    That is given where the input is the image of a ReLU. The gate of its lower end is open where that is above zero,
+    the gate of the upper one where the image's centre is.
+    """
 
     c: Tensor
     r: Tensor

@@ -55,25 +55,31 @@ class Relaxation:
         `spec` holds for each sample and row one coefficient per entry of the node's output.
         """
         shape = tuple(self.values[node].shape[1:]) if node < len(self.values) else tuple(self._output_shape(node))
-        rows = prod(shape) if spec is None else spec.shape[1]
-        step = self._rows_at_once()
-        found = []
-        for start in range(0, rows, step):
-            stop = min(start + step, rows)
-            if spec is None:
-                eye = self.values[0].lower.new_zeros((stop - start, rows))
-                eye[torch.arange(stop - start), torch.arange(start, stop)] = 1
-                found.append(self._concrete(node, eye.view(1, stop - start, *shape)))
-            else:
-                found.append(self._concrete(node, spec[:, start:stop]))
-        joined = Interval(torch.cat([f.lower for f in found], 1), torch.cat([f.upper for f in found], 1))
+        if spec is not None:
+            found = [self._concrete(node, part, part) for part in spec.split(self._rows_at_once(), 1)]
+        else:
+            found = []
+            for rows in torch.arange(prod(shape)).split(self._rows_at_once()):
+                eye = self.values[0].lower.new_zeros((len(rows), prod(shape)))
+                eye[torch.arange(len(rows)), rows] = 1
+                start = eye.view(1, len(rows), *shape)
+                found.append(self._concrete(node, start, start))
+        low, up = torch.cat([low for low, _ in found], 1), torch.cat([up for _, up in found if up is not None], 1)
+        joined = Interval(low, up)
         return joined if spec is not None else joined.map(lambda t: t.reshape(len(t), *shape))
 
-    def _concrete(self, node: int, start: Tensor) -> Interval:
-        """Sends coefficients back to the input, and takes the extreme values over its box."""
+    def lower(self, node: int, spec: Float[Tensor, "batch rows *shape"]) -> Float[Tensor, "batch rows"]:
+        """The lower end of `bounds(node, spec)`, for half of its cost."""
+        return torch.cat([self._concrete(node, part, None)[0] for part in spec.split(self._rows_at_once(), 1)], 1)
+
+    def _concrete(self, node: int, lower: Tensor, upper: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Sends coefficients back to the input, and takes the extreme values over its box.
+
+        Those of the upper bounds may be left out, and are the same tensor for as long as they are the lower bounds'.
+        """
         network = self.network
-        waiting: dict[int, tuple[Tensor, Tensor]] = {node: (start, start)}
-        low = up = start.new_zeros(())
+        waiting: dict[int, tuple[Tensor, Tensor | None]] = {node: (lower, upper)}
+        low = up = lower.new_zeros(())
         for index in range(node, 0, -1):
             if index not in waiting:
                 continue
@@ -81,46 +87,47 @@ class Relaxation:
             inputs = network.nodes[index].inputs
             if network.rules[index].affine and network.rules[index].backward is not None:
                 offset = self._offset(index)
-                low, up = low + _least(a, offset), up - _least(-b, offset)
+                low, up = low + _least(a, offset), up if b is None else up - _least(-b, offset)
                 below = self._through_affine(index, a, b)
             elif (lines := self._lines(index)) is not None:
-                lower, upper = lines
-                (a_pos, a_neg), (b_pos, b_neg) = _parts(a), _parts(b)
-                low = low + _dot(a_pos, lower.offset) + _dot(a_neg, upper.offset)
-                up = up + _dot(b_pos, upper.offset) + _dot(b_neg, lower.offset)
-                below = [(lower.transpose(a_pos) + upper.transpose(a_neg),
-                          upper.transpose(b_pos) + lower.transpose(b_neg))]  # fmt: skip
+                under, over = lines
+                positive, negative = _parts(a)
+                low = low + _dot(positive, under.offset) + _dot(negative, over.offset)
+                c, d = under.transpose(positive) + over.transpose(negative), None
+                if b is not None:
+                    positive, negative = _parts(b)
+                    up = up + _dot(positive, over.offset) + _dot(negative, under.offset)
+                    d = over.transpose(positive) + under.transpose(negative)
+                below = [(c, d)]
             else:
-                low, up = low + _least(a, self.values[index]), up - _least(-b, self.values[index])
+                low = low + _least(a, self.values[index])
+                up = up if b is None else up - _least(-b, self.values[index])
                 continue
-            for source, (c, d) in zip(inputs, below, strict=True):
-                if source in waiting:
-                    e, f = waiting[source]
-                    c, d = (c + e, d + f) if c is not d or e is not f else (c + e,) * 2
-                waiting[source] = c, d
+            for source, pair in zip(inputs, below, strict=True):
+                waiting[source] = _sum(pair, waiting[source]) if source in waiting else pair
         if 0 in waiting:
             a, b = waiting[0]
-            low, up = low + self._input_least(a), up - self._input_least(-b)
-        shape = (len(self.values[0]), start.shape[1])
-        return Interval(low.expand(shape), up.expand(shape))
+            low, up = low + self._input_least(a), up if b is None else up - self._input_least(-b)
+        shape = (len(self.values[0]), lower.shape[1])
+        return low.expand(shape), None if upper is None else up.expand(shape)
 
     def _input_least(self, a: Tensor) -> Tensor:
         least = _least(a, self.values[0])
         return least if self.support is None else torch.maximum(least, self.support(a))
 
-    def _through_affine(self, index: int, a: Tensor, b: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _through_affine(self, index: int, a: Tensor, b: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
         """The layer's backward rule, applied to point gradients, one for each row."""
-        network, same = self.network, a is b
-        both = a if same else torch.cat((a, b), 1)
+        network, alone = self.network, b is None or a is b
+        both = a if b is None or a is b else torch.cat((a, b), 1)
         rule = network.rules[index].backward
         assert rule is not None
         inputs = [self.values[j] for j in network.nodes[index].inputs]
         flat = Interval.point(both.flatten(0, 1))
         below = rule(network.layers[index], *inputs, flat, **self._centers(index))
-        found = []
+        found: list[tuple[Tensor, Tensor | None]] = []
         for part in below if isinstance(below, tuple) else (below,):
             t = part.lower.view(len(both), both.shape[1], *part.shape[1:])
-            found.append((t, t) if same else (t[:, : a.shape[1]], t[:, a.shape[1] :]))
+            found.append((t, None if b is None else t) if alone else (t[:, : a.shape[1]], t[:, a.shape[1] :]))
         return found
 
     def _centers(self, index: int) -> dict[str, Interval | None]:
@@ -218,6 +225,15 @@ def _exact(network: Network, index: int) -> bool:
 def deviation(p: Interval) -> Interval:
     """What an interval of weights adds to its center."""
     return Interval.point(torch.zeros_like(p.lower)) if p.is_point else p - p.center
+
+
+def _sum(one: tuple[Tensor, Tensor | None], two: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
+    """The coefficients of two ways to one node together."""
+    (a, b), (c, d) = one, two
+    low = a + c
+    if b is None or d is None:
+        return low, None
+    return low, low if a is b and c is d else b + d
 
 
 def _parts(a: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robust_plugins.balls import Ball, Linf
 from robust_plugins.errors import ArgumentError
@@ -49,8 +49,12 @@ class _Bounded(WorstCase):
         return True
 
     @abstractmethod
-    def interval(self, batch: Batch, spec: Tensor | None) -> Interval:
-        """Bounds on `spec` times the model's outputs, or on these for None."""
+    def interval(self, batch: Batch) -> Interval:
+        """Bounds on the model's outputs."""
+
+    @abstractmethod
+    def lower(self, batch: Batch, spec: Tensor) -> Tensor:
+        """Lower bounds on `spec` times the model's outputs."""
 
     def outputs(self, batch: Batch) -> Tensor:
         """Zero for the true class and minus the margin's lower bound for the others: Gowal et al. 2018, section 3.
@@ -60,9 +64,9 @@ class _Bounded(WorstCase):
         # Bounds in half precision would bound nothing; the model's parameters are in full precision under autocast.
         with torch.autocast(batch.x.device.type, enabled=False):
             if batch.continuous:
-                return _further(self.interval(batch, None), batch)
+                return _further(self.interval(batch), batch)
             classes = batch.clean.shape[1]
-            margins = self.interval(batch, margin_spec(batch.y, classes, dtype=batch.x.dtype)).lower
+            margins = self.lower(batch, margin_spec(batch.y, classes, dtype=batch.x.dtype))
             return margins.new_zeros((len(margins), classes)).masked_scatter(batch.wrong, -margins)
 
 
@@ -72,8 +76,11 @@ class Certified(_Bounded):
 
     certifier: Certifier
 
-    def interval(self, batch: Batch, spec: Tensor | None) -> Interval:  # noqa: D102 (inherited)
-        return _bounds(self.certifier, batch.model, batch.x, batch.ball, spec)
+    def interval(self, batch: Batch) -> Interval:  # noqa: D102 (inherited)
+        return _whole(self.certifier, batch).bounds(batch.model, batch.x, batch.ball)
+
+    def lower(self, batch: Batch, spec: Tensor) -> Tensor:  # noqa: D102 (inherited)
+        return _whole(self.certifier, batch).lower_bounds(batch.model, batch.x, batch.ball, spec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,17 +96,27 @@ class Blended(_Bounded):
     loose: Certifier
     beta: float | Callable[[float], float] | None = None
 
-    def interval(self, batch: Batch, spec: Tensor | None) -> Interval:  # noqa: D102 (inherited)
-        beta = 1 - batch.factor if self.beta is None else self.beta
-        beta = beta(batch.epoch) if callable(beta) else beta
-        loose = _bounds(self.loose, batch.model, batch.x, batch.ball, spec)
+    def interval(self, batch: Batch) -> Interval:  # noqa: D102 (inherited)
+        beta, model, x, ball = self._beta(batch), batch.model, batch.x, batch.ball
+        loose = _whole(self.loose, batch).bounds(model, x, ball)
         if beta == 0:
             return loose
-        tight = _bounds(self.tight, batch.model, batch.x, batch.ball, spec)
+        tight = _whole(self.tight, batch).bounds(model, x, ball)
         return Interval(
             beta * tight.lower + (1 - beta) * loose.lower,
             beta * tight.upper + (1 - beta) * loose.upper,
         )
+
+    def lower(self, batch: Batch, spec: Tensor) -> Tensor:  # noqa: D102 (inherited)
+        beta, model, x, ball = self._beta(batch), batch.model, batch.x, batch.ball
+        loose = _whole(self.loose, batch).lower_bounds(model, x, ball, spec)
+        if beta == 0:
+            return loose
+        return beta * _whole(self.tight, batch).lower_bounds(model, x, ball, spec) + (1 - beta) * loose
+
+    def _beta(self, batch: Batch) -> float:
+        beta = 1 - batch.factor if self.beta is None else self.beta
+        return beta(batch.epoch) if callable(beta) else beta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,13 +136,21 @@ class SmallBox(_Bounded):
         if not 0 < self.ratio <= 1:
             raise ArgumentError("ratio", self.ratio, accepted="a number in (0, 1]", hint="For example 0.4.")
 
-    def interval(self, batch: Batch, spec: Tensor | None) -> Interval:  # noqa: D102 (inherited)
+    def interval(self, batch: Batch) -> Interval:  # noqa: D102 (inherited)
+        center, ball = self._box(batch)
+        return _whole(self.certifier, batch).bounds(batch.model, center, ball)
+
+    def lower(self, batch: Batch, spec: Tensor) -> Tensor:  # noqa: D102 (inherited)
+        center, ball = self._box(batch)
+        return _whole(self.certifier, batch).lower_bounds(batch.model, center, ball, spec)
+
+    def _box(self, batch: Batch) -> tuple[Tensor, Ball]:
         if not isinstance(batch.ball, Linf):
             raise ArgumentError("ball", batch.ball, accepted="rp.Linf", hint="A small box needs a box to lie in.")
         x, ball = batch.x, batch.ball
         shift = (1 - self.ratio) * ball.eps_for(x)
         center = torch.minimum(torch.maximum(batch.attacked(self.attack), x - shift), x + shift)
-        return _bounds(self.certifier, batch.model, center, scaled(ball, self.ratio), spec)
+        return center, scaled(ball, self.ratio)
 
 
 def worst_case(source: str | Attack | Certifier | WorstCase) -> WorstCase:
@@ -138,9 +163,9 @@ def worst_case(source: str | Attack | Certifier | WorstCase) -> WorstCase:
     return Certified(certifier=source) if isinstance(source, Certifier) else source
 
 
-def _bounds(by: Certifier, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None) -> Interval:
-    # A training batch fits into memory with its graph, or training would fail anyhow: it is one chunk.
-    return (by if by.batch_size is not None else replace(by, batch_size=max(1, len(x)))).bounds(model, x, ball, spec)
+def _whole(certifier: Certifier, batch: Batch) -> Certifier:
+    """The certifier for the batch in one chunk: it fits into memory with its graph, or training would fail anyhow."""
+    return certifier if certifier.batch_size is not None else replace(certifier, batch_size=max(1, len(batch.x)))
 
 
 def _further(found: Interval, batch: Batch) -> Tensor:

@@ -71,6 +71,17 @@ def margin_is_the_smallest_row(certifier: Certifier) -> None:
         torch.testing.assert_close(certificate.margin, bounds.lower.amin(1), rtol=1e-3, atol=1e-3)
 
 
+def lower_bounds_alone_are_those_of_both(certifier: Certifier) -> None:
+    """`lower_bounds` gives the lower ends of `bounds`."""
+    for case, ball in _cases(certifier):
+        with torch.no_grad():
+            logits = case.model(case.x)
+            spec = margin_spec(case.y, logits.shape[1], dtype=logits.dtype)
+            both = certifier.bounds(case.model, case.x, ball, spec)
+            alone = certifier.lower_bounds(case.model, case.x, ball, spec)
+        torch.testing.assert_close(alone, both.lower, rtol=1e-4, atol=1e-4)
+
+
 def misclassified_is_falsified(certifier: Certifier) -> None:
     """A sample that the model gets wrong is never certified; its witness is an input of the ball."""
     for case, ball in _cases(certifier):
@@ -267,6 +278,7 @@ certifier_checks = [
     bounds_contain_the_ball,
     certificates_survive_attacks,
     margin_is_the_smallest_row,
+    lower_bounds_alone_are_those_of_both,
     misclassified_is_falsified,
     point_is_exact,
     wider_balls_give_wider_bounds,
