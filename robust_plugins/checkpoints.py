@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from robust_plugins.errors import ArgumentError
+
 NAME = "last.pt"
 """The file in the checkpoint folder."""
 
@@ -22,17 +24,34 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     os.replace(unfinished, folder / NAME)
 
 
-def load(folder: Path) -> dict[str, Any] | None:
-    """The state saved last, without the random states, which are restored; None where there is none.
+def read(folder: Path) -> dict[str, Any] | None:
+    """The state saved last; None where there is none. Read without unpickling code.
 
-    Read without unpickling code.
+    Raises ArgumentError for a file that `save` did not write.
     """
     path = folder / NAME
     if not path.exists():
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    _restore(state.pop("random"))
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises what its reader happens to meet
+        raise unusable(folder, "it cannot be read") from error
+    if not isinstance(state, dict) or "random" not in state:
+        raise unusable(folder, "it is no checkpoint of this package")
     return state
+
+
+def restore(state: dict[str, Any]) -> None:
+    """Sets all random states to those of a checkpoint that was read."""
+    _restore(state["random"])
+
+
+def unusable(folder: Path, why: str) -> ArgumentError:
+    """The error for a checkpoint that cannot be gone on from."""
+    return ArgumentError(
+        "checkpoint", f"{str(folder / NAME)!r}: {why}", accepted="a folder that this training wrote, or an empty one",
+        hint="Name another folder, or delete the file to begin anew.",
+    )  # fmt: skip
 
 
 def _random_states() -> dict[str, Any]:

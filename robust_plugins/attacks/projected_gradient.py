@@ -62,8 +62,9 @@ class PGD(Attack):
     Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks", section 2.1.
 
     - `steps` >= 1, per restart.
-    - `step_size` > 0 in input units; None is `2.5 * eps / steps`, each sample's own eps where there are several:
-      every start can reach every point of the ball, and can then move along its boundary (section 5 there).
+    - `step_size` > 0 in input units, or `relative_step` > 0 in units of each sample's eps. Without either,
+      `2.5 * eps / steps`: every start can reach every point of the ball, and can then move along its boundary
+      (section 5 there).
     - `restarts` >= 1, each from a new random start.
     - `start`: `"uniform"` over the ball; `"gaussian"`, `x + N(0, eps)` projected; `"none"`, at `x`.
     - `best`: each sample keeps the best iterate of all restarts: success first, then loss. False is the last iterate,
@@ -76,6 +77,7 @@ class PGD(Attack):
 
     steps: int = 40
     step_size: float | None = None
+    relative_step: float | None = None
     restarts: int = 1
     start: Start = "uniform"
     best: bool = True
@@ -83,6 +85,16 @@ class PGD(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_ascent(self.steps, self.step_size)
+        if self.relative_step is not None and not 0 < self.relative_step < math.inf:
+            raise ArgumentError(
+                "relative_step", repr(self.relative_step), accepted="a finite number above 0 in units of eps, or None",
+                hint="None is 2.5 / steps.",
+            )  # fmt: skip
+        if self.relative_step is not None and self.step_size is not None:
+            raise ArgumentError(
+                "relative_step", f"{self.relative_step} with step_size={self.step_size}", accepted="one of the two",
+                hint="step_size is in input units, relative_step in units of eps.",
+            )  # fmt: skip
         _check_count("restarts", self.restarts)
         if self.start not in get_args(Start):
             raise ArgumentError(
@@ -104,7 +116,8 @@ class PGD(Attack):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:  # noqa: D102
         draw = self.start
         starts = (x if draw == "none" else ball.sample(x, 1, draw=draw)[0] for _ in range(self.restarts))
-        return _iterate(model, x, y, ball, starts, self.steps, self.step_size, targeted, best=self.best)
+        size = self.step_size if self.relative_step is None else _times(ball, self.relative_step)
+        return _iterate(model, x, y, ball, starts, self.steps, size, targeted, best=self.best)
 
 
 def _iterate(
@@ -114,7 +127,7 @@ def _iterate(
     ball: Ball,
     starts: Iterable[Tensor],
     steps: int,
-    step_size: float | None,
+    step_size: float | tuple[float, ...] | None,
     targeted: bool,
     *,
     best: bool = True,
@@ -124,7 +137,7 @@ def _iterate(
 
     if _is_point(ball):
         return x
-    size = _default_step(ball, steps) if step_size is None else step_size
+    size = _times(ball, 2.5 / steps) if step_size is None else step_size
     step = ascent(model, x, y, ball, step_size=size, targeted=targeted)
     found, z = Best(x, y, targeted=targeted), x
     for start in starts:
@@ -140,10 +153,9 @@ def _iterate(
     return found.x if best else z
 
 
-def _default_step(ball: Ball, steps: int) -> float | tuple[float, ...]:
-    if isinstance(ball.radii, tuple):
-        return tuple(2.5 * eps / steps for eps in ball.radii)
-    return 2.5 * ball.radii / steps
+def _times(ball: Ball, factor: float) -> float | tuple[float, ...]:
+    """A step for each radius."""
+    return tuple(factor * eps for eps in ball.radii) if isinstance(ball.radii, tuple) else factor * ball.radii
 
 
 def _is_point(ball: Ball) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from robust_plugins.arguments import check_labels
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.interfaces import Attack
-from robust_plugins.losses.statistics import recorded, replayed
+from robust_plugins.losses.statistics import recorded, replayed, standing_in
 
 if TYPE_CHECKING:
     from robust_plugins.losses.worst import WorstCase
@@ -48,10 +50,13 @@ class Batch:
         self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball | None, *,
         factor: float = 1.0, epoch: float = 0.0, clean_counts: bool = True, pair: TwoLogits | None = None,
     ) -> None:  # fmt: skip
-        parallel = isinstance(model, DistributedDataParallel)
-        inner = model.module if parallel else model
-        assert isinstance(inner, nn.Module)  # DistributedDataParallel wraps one
-        self._inner = inner
+        if not isinstance(model, nn.Module):
+            raise ArgumentError(
+                "model", type(model).__name__, accepted="a torch.nn.Module", hint="Wrap a function in an nn.Module."
+            )
+        self._inner, parallel = unwrapped(model), isinstance(model, DistributedDataParallel)
+        if not isinstance(y, Tensor):
+            raise ArgumentError("y", type(y).__name__, accepted="a torch.Tensor", hint="Use torch.as_tensor(y).")
         self.x, self.factor, self.epoch = x, factor, epoch
         self.continuous = y.is_floating_point()
         with (
@@ -110,6 +115,10 @@ class Batch:
             out: Tensor = self.model(x)
         return out
 
+    def bounding(self) -> AbstractContextManager[None]:
+        """Within it, the running statistics of batch normalisation are those of the clean batch."""
+        return standing_in(self._statistics)
+
     def worst(self, source: WorstCase) -> Tensor:
         """The worst outputs according to `source`."""
         if source not in self._seen:
@@ -134,7 +143,21 @@ class Batch:
                     hint="Give classes as integers, for example y.long().",
                 )  # fmt: skip
             return y
-        return y.long()
+        y = y.squeeze(1) if y.dim() == 2 and y.shape[1] == 1 else y
+        y = y.long()  # bool, too: classes 0 and 1
+        check_labels(y, self.x, self.clean.shape[1])
+        return y
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside DistributedDataParallel, DataParallel and torch.compile, whose graph can be traced."""
+    while True:
+        if isinstance(model, DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
 
 
 def scaled(ball: Ball, factor: float) -> Ball:

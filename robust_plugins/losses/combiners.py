@@ -93,11 +93,18 @@ class MixedMargins(_WithAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class Powers(_WithAttack):
-    """`L(certified)^alpha * L(adversarial)^(1 - alpha)`: Exp-IBP. De Palma et al. 2024."""
+    """`L(certified)^alpha * L(adversarial)^(1 - alpha)`: Exp-IBP. De Palma et al. 2024.
+
+    Of the batch's mean losses, as in the authors' code: two accumulated batches are not quite one of twice the size.
+    """
 
     def loss(self, batch: Batch, worst: WorstCase) -> Combined:  # noqa: D102 (inherited)
         parts = self._losses(batch, worst)
-        return Combined(parts["certified"] ** self.alpha * parts["adversarial"] ** (1 - self.alpha), parts)
+        # A loss of zero, which saturated softmax has in floating point, would have an infinite slope here.
+        certified, adversarial = (
+            parts[name].clamp(min=torch.finfo(parts[name].dtype).tiny) for name in ("certified", "adversarial")
+        )
+        return Combined(certified**self.alpha * adversarial ** (1 - self.alpha), parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,9 @@ from robust_plugins.losses.worst import WorstCase, worst_case
 Schedule = Callable[[float], float]
 """From the epoch, which may be a fraction, to a number: `rp.Ramp`, or any function."""
 
+PATIENCE = 100
+"""So many batches without a step are warned about."""
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -51,15 +54,16 @@ class MixedLoss:
       it is.
     - `ball`: the perturbations. Its `eps` is that of the end of the ramp.
     - `schedule`: from the epoch to a factor in [0, 1] of `eps` and, for a number, of `1 - gamma`. None: at full
-      strength from the start, about which training on bounds is warned: it would collapse to a constant.
+      strength from the start, about which training on bounds is warned: it would collapse to a constant. It goes on
+      with `step`; a loss that is never stepped is warned about, too.
     - `combiner`: makes R of the worst case; the default is its loss.
     - `regularisers`: added to all of it.
 
     With integer labels L is the cross-entropy, for a model of one output z that of the logits (-z/2, z/2). With
     floating-point labels L is the mean squared error, and the worst case the further end of a certifier's interval.
-    Adversarial examples are found in evaluation mode; the forward pass on them is in the model's own mode, except that
-    batch normalisation uses the statistics of the clean batch. Bounds are those of the model in evaluation mode, with
-    its running statistics; they are computed in full precision under autocast.
+    Adversarial examples are found in evaluation mode; the forward pass on them is in the model's own mode. Bounds are
+    those of the model in evaluation mode, in full precision under autocast. Batch normalisation in training mode uses
+    the statistics of the clean batch for all of them, and with gradients through these.
     """
 
     worst: str | Attack | Certifier | WorstCase | None
@@ -72,8 +76,7 @@ class MixedLoss:
     """Where training is; `step` sets it."""
 
     def __post_init__(self) -> None:
-        if not callable(self.gamma) and not 0 <= self.gamma <= 1:
-            raise ArgumentError("gamma", self.gamma, accepted="a number in [0, 1], or a schedule", hint="Try 0.5.")
+        self._check_kinds()
         if self.worst is None and self.gamma != 1:
             raise ArgumentError(
                 "worst", None, accepted="an attack or a certifier", hint="Without one, gamma is 1: plain training."
@@ -82,6 +85,10 @@ class MixedLoss:
             raise ArgumentError("ball", None, accepted="rp.Linf, rp.L2 or rp.L1", hint="Say over what.")
         self._source = None if self.worst is None else worst_case(self.worst)
         self._pair: TwoLogits | None = None
+        self._calls = 0
+        """Since the last step."""
+        self._last, self._batches = (0, -1), 0
+        """Epoch and batch of the last step, and the number of batches in the epoch before."""
         if self._source is not None and self._source.certified and self.schedule is None:
             warnings.warn(
                 "training on bounds without a ramp collapses to a constant network; pass schedule=rp.Ramp(...), "
@@ -89,12 +96,24 @@ class MixedLoss:
                 stacklevel=3,
             )
 
-    def step(self, epoch: int, batch: int, batches: int | None = None) -> None:
-        """Says that batch number `batch` of epoch number `epoch`, both from zero, is done.
+    @property
+    def certified(self) -> bool:
+        """Whether it trains on bounds, with which training collapses unless they are ramped."""
+        return self._source is not None and self._source.certified
 
-        With the number of `batches` in an epoch the schedules go on with every batch; without it they do once an epoch.
+    def step(self, epoch: int, batch: int, batches: int | None = None) -> None:
+        """Says that batch number `batch` of epoch number `epoch`, both from zero, is done; -1 is the epoch's start.
+
+        The schedules go on with every batch, by the number of `batches` in an epoch; where it is not given, that is
+        counted in the first epoch, in which they stand at its start.
         """
-        self.epoch = epoch if batches is None else epoch + (batch + 1) / batches
+        if batches is not None and batches < 1:
+            raise ArgumentError("batches", batches, accepted="an integer of at least 1", hint="That of one epoch.")
+        if epoch != self._last[0]:
+            self._batches = self._last[1] + 1 if epoch == self._last[0] + 1 else 0
+        self._last, self._calls = (epoch, batch), 0
+        count = batches or (self._batches if self._batches > 1 else 0)  # who only ever says batch 0 means the epoch
+        self.epoch = epoch + min(1.0, (batch + 1) / count) if count else float(epoch)
 
     def __call__(
         self,
@@ -110,8 +129,9 @@ class MixedLoss:
         """
         if not len(x):
             raise ArgumentError("x", "an empty batch", accepted="at least one sample", hint="Leave the batch out.")
-        factor = 1.0 if self.schedule is None else self.schedule(self.epoch)
-        gamma = self.gamma(self.epoch) if callable(self.gamma) else 1 - factor * (1 - self.gamma)
+        factor = 1.0 if self.schedule is None else self._scheduled("schedule", self.schedule)
+        gamma = self._scheduled("gamma", self.gamma) if callable(self.gamma) else 1 - factor * (1 - self.gamma)
+        self._warn_where_nothing_is_stepped()
         counts = gamma > 0 or self.combiner.uses_clean
         batch = Batch(model, x, y, self.ball, factor=factor, epoch=self.epoch, clean_counts=counts, pair=self._pair)
         self._pair = batch.model if isinstance(batch.model, TwoLogits) else None
@@ -124,7 +144,8 @@ class MixedLoss:
             worst, parts = self.combiner.loss(batch, self._source)
             total = worst if gamma == 0 else gamma * clean + (1 - gamma) * worst
         for regulariser in self.regularisers:
-            parts[type(regulariser).__name__] = term = regulariser.penalty(batch)
+            name, term = type(regulariser).__name__, regulariser.penalty(batch)
+            parts[name] = term + parts[name] if name in parts else term
             total = total + term
         total.terms = Terms(  # type: ignore[attr-defined] # a tensor takes attributes
             clean.detach(),
@@ -134,3 +155,43 @@ class MixedLoss:
             {name: part.detach() for name, part in parts.items()},
         )
         return total
+
+    def _scheduled(self, name: str, schedule: Schedule) -> float:
+        value = schedule(self.epoch)
+        if not (isinstance(value, int | float) and 0 <= value <= 1):
+            raise ArgumentError(
+                name, f"{value} at epoch {self.epoch:g}", accepted="a function of the epoch to numbers in [0, 1]",
+                hint="For a part of eps, give the ball the eps of the end.",
+            )  # fmt: skip
+        return float(value)
+
+    def _warn_where_nothing_is_stepped(self) -> None:
+        self._calls += 1
+        if self._calls == PATIENCE and (self.schedule is not None or callable(self.gamma)):
+            warnings.warn(
+                f"{PATIENCE} batches without loss.step(epoch, batch): the schedules stand still", stacklevel=3
+            )
+
+    def _check_kinds(self) -> None:
+        number = isinstance(self.gamma, int | float) and not isinstance(self.gamma, bool)
+        if not callable(self.gamma) and not (number and 0 <= self.gamma <= 1):
+            raise ArgumentError(
+                "gamma", repr(self.gamma), accepted="a number in [0, 1], or a function of the epoch", hint="Try 0.5."
+            )
+        if isinstance(self.regularisers, Regulariser) or not all(isinstance(r, Regulariser) for r in self.regularisers):
+            raise ArgumentError(
+                "regularisers", repr(self.regularisers), accepted="a list of rp.losses.Regulariser",
+                hint="For example [rp.losses.L1(weight=1e-5)].",
+            )  # fmt: skip
+        for name, value, kind, accepted in (
+            ("worst", self.worst, str | Attack | Certifier | WorstCase | None, "an attack, a certifier, or its name"),
+            ("ball", self.ball, Ball | None, "rp.Linf, rp.L2 or rp.L1"),
+            ("combiner", self.combiner, Combiner, "a rp.losses.Combiner"),
+        ):
+            if not isinstance(value, kind):
+                raise ArgumentError(name, repr(value), accepted=accepted, hint="See rp.MixedLoss.")
+        if not (self.schedule is None or callable(self.schedule)):
+            raise ArgumentError(
+                "schedule", repr(self.schedule), accepted="a function of the epoch, or None",
+                hint="For example rp.Ramp(start=1, end=6).",
+            )  # fmt: skip

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from robust_plugins import plugins
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError, PluginError
 from robust_plugins.hookspecs import Register, hookimpl
 from robust_plugins.interfaces import Attack
-from robust_plugins.losses.combiners import MART, TRADES, Combiner, MixedMargins, Powers, ThreeTerm
+from robust_plugins.losses.combiners import MART, TRADES, Combiner, MixedMargins, Powers, ThreeTerm, Worst
 from robust_plugins.losses.divergence import Diverging
 from robust_plugins.losses.mixed import MixedLoss, Schedule
 from robust_plugins.losses.ramp import Ramp
 from robust_plugins.losses.regularisers import Regulariser
-from robust_plugins.losses.worst import Blended, SmallBox
-from robust_plugins.plugins import ComponentInfo, Kind, attack, certifier, registry
+from robust_plugins.losses.worst import Blended, SmallBox, WorstCase
+from robust_plugins.plugins import ComponentInfo, Kind, registry
+
+IBP = "interval:ibp"
 
 
 def standard() -> MixedLoss:
@@ -29,20 +32,20 @@ def goodfellow(*, ball: Ball, gamma: float = 0.5) -> MixedLoss:
 
 
 def madry(*, ball: Ball, gamma: float = 0.0, steps: int = 7, step: float = 2 / 8) -> MixedLoss:
-    """PGD with 7 steps of a quarter of eps from a random start, and no clean loss. Needs one eps for all samples.
+    """PGD with 7 steps of a quarter of eps from a random start, and no clean loss.
 
     Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks", on CIFAR-10: steps of 2 for an
     eps of 8; on MNIST, 40 steps of 0.01 for an eps of 0.3. `step` is in units of eps, here and below.
     """
-    return MixedLoss(worst=_pgd(ball, steps, step), gamma=gamma, ball=ball)
+    return MixedLoss(worst=_pgd(steps, step), gamma=gamma, ball=ball)
 
 
 def fast(*, ball: Ball, gamma: float = 0.0, step: float = 1.25) -> MixedLoss:
-    """One step of 1.25 eps from a uniform start. Needs one eps for all samples.
+    """One step of 1.25 eps from a uniform start.
 
     Wong et al. 2020, "Fast is better than free: revisiting adversarial training".
     """
-    return MixedLoss(worst=_pgd(ball, 1, step), gamma=gamma, ball=ball)
+    return MixedLoss(worst=_pgd(1, step), gamma=gamma, ball=ball)
 
 
 def trades(*, ball: Ball, beta: float = 6.0, steps: int = 10, step: float = 0.007 / 0.031) -> MixedLoss:
@@ -55,12 +58,12 @@ def trades(*, ball: Ball, beta: float = 6.0, steps: int = 10, step: float = 0.00
 
 
 def mart(*, ball: Ball, weight: float = 5.0, steps: int = 10, step: float = 0.007 / 0.031) -> MixedLoss:
-    """Boosted cross-entropy and weighted divergence, by PGD with 10 steps. Needs one eps for all samples.
+    """Boosted cross-entropy and weighted divergence, by PGD with 10 steps.
 
     Wang et al. 2020, "Improving adversarial robustness requires revisiting misclassified examples" (lambda of 5). There
     PGD starts next to x, here anywhere in the ball.
     """
-    return MixedLoss(worst=_pgd(ball, steps, step), gamma=0.0, ball=ball, combiner=MART(weight=weight))
+    return MixedLoss(worst=_pgd(steps, step), gamma=0.0, ball=ball, combiner=MART(weight=weight))
 
 
 def ibp(
@@ -69,39 +72,57 @@ def ibp(
     epochs: int,
     gamma: float = 0.5,
     schedule: Schedule | None = None,
-    certifier: str = "interval:ibp",
+    certifier: str = IBP,
     regularisers: Sequence[Regulariser] = (),
 ) -> MixedLoss:
     """Interval bounds; eps and the weight of their loss, 1 - gamma, are ramped.
 
     Gowal et al. 2018, "On the effectiveness of interval bound propagation" (kappa from 1 to 0.5). The ramp of the
     recipes with bounds is smooth over the first 20 / 70 of the epochs, the share for MNIST of Mao et al. 2024,
-    "CTBench", at 0.1; short runs want a longer share.
+    "CTBench", at 0.1; short runs want a longer share. `certifier` is any whose bounds are differentiable, in all of
+    them: `interval:ibp` bounds the box around an L2 or L1 ball, `lirpa:ibp` the ball itself.
     """
-    return MixedLoss(
-        worst=certifier, gamma=gamma, ball=ball, schedule=schedule or _ramp(epochs), regularisers=regularisers
-    )
+    return _certified(certifier, ball, epochs, gamma, schedule, regularisers)
 
 
-def crown_ibp(*, ball: Ball, epochs: int, gamma: float = 0.5, schedule: Schedule | None = None) -> MixedLoss:
+def crown_ibp(
+    *,
+    ball: Ball,
+    epochs: int,
+    gamma: float = 0.5,
+    schedule: Schedule | None = None,
+    certifier: str = IBP,
+    regularisers: Sequence[Regulariser] = (),
+) -> MixedLoss:
     """Margins `beta * CROWN-IBP + (1 - beta) * IBP`, beta from 1 to 0 along the ramp.
 
-    Zhang et al. 2020, "Towards stable and efficient training of verifiably robust neural networks".
+    Zhang et al. 2020, "Towards stable and efficient training of verifiably robust neural networks". `certifier` is the
+    cheap one of the two.
     """
-    bounds = Blended(tight=certifier("interval:crown-ibp"), loose=certifier("interval:ibp"))
-    return MixedLoss(worst=bounds, gamma=gamma, ball=ball, schedule=schedule or _ramp(epochs))
+    bounds = Blended(tight=plugins.certifier("interval:crown-ibp"), loose=plugins.certifier(certifier))
+    return _certified(bounds, ball, epochs, gamma, schedule, regularisers)
 
 
 def sabr(
-    *, ball: Ball, epochs: int, ratio: float = 0.4, steps: int = 8, gamma: float = 0.0, schedule: Schedule | None = None
+    *,
+    ball: Ball,
+    epochs: int,
+    ratio: float = 0.4,
+    steps: int = 8,
+    gamma: float = 0.0,
+    schedule: Schedule | None = None,
+    certifier: str = IBP,
+    regularisers: Sequence[Regulariser] = (),
 ) -> MixedLoss:
     """Interval bounds on boxes of radius `ratio * eps` around adversarial examples, by PGD with 8 steps.
 
     Müller et al. 2023, "Certified training: small boxes are all you need" (ratio 0.4 on MNIST at 0.1, 0.6 at 0.3). The
-    paper's steps shrink from eps / 2 on; these are 2.5 eps / 8 each.
+    paper's steps shrink from eps / 2 on; these are 2.5 eps / 8 each. Here and in the recipes below the ramp is that of
+    eps alone: `gamma`, the weight of the clean loss, is the same throughout.
     """
-    box = SmallBox(attack=attack("art:pgd", steps=steps, best=False), certifier=certifier("interval:ibp"), ratio=ratio)
-    return MixedLoss(worst=box, gamma=gamma, ball=ball, schedule=schedule or _ramp(epochs))
+    attack = plugins.attack("art:pgd", steps=steps, best=False)
+    box = SmallBox(attack=attack, certifier=plugins.certifier(certifier), ratio=ratio)
+    return _certified(box, ball, epochs, _steady(gamma), schedule, regularisers)
 
 
 def mtl_ibp(
@@ -113,8 +134,10 @@ def mtl_ibp(
     step: float = 10.0,
     gamma: float = 0.0,
     schedule: Schedule | None = None,
+    certifier: str = IBP,
+    regularisers: Sequence[Regulariser] = (),
 ) -> MixedLoss:
-    """`alpha * L(IBP) + (1 - alpha) * L(PGD)`. Needs one eps for all samples.
+    """`alpha * L(IBP) + (1 - alpha) * L(PGD)`.
 
     De Palma et al. 2024, "Expressive losses for verified robustness via convex combinations": one step of 10 eps from a
     random start, which ends in a corner of the box, and alpha 0.5 as on CIFAR-10 at 8/255; so do `cc-ibp` and
@@ -122,7 +145,8 @@ def mtl_ibp(
     (`cc-ibp` 0.1) at 0.1, trained with twice the eps, and 0.08 (0.3) at 0.3, with 1.334 times; and an L1 of 1e-5 to
     1e-6.
     """
-    return _expressive(ThreeTerm(attack=_pgd(ball, steps, step), alpha=alpha), ball, epochs, gamma, schedule)
+    combiner = ThreeTerm(attack=_pgd(steps, step), alpha=alpha)
+    return _certified(certifier, ball, epochs, _steady(gamma), schedule, regularisers, combiner)
 
 
 def cc_ibp(
@@ -134,9 +158,12 @@ def cc_ibp(
     step: float = 10.0,
     gamma: float = 0.0,
     schedule: Schedule | None = None,
+    certifier: str = IBP,
+    regularisers: Sequence[Regulariser] = (),
 ) -> MixedLoss:
     """The loss of `alpha * IBP margins + (1 - alpha) * PGD margins`. De Palma et al. 2024."""
-    return _expressive(MixedMargins(attack=_pgd(ball, steps, step), alpha=alpha), ball, epochs, gamma, schedule)
+    combiner = MixedMargins(attack=_pgd(steps, step), alpha=alpha)
+    return _certified(certifier, ball, epochs, _steady(gamma), schedule, regularisers, combiner)
 
 
 def exp_ibp(
@@ -148,9 +175,12 @@ def exp_ibp(
     step: float = 10.0,
     gamma: float = 0.0,
     schedule: Schedule | None = None,
+    certifier: str = IBP,
+    regularisers: Sequence[Regulariser] = (),
 ) -> MixedLoss:
     """`L(IBP)^alpha * L(PGD)^(1 - alpha)`. De Palma et al. 2024."""
-    return _expressive(Powers(attack=_pgd(ball, steps, step), alpha=alpha), ball, epochs, gamma, schedule)
+    combiner = Powers(attack=_pgd(steps, step), alpha=alpha)
+    return _certified(certifier, ball, epochs, _steady(gamma), schedule, regularisers, combiner)
 
 
 @hookimpl
@@ -187,20 +217,35 @@ def recipes() -> list[ComponentInfo]:
     return registry().components(Kind.LOSS)
 
 
-def _pgd(ball: Ball, steps: int, step: float) -> Attack:
-    if isinstance(ball.radii, tuple):
+def _pgd(steps: int, step: float) -> Attack:
+    return plugins.attack("art:pgd", steps=steps, relative_step=step, best=False)
+
+
+def _certified(
+    worst: str | WorstCase,
+    ball: Ball,
+    epochs: int,
+    gamma: float | Schedule,
+    schedule: Schedule | None,
+    regularisers: Sequence[Regulariser],
+    combiner: Combiner | None = None,
+) -> MixedLoss:
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
         raise ArgumentError(
-            "ball.eps", "one per sample", accepted="a number",
-            hint=f"The step is {step:.3g} times it: build rp.MixedLoss with an attack of your own.",
-        )  # fmt: skip
-    return attack("art:pgd", steps=steps, step_size=step * ball.radii or None, best=False)
-
-
-def _expressive(combiner: Combiner, ball: Ball, epochs: int, gamma: float, schedule: Schedule | None) -> MixedLoss:
+            "epochs", repr(epochs), accepted="an integer of at least 1", hint="As many as will be trained."
+        )
     return MixedLoss(
-        worst="interval:ibp", gamma=gamma, ball=ball, schedule=schedule or _ramp(epochs), combiner=combiner
+        worst=worst,
+        gamma=gamma,
+        ball=ball,
+        schedule=schedule or Ramp(start=0, end=epochs * 20 / 70),
+        combiner=combiner or Worst(),
+        regularisers=regularisers,
     )
 
 
-def _ramp(epochs: int) -> Ramp:
-    return Ramp(start=0, end=epochs * 20 / 70)
+def _steady(gamma: float) -> Schedule:
+    """The same number in every epoch, where a number would be ramped."""
+    if not (isinstance(gamma, int | float) and 0 <= gamma <= 1):
+        raise ArgumentError("gamma", repr(gamma), accepted="a number in [0, 1]", hint="0 is no clean loss.")
+    return Ramp(start=0, end=0, first=gamma, last=gamma)

@@ -52,20 +52,20 @@ class TrainingRecord:
         return "\n".join([header(self.final.scores), *lines]) if lines else "no epoch"
 
 
-_COLUMNS = ("epoch", "loss", "clean", "worst", "eps", "gamma", "seconds")
+_COLUMNS = {
+    "epoch": 5, "loss": 10, "clean loss": 12, "worst loss": 12, "eps": 10, "gamma": 10, "seconds": 9,
+}  # fmt: skip
+"""The columns before the scores, one of which is called `clean`, and their widths."""
 
 
 def header(scores: Mapping[str, float]) -> str:
     """The title line of a table whose last columns are these scores."""
-    return "".join(f"{name:>10}" for name in _COLUMNS) + "".join(f"  {name:>10}" for name in scores)
+    return "".join(f"{name:>{width}}" for name, width in _COLUMNS.items()) + "".join(f"  {n:>10}" for n in scores)
 
 
 def row(epoch: EpochRecord) -> str:
     """One line of the table."""
     values = (epoch.loss, epoch.clean, epoch.worst, epoch.eps, epoch.gamma)
-    cells = [
-        f"{epoch.epoch:>10}",
-        *(" " * 10 if v is None else f"{v:>10.4g}" for v in values),
-        f"{epoch.seconds:>10.1f}",
-    ]
+    texts = (str(epoch.epoch), *("" if v is None else f"{v:.4g}" for v in values), f"{epoch.seconds:.1f}")
+    cells = [f"{text:>{width}}" for text, width in zip(texts, _COLUMNS.values(), strict=True)]
     return "".join(cells) + "".join(f"  {score:>{max(10, len(name))}.4f}" for name, score in epoch.scores.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class L1(Regulariser):
 
     def penalty(self, batch: Batch) -> Tensor:  # noqa: D102 (inherited)
         sizes = [p.abs().sum() for p in batch.model.parameters() if p.dim() > 1]
-        return self.weight * torch.stack(sizes).sum()
+        return self.weight * torch.stack(sizes).sum() if sizes else batch.clean.new_zeros(())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,8 @@ class WarmUp(Regulariser):
       c over the active neurons (lower bound above 0) and minus that over the inactive ones, and v the ratio (below
       one) between the sums of `(c - mean(c))^2` over both. A layer without neurons of either kind is left out.
 
-    `eps / eps_max` is the state of the loss's ramp. The intervals are those of `interval:ibp`, in evaluation mode, and
-    cost a second propagation. Shi et al. 2021, "Fast certified robust training with short warmup".
+    `eps / eps_max` is the state of the loss's ramp; without one the term is zero. The intervals are those of
+    `interval:ibp`, and cost a second propagation. Shi et al. 2021, "Fast certified robust training with short warmup".
     """
 
     weight: float = 0.5
@@ -69,8 +70,9 @@ class WarmUp(Regulariser):
         try:
             for module, _ in modes:
                 module.training = False
-            network = trace(batch.model, batch.x)
-            values = network.forward(box)
+            with batch.bounding():
+                network = trace(batch.model, batch.x)
+                values = network.forward(box)
         finally:
             for module, training in modes:
                 module.training = training
@@ -106,11 +108,19 @@ def ibp_initialisation(model: nn.Module) -> None:
     """Draws the weights of linear and convolutional layers from N(0, 2 pi / fan_in^2), except the last one's; in place.
 
     With these the boxes keep their width from layer to layer. Biases and other layers stay. The draws are from
-    torch's random state; the last layer is the last one registered. Shi et al. 2021, section 4.1.
+    torch's random state; the last layer is the last one registered. Shi et al. 2021, section 4.1. Raises ArgumentError
+    for a model without such layers.
     """
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    if not layers:
+        raise ArgumentError(
+            "model", type(model).__name__, accepted="a network with linear or convolutional layers",
+            hint="There is nothing to initialise in this one.",
+        )  # fmt: skip
     for layer in layers[:-1]:
-        fan_in = layer.weight[0].numel()
+        # Transposed convolutions have their weights the other way round, in groups.
+        transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+        fan_in = layer.weight[:, 0].numel() // layer.groups if transposed else layer.weight[0].numel()
         layer.weight.normal_(0.0, math.sqrt(2 * math.pi) / fan_in)
 
 

@@ -1,4 +1,4 @@
-"""Batch normalisation by the statistics of the clean inputs, for a second forward pass on others."""
+"""Batch normalisation by the statistics of the clean inputs: for a second forward pass on others, and for bounds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Statistics = dict[nn.Module, tuple[Tensor, Tensor]]
-"""The mean and the variance of each channel, for each layer."""
+from robust_plugins.errors import UnsupportedModelError
+
+Statistics = dict[nn.Module, list[tuple[Tensor, Tensor]]]
+"""The mean and the variance of each channel, for each layer and each time that it is used."""
 
 
 @contextmanager
@@ -22,7 +24,7 @@ def recorded(model: nn.Module) -> Iterator[Statistics]:
         z = args[0]
         axes = [axis for axis in range(z.dim()) if axis != 1]
         variance, mean = torch.var_mean(z, axes, correction=0)
-        found[layer] = mean, variance
+        found.setdefault(layer, []).append((mean, variance))
 
     handles = [layer.register_forward_pre_hook(note) for layer in _training(model)]
     try:
@@ -35,9 +37,10 @@ def recorded(model: nn.Module) -> Iterator[Statistics]:
 @contextmanager
 def replayed(statistics: Statistics) -> Iterator[None]:
     """Normalises by `statistics` during a forward pass, and leaves the running statistics alone. Differentiable."""
+    waiting = {layer: iter(uses) for layer, uses in statistics.items()}
 
     def normalise(layer: Any, args: tuple[Any, ...], out: Tensor) -> Tensor:
-        z, (mean, variance) = args[0], statistics[layer]
+        z, (mean, variance) = args[0], next(waiting[layer])
         shape = (1, -1, *[1] * (z.dim() - 2))
         scaled: Tensor = (z - mean.view(shape)) * (variance.view(shape) + layer.eps).rsqrt()
         if layer.affine:
@@ -54,6 +57,29 @@ def replayed(statistics: Statistics) -> Iterator[None]:
             handle.remove()
         for layer in statistics:
             layer.training = True
+
+
+@contextmanager
+def standing_in(statistics: Statistics) -> Iterator[None]:
+    """Makes them the running statistics, which is what bounds of the model in evaluation mode use. Differentiable.
+
+    Raises UnsupportedModelError where a layer is used more than once: it has one set of running statistics.
+    """
+    before: dict[Any, tuple[Any, Any]] = {m: (m.running_mean, m.running_var) for m in statistics}
+    try:
+        for layer, uses in statistics.items():
+            if len(uses) > 1:
+                raise UnsupportedModelError(
+                    f"a {type(layer).__name__} is used {len(uses)} times in one forward pass, so that bounds cannot "
+                    "use the statistics of the batch; give each use a layer of its own"
+                )
+            # Only layers with running statistics have bounds at all.
+            if layer.running_mean is not None:
+                layer._buffers.update(running_mean=uses[0][0], running_var=uses[0][1])
+        yield
+    finally:
+        for layer, (mean, variance) in before.items():
+            layer._buffers.update(running_mean=mean, running_var=variance)
 
 
 def _training(model: nn.Module) -> list[nn.Module]:

@@ -62,12 +62,24 @@ class _Bounded(WorstCase):
         For continuous labels, the end of the interval that is further from the label.
         """
         # Bounds in half precision would bound nothing; the model's parameters are in full precision under autocast.
-        with torch.autocast(batch.x.device.type, enabled=False):
+        with torch.autocast(batch.x.device.type, enabled=False), batch.bounding():
             if batch.continuous:
-                return _further(self.interval(batch), batch)
+                interval = self.interval(batch)
+                self._check_differentiable(batch, interval.lower)
+                return _further(interval, batch)
             classes = batch.clean.shape[1]
             margins = self.lower(batch, margin_spec(batch.y, classes, dtype=batch.x.dtype))
+            self._check_differentiable(batch, margins)
             return margins.new_zeros((len(margins), classes)).masked_scatter(batch.wrong, -margins)
+
+    def _check_differentiable(self, batch: Batch, bounds: Tensor) -> None:
+        if bounds.requires_grad or not torch.is_grad_enabled():
+            return
+        if any(p.requires_grad for p in batch.model.parameters()):
+            raise ArgumentError(
+                "worst", self, accepted="a certifier whose bounds are differentiable in the weights",
+                hint="Without gradients only the clean loss would be trained.",
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +107,12 @@ class Blended(_Bounded):
     tight: Certifier
     loose: Certifier
     beta: float | Callable[[float], float] | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.beta is None or callable(self.beta) or 0 <= self.beta <= 1):
+            raise ArgumentError(
+                "beta", self.beta, accepted="a number in [0, 1], a function of the epoch, or None", hint="Try None."
+            )
 
     def interval(self, batch: Batch) -> Interval:  # noqa: D102 (inherited)
         beta, model, x, ball = self._beta(batch), batch.model, batch.x, batch.ball
@@ -135,6 +153,10 @@ class SmallBox(_Bounded):
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:
             raise ArgumentError("ratio", self.ratio, accepted="a number in (0, 1]", hint="For example 0.4.")
+
+    def outputs(self, batch: Batch) -> Tensor:  # noqa: D102 (inherited)
+        batch.attacked(self.attack)  # before the statistics of the batch stand in, as for every other attack
+        return super().outputs(batch)
 
     def interval(self, batch: Batch) -> Interval:  # noqa: D102 (inherited)
         center, ball = self._box(batch)

@@ -245,13 +245,16 @@ class TrainingState:
 
     def resume(self, folder: Path | None) -> int:
         """Goes on from a checkpoint, if there is one: the number of complete epochs."""
-        state = None if folder is None else checkpoints.load(folder)
-        if state is None:
+        state = None if folder is None else checkpoints.read(folder)
+        if folder is None or state is None:
             return 0
+        if "plan" not in state:
+            raise checkpoints.unusable(folder, "it is not one of abstract gradient training")
         for name, value in self.described.items():
             if state["plan"][name] != value:
                 raise ArgumentError(name, value, accepted=f"{state['plan'][name]}, as in the checkpoint",
                                     hint="Use the same arguments, or another folder.")  # fmt: skip
+        checkpoints.restore(state)
         self.concrete.load_state_dict(state["concrete"])
         self.parameters = {n: _interval(e) for n, e in state["parameters"].items()}
         self.names[:] = list(self.parameters)

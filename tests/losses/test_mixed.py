@@ -24,6 +24,35 @@ def _ibp(**parameters: object) -> rp.MixedLoss:
     return rp.MixedLoss(**({"worst": "interval:ibp", "gamma": 0.5, "ball": BALL, "schedule": fixed()} | parameters))
 
 
+def test_batches_are_counted_where_their_number_is_not_given() -> None:
+    loss, seen = _ibp(schedule=rp.Ramp(start=0, end=4, shape="linear")), []
+    for epoch in range(3):
+        for batch in range(4):
+            loss.step(epoch, batch)
+            seen.append(loss.epoch)
+    assert seen == [0, 0, 0, 0, 1.25, 1.5, 1.75, 2, 2.25, 2.5, 2.75, 3]
+    loss.step(2, 9)  # a longer epoch does not reach into the next
+    assert loss.epoch == 3
+    for epoch in (3, 4, 5):  # once an epoch
+        loss.step(epoch, 0)
+    assert loss.epoch == 5
+    loss.step(8, 1)  # resumed: nothing is known of the epoch before
+    assert loss.epoch == 8
+    with pytest.raises(rp.ArgumentError, match="batches"):
+        loss.step(0, 0, 0)
+
+
+def test_a_loss_that_is_never_stepped_is_warned_about() -> None:
+    loss, model, (x, y) = _ibp(schedule=rp.Ramp(start=1, end=3)), network(), samples()
+    for _ in range(99):
+        loss(model, x, y)
+    with pytest.warns(UserWarning, match=r"100 batches without loss.step"):
+        loss(model, x, y)
+    for batch in range(150):  # and one that is, is not: warnings are errors here
+        loss(model, x, y)
+        loss.step(0, batch, 150)
+
+
 def test_the_schedule_ramps_eps_and_the_weight_of_the_worst_case() -> None:
     loss = _ibp(schedule=rp.Ramp(start=1, end=3, shape="linear"))
     model, (x, y) = network(), samples()
@@ -34,8 +63,6 @@ def test_the_schedule_ramps_eps_and_the_weight_of_the_worst_case() -> None:
         seen.append((terms.eps, terms.gamma))
         assert (terms.worst is None) == (terms.gamma == 1)
     assert seen == [(0, 1), *(pytest.approx(pair) for pair in ((0.025, 0.875), (0.075, 0.625), (0.1, 0.5)))]
-    loss.step(2, 3)
-    assert loss(model, x, y).terms.eps == pytest.approx(0.05)  # once an epoch, without the number of batches
 
 
 def test_gamma_by_itself() -> None:

@@ -239,5 +239,73 @@ def test_parameters_in_the_name_and_wrong_ones() -> None:
         rp.recipe("mtl-ibp", ball=BALL, epochs=1, alpha=2.0)
     with pytest.raises(rp.ArgumentError, match="beta"):
         rp.recipe("trades", ball=BALL, beta=-1.0)
-    with pytest.raises(rp.ArgumentError, match="one per sample"):
-        rp.recipe("fast", ball=rp.Linf(eps=[0.1, 0.2], clip=None))
+    with pytest.raises(rp.ArgumentError, match="relative_step"):
+        rp.recipe("fast", ball=BALL, step=0.0)
+    with pytest.raises(rp.ArgumentError, match="gamma"):
+        rp.recipe("sabr", ball=BALL, epochs=1, gamma=2.0)
+    with pytest.raises(rp.ArgumentError, match="ball"):
+        rp.recipe("madry", ball=0.1)
+    for name in sorted(CERTIFIED):
+        with pytest.raises(rp.ArgumentError, match="epochs"):
+            rp.recipe(name, ball=BALL, epochs=0)
+        with pytest.raises(rp.ArgumentError, match="schedule"):
+            rp.recipe(f"{name}(schedule=3)", ball=BALL, epochs=1)
+        with pytest.raises(rp.ArgumentError, match="regularisers"):
+            rp.recipe(f'{name}(regularisers=["l1"])', ball=BALL, epochs=1)
+
+
+def test_defaults_of_the_papers() -> None:
+    for name in ("mtl-ibp", "cc-ibp", "exp-ibp"):
+        loss = rp.recipe(name, ball=BALL, epochs=1)
+        assert (loss.combiner.alpha, loss.combiner.attack.steps, loss.combiner.attack.relative_step) == (0.5, 1, 10.0)
+    assert rp.recipe("sabr", ball=BALL, epochs=1).worst.ratio == 0.4
+    assert rp.recipe("trades", ball=BALL).combiner.beta == 6
+    assert rp.recipe("mart", ball=BALL).combiner.weight == 5
+
+
+@pytest.mark.parametrize("name", sorted(CERTIFIED))
+def test_bounds_and_regularisers_of_your_own(name: str) -> None:
+    """Another certifier takes part, and what is added is added."""
+    model, (x, y) = network(), samples()
+    ball = rp.L2(eps=0.3, clip=(0, 1)) if name != "sabr" else BALL
+    parameters = {"ball": ball, "epochs": 1, "schedule": lambda epoch: 0.5 if name == "crown-ibp" else 1.0}
+    values = []
+    for more in ({}, {"certifier": "lirpa:ibp"}, {"regularisers": [rp.losses.L1(weight=2.0)]}):
+        torch.manual_seed(7)
+        values.append(rp.recipe(name, **parameters, **more)(model, x, y))
+    own, other, penalised = values
+    norm = sum(p.abs().sum() for p in model.parameters() if p.dim() > 1)
+    assert penalised.item() == pytest.approx((own + 2 * norm).item())
+    if name == "sabr":
+        assert other.item() == pytest.approx(own.item(), rel=1e-6)
+    else:  # the box around the ball is wider than the ball
+        assert other.item() < own.item() - 1e-3
+
+
+@pytest.mark.parametrize("name", ["sabr", "mtl-ibp", "cc-ibp", "exp-ibp"])
+def test_the_clean_loss_is_not_ramped_in_what_the_papers_train_without_it(name: str) -> None:
+    model, (x, y) = network(), samples()
+    loss = rp.recipe(name, ball=BALL, epochs=1, schedule=rp.Ramp(start=0, end=1, shape="linear"))
+    for epoch in (0.0, 0.3, 1.0):
+        loss.epoch = epoch
+        terms = loss(model, x, y).terms
+        assert (terms.gamma, terms.eps) == (0, pytest.approx(epoch * EPS))
+    mixed = rp.recipe(name, ball=BALL, epochs=1, gamma=0.25)
+    assert mixed(model, x, y).terms.gamma == 0.25
+
+
+def test_steps_are_in_units_of_the_present_radius() -> None:
+    """Half way up the ramp, and for a radius of each sample."""
+    model, (x, y) = network(), samples()
+    eps = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]
+    loss = rp.recipe("madry", ball=rp.Linf(eps=eps, clip=(0, 1)))
+    half = rp.MixedLoss(worst=loss.worst, gamma=lambda _: 0.0, ball=loss.ball, schedule=lambda _: 0.5)
+    for mixed, factor in ((loss, 1.0), (half, 0.5)):
+        ball = rp.Linf(eps=[factor * e for e in eps], clip=(0, 1))
+        torch.manual_seed(7)
+        value = mixed(model, x, y)
+        torch.manual_seed(7)
+        found = rp.attack("art:pgd", steps=7, relative_step=0.25, best=False).search(
+            model, x, y, ball, seed=int(torch.randint(2**31, ()))
+        )
+        assert value.item() == pytest.approx(F.cross_entropy(model(found), y).item())
