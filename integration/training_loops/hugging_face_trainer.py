@@ -11,49 +11,59 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import robust_plugins as rp
 
 
-class Logits(nn.Module):
-    """A model of the library, which returns a record, as one from images to logits."""
+class Logits:
+    """From images to logits, which is what the loss takes, for a model of the library, which returns a record.
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
+    class ViT(Logits, ViTForImageClassification): ...
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(pixel_values=x).logits
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return super().forward(pixel_values=pixel_values).logits  # type: ignore[misc] # of the model it is mixed into
 
 
 class RobustTrainer(Trainer):
-    """A Trainer whose batches hold `pixel_values` and `labels`, and whose loss is `robust`."""
+    """A Trainer whose batches hold `pixel_values` and `labels`, and whose loss is `robust`.
+
+    `model`: from images to logits. DistributedDataParallel, precision, accumulation and checkpoints are the Trainer's.
+    """
 
     def __init__(self, model: nn.Module, robust: rp.MixedLoss, **arguments: Any) -> None:
-        # One wrapper for the whole training: a certifier traces the graph of each module once.
-        self.robust, self.logits = robust, Logits(model) if isinstance(model, PreTrainedModel) else model
         super().__init__(model=model, **arguments)
+        self.robust, self.label_names = robust, ["labels"]
         self.add_callback(_Schedules(robust))
+        # The loss is a batch's mean: Trainer has to divide it by the number of accumulated batches.
+        self.model_accepts_loss_kwargs = False
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         x, y = inputs["pixel_values"], inputs["labels"]
         if model.training:
-            return self.robust(self.logits, x, y)
-        logits = self.logits(x)
+            # `model`, not self.model: DistributedDataParallel synchronises gradients in its own forward. DataParallel,
+            # which Trainer takes for several GPUs in one process, the loss does not know.
+            return self.robust(model.module if isinstance(model, nn.DataParallel) else model, x, y)
+        logits = model(x)
         loss = nn.functional.cross_entropy(logits, y)
         return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
 
 
 class _Schedules(TrainerCallback):
+    """Before each step of the optimizer, not after it: a resumed training starts where its checkpoint was."""
+
     def __init__(self, robust: rp.MixedLoss) -> None:
         self.robust = robust
 
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **others: Any) -> None:
-        steps = max(1, round(state.max_steps / args.num_train_epochs))  # of the optimizer, in an epoch
-        self.robust.step(0, state.global_step - 1, steps)
+    def on_step_begin(
+        self, args: TrainingArguments, state: Any, control: Any, *, train_dataloader: Any, **others: Any
+    ) -> None:
+        epoch, part = divmod(state.epoch, 1)
+        batches = len(train_dataloader)
+        self.robust.step(int(epoch), round(part * batches) - 1, batches)
 
 
 class Images(Dataset[dict[str, Tensor]]):
@@ -76,7 +86,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder, num_train_epochs=epochs, per_device_train_batch_size=64, learning_rate=2e-3, max_grad_norm=10.0,
-            remove_unused_columns=False, label_names=["labels"], save_strategy="no", report_to=[], use_cpu=True,
+            remove_unused_columns=False, save_strategy="no", report_to=[], use_cpu=True,
         )  # fmt: skip
         RobustTrainer(model, robust, args=arguments, train_dataset=Images(data.x_train, data.y_train)).train()
     print(rp.Scores(x=data.x_test, y=data.y_test, ball=ball)(model))

@@ -5,8 +5,6 @@ python integration/training_loops/lightning_module.py
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -23,13 +21,12 @@ class Robust(pl.LightningModule):
         self.model, self.loss, self.lr = model, loss, lr
 
     def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+        # Before the batch, not after it: a resumed training starts where its checkpoint was.
+        self.loss.step(self.current_epoch, index - 1, int(self.trainer.num_training_batches))
         value = self.loss(self.model, *batch)
         terms = value.terms  # type: ignore[attr-defined]
         self.log_dict({"loss": value, "clean": terms.clean, "eps": terms.eps, "gamma": terms.gamma}, on_epoch=True)
         return value
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
-        self.loss.step(self.current_epoch, index, int(self.trainer.num_training_batches))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.model.parameters(), lr=self.lr)

@@ -115,9 +115,12 @@ class Batch:
             out: Tensor = self.model(x)
         return out
 
-    def bounding(self) -> AbstractContextManager[None]:
-        """Within it, the running statistics of batch normalisation are those of the clean batch."""
-        return standing_in(self._statistics)
+    def bounding(self, *, history: bool) -> AbstractContextManager[None]:
+        """Within it, the running statistics of batch normalisation are those of the clean batch.
+
+        With their `history`, for bounds that do not run torch's own layers, gradients flow through them.
+        """
+        return standing_in(self._statistics, history=history)
 
     def worst(self, source: WorstCase) -> Tensor:
         """The worst outputs according to `source`."""

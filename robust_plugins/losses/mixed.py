@@ -63,7 +63,8 @@ class MixedLoss:
     floating-point labels L is the mean squared error, and the worst case the further end of a certifier's interval.
     Adversarial examples are found in evaluation mode; the forward pass on them is in the model's own mode. Bounds are
     those of the model in evaluation mode, in full precision under autocast. Batch normalisation in training mode uses
-    the statistics of the clean batch for all of them, and with gradients through these.
+    the statistics of the clean batch for all of them; gradients flow through these, except for the bounds of other
+    libraries.
     """
 
     worst: str | Attack | Certifier | WorstCase | None
@@ -105,15 +106,20 @@ class MixedLoss:
         """Says that batch number `batch` of epoch number `epoch`, both from zero, is done; -1 is the epoch's start.
 
         The schedules go on with every batch, by the number of `batches` in an epoch; where it is not given, that is
-        counted in the first epoch, in which they stand at its start.
+        counted in the first epoch, in which they stand at its start. `step(0, k, batches)` after batch k of the whole
+        training does as well.
         """
         if batches is not None and batches < 1:
             raise ArgumentError("batches", batches, accepted="an integer of at least 1", hint="That of one epoch.")
         if epoch != self._last[0]:
             self._batches = self._last[1] + 1 if epoch == self._last[0] + 1 else 0
         self._last, self._calls = (epoch, batch), 0
-        count = batches or (self._batches if self._batches > 1 else 0)  # who only ever says batch 0 means the epoch
-        self.epoch = epoch + min(1.0, (batch + 1) / count) if count else float(epoch)
+        if batches is not None:
+            self.epoch = epoch + (batch + 1) / batches
+        elif self._batches > 1:  # who only ever says batch 0 means the epoch
+            self.epoch = epoch + min(1.0, (batch + 1) / self._batches)
+        else:
+            self.epoch = float(epoch)
 
     def __call__(
         self,

@@ -70,7 +70,7 @@ class WarmUp(Regulariser):
         try:
             for module, _ in modes:
                 module.training = False
-            with batch.bounding():
+            with batch.bounding(history=True):
                 network = trace(batch.model, batch.x)
                 values = network.forward(box)
         finally:

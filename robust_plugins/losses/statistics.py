@@ -60,10 +60,11 @@ def replayed(statistics: Statistics) -> Iterator[None]:
 
 
 @contextmanager
-def standing_in(statistics: Statistics) -> Iterator[None]:
-    """Makes them the running statistics, which is what bounds of the model in evaluation mode use. Differentiable.
+def standing_in(statistics: Statistics, *, history: bool) -> Iterator[None]:
+    """Makes them the running statistics, which is what bounds of the model in evaluation mode use.
 
-    Raises UnsupportedModelError where a layer is used more than once: it has one set of running statistics.
+    With their `history` bounds are differentiable through them; torch's own layers then refuse to be run. Raises
+    UnsupportedModelError where a layer is used more than once: it has one set of running statistics.
     """
     before: dict[Any, tuple[Any, Any]] = {m: (m.running_mean, m.running_var) for m in statistics}
     try:
@@ -75,7 +76,8 @@ def standing_in(statistics: Statistics) -> Iterator[None]:
                 )
             # Only layers with running statistics have bounds at all.
             if layer.running_mean is not None:
-                layer._buffers.update(running_mean=uses[0][0], running_var=uses[0][1])
+                mean, variance = uses[0] if history else (t.detach() for t in uses[0])
+                layer._buffers.update(running_mean=mean, running_var=variance)
         yield
     finally:
         for layer, (mean, variance) in before.items():

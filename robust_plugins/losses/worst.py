@@ -48,6 +48,11 @@ class _Bounded(WorstCase):
     def certified(self) -> bool:
         return True
 
+    @property
+    @abstractmethod
+    def certifiers(self) -> tuple[Certifier, ...]:
+        """Those whose bounds are taken."""
+
     @abstractmethod
     def interval(self, batch: Batch) -> Interval:
         """Bounds on the model's outputs."""
@@ -61,8 +66,9 @@ class _Bounded(WorstCase):
 
         For continuous labels, the end of the interval that is further from the label.
         """
+        own = all(certifier.tidy for certifier in self.certifiers)  # those of the interval engine
         # Bounds in half precision would bound nothing; the model's parameters are in full precision under autocast.
-        with torch.autocast(batch.x.device.type, enabled=False), batch.bounding():
+        with torch.autocast(batch.x.device.type, enabled=False), batch.bounding(history=own):
             if batch.continuous:
                 interval = self.interval(batch)
                 self._check_differentiable(batch, interval.lower)
@@ -87,6 +93,10 @@ class Certified(_Bounded):
     """The worst margins by a certifier. It bounds the model in evaluation mode."""
 
     certifier: Certifier
+
+    @property
+    def certifiers(self) -> tuple[Certifier, ...]:  # noqa: D102 (inherited)
+        return (self.certifier,)
 
     def interval(self, batch: Batch) -> Interval:  # noqa: D102 (inherited)
         return _whole(self.certifier, batch).bounds(batch.model, batch.x, batch.ball)
@@ -113,6 +123,10 @@ class Blended(_Bounded):
             raise ArgumentError(
                 "beta", self.beta, accepted="a number in [0, 1], a function of the epoch, or None", hint="Try None."
             )
+
+    @property
+    def certifiers(self) -> tuple[Certifier, ...]:  # noqa: D102 (inherited)
+        return (self.tight, self.loose)
 
     def interval(self, batch: Batch) -> Interval:  # noqa: D102 (inherited)
         beta, model, x, ball = self._beta(batch), batch.model, batch.x, batch.ball
@@ -153,6 +167,10 @@ class SmallBox(_Bounded):
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:
             raise ArgumentError("ratio", self.ratio, accepted="a number in (0, 1]", hint="For example 0.4.")
+
+    @property
+    def certifiers(self) -> tuple[Certifier, ...]:  # noqa: D102 (inherited)
+        return (self.certifier,)
 
     def outputs(self, batch: Batch) -> Tensor:  # noqa: D102 (inherited)
         batch.attacked(self.attack)  # before the statistics of the batch stand in, as for every other attack

@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 import robust_plugins as rp
 from robust_plugins.losses import L1, WarmUp
+from robust_plugins.losses.batch import Batch
 
 BALL = rp.Linf(eps=0.1, clip=(0, 1))
 
@@ -140,6 +142,66 @@ def test_batch_norm_sees_clean_inputs_alone(worst: str) -> None:
         torch.testing.assert_close(model[0].weight.grad, reference[0].weight.grad)
 
 
+def _folded(model: nn.Sequential, mean: Tensor, variance: Tensor) -> nn.Sequential:
+    """A network with batch norm after the first layer as one without, its weights functions of the first's."""
+    norm = model[1]
+    scale = norm.weight / (variance + norm.eps).sqrt()
+    folded = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4)).double()
+    for layer in (folded[0], folded[2]):
+        del layer.weight, layer.bias
+    folded[0].weight = model[0].weight * scale.unsqueeze(1)
+    folded[0].bias = (model[0].bias - mean) * scale + norm.bias
+    folded[2].weight, folded[2].bias = model[3].weight, model[3].bias
+    return folded
+
+
+@pytest.mark.parametrize("worst", ["interval:ibp", "interval:crown-ibp", "lirpa:ibp", "lirpa:crown-ibp"])
+def test_bounds_use_the_statistics_of_the_clean_batch(worst: str) -> None:
+    model, (x, y) = network(normalise=True), samples()
+    with torch.no_grad():
+        model[1].weight.uniform_(0.5, 1.5)
+        model[1].bias.uniform_(-0.5, 0.5)
+    point = _ibp(worst=worst, gamma=0.0, ball=rp.Linf(eps=0.0, clip=(0, 1)))
+    terms = point(model, x, y).terms
+    assert terms.worst.item() == pytest.approx(terms.clean.item(), rel=1e-6)
+    value = _ibp(worst=worst, gamma=0.0)(model, x, y)
+    h = model[0](x)
+    folded = _folded(model, h.mean(0), h.var(0, correction=0))
+    if "crown" in worst:
+        assert value.item() > terms.clean.item()
+    else:
+        margins = hand_ibp(folded, (x - 0.1).clamp(0, 1), (x + 0.1).clamp(0, 1), y)
+        expected = F.cross_entropy(-margins, y)
+        assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+        if worst.startswith("interval"):  # gradients flow through the statistics, too
+            slopes = torch.autograd.grad(value, list(model.parameters()))
+            torch.testing.assert_close(slopes, torch.autograd.grad(expected, list(model.parameters())))
+    buffers = dict(model.named_buffers())
+    assert not any(b.requires_grad for b in buffers.values())
+    assert int(buffers["1.num_batches_tracked"]) == 2  # once for each value of a loss
+
+
+def test_a_batch_norm_used_twice() -> None:
+    torch.manual_seed(0)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.last = nn.Linear(5, 5), nn.BatchNorm1d(5), nn.Linear(5, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.norm(self.first(x)).relu()
+            return self.last(self.norm(self.first(h)).relu())
+
+    model, (x, y) = Twice().double(), samples()
+    at_clean = rp.MixedLoss(worst="art:fgsm", gamma=0.0, ball=rp.Linf(eps=0.0, clip=(0, 1)))
+    terms = at_clean(model, x, y).terms
+    assert terms.worst.item() == pytest.approx(terms.clean.item())
+    with pytest.raises(rp.UnsupportedModelError, match="used 2 times"):
+        _ibp()(model, x, y)
+    assert torch.isfinite(_ibp()(model.eval(), x, y))
+
+
 def test_batch_norm_folds_into_the_hand_written_bounds() -> None:
     model, (x, y) = network(normalise=True).eval(), samples()
     value = _ibp(gamma=0.0)(model, x, y)
@@ -190,6 +252,88 @@ def test_warm_up_by_hand() -> None:
     assert over(model, x, y).terms.parts["WarmUp"].item() == 0
 
 
+def test_warm_up_is_the_mean_over_layers() -> None:
+    """Of two layers of which the second repeats the first's intervals, it is the term of one."""
+    (x, y), half = samples(), {"gamma": 1.0, "schedule": lambda epoch: 0.5}
+    torch.manual_seed(0)
+    first, second, head = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def term(*layers: nn.Module) -> float:
+        loss = _ibp(**half, regularisers=[WarmUp(tolerance=0.9)])
+        return loss(nn.Sequential(*layers, head).double(), x, y).terms.parts["WarmUp"].item()
+
+    one, two = term(first, nn.ReLU()), term(first, nn.ReLU(), second, nn.ReLU())
+    assert one > 0
+    with torch.no_grad():
+        first.weight.zero_()
+        first.weight[:5] = torch.eye(5)
+        first.bias.zero_()
+    # What comes out of the first layer is the input itself, which is positive: the second sees a network of its own.
+    alone = nn.Linear(5, 8)
+    with torch.no_grad():
+        alone.weight.copy_(second.weight[:, :5])
+        alone.bias.copy_(second.bias)
+    together = term(first, nn.ReLU(), second, nn.ReLU())
+    assert together == pytest.approx((term(first, nn.ReLU()) + term(alone, nn.ReLU())) / 2)
+    assert together != pytest.approx(two)
+
+
+def test_terms_of_one_name_are_added() -> None:
+    model, (x, y) = network(), samples()
+    twice = _ibp(gamma=1.0, regularisers=[L1(weight=0.01), L1(weight=0.02)])(model, x, y)
+    once = _ibp(gamma=1.0, regularisers=[L1(weight=0.03)])(model, x, y)
+    assert twice.terms.parts["L1"].item() == pytest.approx(once.terms.parts["L1"].item())
+    assert twice.item() == pytest.approx(once.item())
+    assert L1(weight=1.0).penalty(Batch(nn.Sequential(nn.Flatten()), x, y, None)).item() == 0
+
+
+def test_exp_ibp_where_a_loss_is_zero() -> None:
+    """Softmax saturates in single precision."""
+    model = nn.Sequential(nn.Linear(5, 4))
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.copy_(torch.tensor([500.0, 0.0, 0.0, 0.0]))
+    value = rp.recipe("exp-ibp", ball=BALL, epochs=1, schedule=fixed())(model, torch.rand(6, 5), torch.zeros(6).long())
+    value.backward()
+    assert value.item() < 1e-30
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+def test_bounds_without_gradients_are_refused() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Detached(rp.Certifier):
+        def propagate(self, model: nn.Module, x: Tensor, ball: rp.Ball, spec: Tensor | None) -> rp.Interval:
+            return rp.certifier("interval:ibp").bounds(model, x, ball, spec).detach()
+
+    model, (x, y) = network(), samples()
+    for worst in (Detached(), rp.losses.SmallBox(attack=rp.attack("art:fgsm"), certifier=Detached(), ratio=0.5)):
+        for gamma in (0.0, 0.5):
+            with pytest.raises(rp.ArgumentError, match="differentiable in the weights"):
+                _ibp(worst=worst, gamma=gamma)(model, x, y)
+    with pytest.raises(rp.ArgumentError, match="differentiable in the weights"):
+        _ibp(worst=Detached())(model, x, torch.zeros(6, 4, dtype=x.dtype))
+    with torch.no_grad():
+        assert torch.isfinite(_ibp(worst=Detached())(model, x, y))
+    assert torch.isfinite(_ibp(worst=Detached())(model.requires_grad_(False), x, y))
+
+
+@pytest.mark.parametrize("wrap", [lambda m: torch.compile(m, backend="eager"), nn.DataParallel])
+def test_wrapped_models(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model, (x, y) = network(), samples()
+    for worst in ("interval:ibp", "art:fgsm"):
+        loss = rp.MixedLoss(worst=worst, gamma=0.5, ball=BALL, schedule=fixed())
+        expected = torch.autograd.grad(loss(model, x, y), list(model.parameters()))
+        found = torch.autograd.grad(loss(wrap(model), x, y), list(model.parameters()))
+        torch.testing.assert_close(found, expected)
+
+
+def test_labels_of_other_kinds() -> None:
+    model, (x, y) = network(2), samples(2)
+    expected = _ibp()(model, x, y).item()
+    for labels in (y.bool(), y.to(torch.uint8), y.int(), y.unsqueeze(1)):
+        assert _ibp()(model, x, labels).item() == pytest.approx(expected)
+
+
 def test_l1_and_the_initialisation() -> None:
     model, (x, y) = network(), samples()
     value = _ibp(gamma=1.0, regularisers=[L1(weight=0.01)])(model, x, y)
@@ -202,6 +346,11 @@ def test_l1_and_the_initialisation() -> None:
     assert torch.equal(wide[0].bias, bias)
     for layer, fan_in in ((wide[0], 27), (wide[2], 200)):
         assert layer.weight.std().item() == pytest.approx((2 * torch.pi) ** 0.5 / fan_in, rel=0.1)
+    up = nn.Sequential(nn.ConvTranspose2d(30, 64, 3, groups=2), nn.Flatten(), nn.Linear(64, 2))
+    rp.ibp_initialisation(up)
+    assert up[0].weight.std().item() == pytest.approx((2 * torch.pi) ** 0.5 / (15 * 9), rel=0.1)
+    with pytest.raises(rp.ArgumentError, match="linear or convolutional"):
+        rp.ibp_initialisation(nn.Sequential(nn.Flatten()))
 
 
 @pytest.mark.parametrize("worst", ["art:fgsm", "interval:ibp"])
@@ -284,8 +433,27 @@ def test_two_processes_give_the_parameters_of_one(tmp_path: Path) -> None:
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), expected)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_arguments_that_do_not_fit() -> None:
     model, (x, y) = network(), samples()
+    for name, wrong in {
+        "gamma": "0.5", "schedule": 3, "regularisers": L1(weight=1.0), "combiner": "mtl", "worst": 3, "ball": 0.1,
+    }.items():  # fmt: skip
+        with pytest.raises(rp.ArgumentError, match=f"`{name}`"):
+            _ibp(**{name: wrong})
+    for name, parameters in {
+        "gamma": {"gamma": lambda epoch: 1.5}, "schedule": {"schedule": lambda epoch: 2.0},
+        "y": {"y": torch.tensor([0, 1, 2, 3, 4, 0])}, "model": {"model": lambda x: x},
+    }.items():  # fmt: skip
+        found = {"model": model, "y": y} | {k: parameters.pop(k) for k in ("model", "y") if k in parameters}
+        with pytest.raises(rp.ArgumentError, match=f"`{name}`"):
+            _ibp(**parameters)(found["model"], x, found["y"])
+    for labels in (y[:3], y - 4, [0] * 6, y.numpy(), y.repeat(2, 1)):
+        with pytest.raises(rp.ArgumentError, match="`y`"):
+            _ibp()(model, x, labels)
+    interval = rp.certifier("interval:ibp")
+    with pytest.raises(rp.ArgumentError, match="beta"):
+        rp.losses.Blended(tight=interval, loose=interval, beta=2.0)
     with pytest.raises(rp.ArgumentError, match="gamma"):
         _ibp(gamma=1.5)
     with pytest.raises(rp.ArgumentError, match="plain training"):
