@@ -107,7 +107,10 @@ def fresh_seed() -> int:
 
 def seed_everything(seed: int) -> None:
     """Seeds the global generators of torch (all devices), numpy (if imported) and python."""
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # that would record, with a stack trace each, what to do should a device turn up: it takes half a millisecond
+        torch.default_generator.manual_seed(seed)
     random.seed(seed)
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed(seed % 2**32)

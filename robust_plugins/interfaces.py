@@ -168,8 +168,11 @@ class Attack(Component, ABC):
                 shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
                 raise ComponentError(f"{self}: perturb returned {shape}; expected a tensor of {tuple(x[part].shape)}")
             found = found.detach().to(x)
-            valid = found.isfinite().flatten(1).all(1).view(-1, *[1] * (x.dim() - 1))
-            parts.append(ball[part].project(torch.where(valid, found, x[part]), x[part]))
+            least, greatest = torch.aminmax(found.flatten(1), dim=1)  # NaN, too, where there is one
+            valid = (least.isfinite() & greatest.isfinite()).view(-1, *[1] * (x.dim() - 1))
+            if not bool(valid.all()):
+                found = torch.where(valid, found, x[part])
+            parts.append(ball[part].project(found, x[part]))
         return torch.cat(parts)
 
 

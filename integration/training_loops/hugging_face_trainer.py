@@ -44,9 +44,8 @@ class RobustTrainer(Trainer):
     ) -> Any:
         x, y = inputs["pixel_values"], inputs["labels"]
         if model.training:
-            # `model`, not self.model: DistributedDataParallel synchronises gradients in its own forward. DataParallel,
-            # which Trainer takes for several GPUs in one process, the loss does not know.
-            return self.robust(model.module if isinstance(model, nn.DataParallel) else model, x, y)
+            # `model`, not self.model: DistributedDataParallel synchronises gradients in its own forward.
+            return self.robust(model, x, y)
         logits = model(x)
         loss = nn.functional.cross_entropy(logits, y)
         return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss

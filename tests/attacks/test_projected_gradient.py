@@ -225,7 +225,26 @@ def test_configuration_is_data() -> None:
     run = rp.attack("art:pgd(steps=10, restarts=2)")
     assert run == rp.attack("art:pgd", steps=10, restarts=2)
     assert hash(run) == hash(rp.attack("art:pgd", steps=10, restarts=2))
-    assert repr(run) == "PGD(batch_size=None, steps=10, step_size=None, restarts=2, start='uniform', best=True)"
+    parameters = "batch_size=None, steps=10, step_size=None, relative_step=None, restarts=2, start='uniform', best=True"
+    assert repr(run) == f"PGD({parameters})"
+
+
+def test_steps_in_units_of_eps(x: Tensor) -> None:
+    """They are those in input units, for one radius and for a radius of each sample."""
+    model = mlp().eval()
+    y = decisions(model, x)
+    eps = torch.linspace(0.05, 0.2, len(x)).tolist()
+    relative = rp.attack("art:pgd", steps=5, relative_step=0.5)
+    for radii in ([0.1] * len(x), eps):
+        whole = relative(model, x, y, rp.Linf(eps=radii, clip=(0, 1)), seed=0)
+        default = rp.attack("art:pgd", steps=5)(model, x, y, rp.Linf(eps=radii, clip=(0, 1)), seed=0)
+        torch.testing.assert_close(whole.x_adv, default.x_adv)  # which are 2.5 / 5
+    one, same = rp.attack("art:pgd", steps=5, step_size=0.03), rp.attack("art:pgd", steps=5, relative_step=0.3)
+    ball = rp.Linf(eps=0.1, clip=(0, 1))
+    torch.testing.assert_close(one(model, x, y, ball, seed=0).x_adv, same(model, x, y, ball, seed=0).x_adv)
+    for wrong in ({"relative_step": 0.0}, {"relative_step": 0.3, "step_size": 0.1}):
+        with pytest.raises(rp.ArgumentError, match="relative_step"):
+            rp.attack("art:pgd", **wrong)
 
 
 def test_without_art_the_attacks_are_listed_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
