@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+NAME = "settings.json"
+"""The file that says whose folder it is."""
+
 
 def claim(out: Path, settings: dict[str, Any]) -> None:
     """Says whose checkpoint the folder holds: another run's must not be taken for this one's."""
-    path = out / "settings.json"
-    if path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(settings)):
-        raise click.UsageError(f"{out} holds another run, see {path}; name another folder.")
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=2))
+    path, ours = out / NAME, json.loads(json.dumps(settings))
+    try:
+        theirs = json.loads(path.read_text()) if path.exists() else ours
+        if theirs != ours:
+            known = theirs if isinstance(theirs, dict) else {}
+            names = sorted(name for name in known.keys() | ours if known.get(name) != ours.get(name))
+            raise click.UsageError(
+                f"{out} holds another run, which differs in {', '.join(names)}: see {path}. Name another folder."
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings, indent=2))
+    except json.JSONDecodeError:
+        raise click.UsageError(f"{out} holds something else: {path} cannot be read. Name another folder.") from None
+    except OSError as error:
+        raise click.UsageError(f"{out} cannot be written to: {error}. Name another folder.") from None
+
+
+@contextmanager
+def claimed(out: Path, settings: dict[str, Any]) -> Iterator[None]:
+    """`claim`, taken back where the block fails with nothing in the folder yet that is worth keeping."""
+    claim(out, settings)
+    try:
+        yield
+    except BaseException:
+        if [path.name for path in out.iterdir()] == [NAME]:
+            (out / NAME).unlink()
+        raise

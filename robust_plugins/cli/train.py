@@ -3,42 +3,94 @@
 from __future__ import annotations
 
 import json
-import sys
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from robust_plugins.benchmark.training_plot import learning_curve
-from robust_plugins.cli.folder import claim
-from robust_plugins.cli.printing import as_json, print_json
+from robust_plugins.cli.folder import claimed
+from robust_plugins.cli.loss_options import loss_of, ramp_of
+from robust_plugins.cli.printing import as_json, finite, print_json
 from robust_plugins.cli.subject import BALLS
+from robust_plugins.cli.trial import suiting, tried
 from robust_plugins.data import dataset
-from robust_plugins.losses import Scores, fit, recipe, recipes
-from robust_plugins.models import load_model
-from robust_plugins.plugins import Kind, parse_component, registry
+from robust_plugins.losses import Scores, fit, ibp_initialisation
+from robust_plugins.losses.ramp import Shape
+from robust_plugins.models import is_file, load_model
+from robust_plugins.plugins import Kind, attack, certifier, registry
+
+CONSTANT = 0.3
+"""The share of the epochs before `--lr-decay linear` begins."""
+
+
+class _Number(click.FloatRange):
+    """A finite number in a range; click's own lets NaN through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
+
+
+def _device(ctx: click.Context, param: click.Parameter, value: str) -> torch.device:
+    try:
+        device = torch.device(value)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown, not in this build, or not real
+        cause = str(error).splitlines()[0].partition(". ")[0]  # the rest is for the makers of torch
+        raise click.BadParameter(f"{value!r} is no device of this machine: {cause}. Try 'cpu'.") from None
+    return device
 
 
 @click.command(epilog="Exit codes: 0 success; 1 training or a component failed; 2 wrong usage.")
 @click.option("--recipe", "spec", required=True, help="How: 'ibp', 'madry', 'sabr(ratio=0.6)', ...")
 @click.option("--model", "model_spec", required=True, help="A network of the zoo, or 'package.module:factory'.")
 @click.option("--data", "data_name", required=True, help="A data set ('digits', 'mnist(folder=\"...\")') or path.npz.")
-@click.option("--eps", type=click.FloatRange(min=0), required=True, help="The radius to train for and to evaluate at.")
+@click.option("--eps", type=_Number(min=0), required=True, help="The radius to train for, and to evaluate at.")
+@click.option("--eval-eps", type=_Number(min=0), help="Another radius to evaluate at.")
 @click.option("--norm", type=click.Choice(list(BALLS)), default="linf", show_default=True, help="The ball's norm.")
 @click.option("--clip", type=float, nargs=2, default=None, help="The valid range of the inputs, if not the data set's.")
 @click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True, help="Passes over the data.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True, help="Samples per step.")
-@click.option("--lr", type=float, default=1e-3, show_default=True, help="Adam's learning rate.")
-@click.option("--clip-gradient", type=float, default=10.0, show_default=True, help="The gradient's largest norm.")
-@click.option("--attack", default="art:pgd(steps=10)", show_default=True, help="Evaluates after every epoch.")
-@click.option("--certifier", default="interval:ibp", show_default=True, help="Evaluates after every epoch.")
-@click.option("--samples", type=click.IntRange(min=1), default=1000, show_default=True, help="At most so many of them.")
+@click.option("--lr", type=_Number(min=0, min_open=True), default=1e-3, show_default=True, help="Adam's learning rate.")
+@click.option(
+    "--lr-decay", type=click.Choice(["none", "linear"]), default="none", show_default=True,
+    help=f"'linear': constant for {CONSTANT:.0%} of the epochs, then, epoch by epoch, on a straight line to zero.",
+)  # fmt: skip
+@click.option(
+    "--clip-gradient", type=_Number(min=0, min_open=True), default=10.0, show_default=True,
+    help="The gradient's largest norm.",
+)  # fmt: skip
+@click.option(
+    "--ramp", "span", type=_Number(min=0), nargs=2, metavar="START END",
+    help="The epochs, fractions allowed, between which eps and the weight of its loss grow. Recipes with bounds only; "
+    "without it, theirs.",
+)  # fmt: skip
+@click.option("--ramp-shape", type=click.Choice(get_args(Shape)), help="Of --ramp.  [default: smooth]")
+@click.option("--ibp-init", is_flag=True, help="Draw the first weights so that boxes keep their width (Shi et al.).")
+@click.option("--warm-up", is_flag=True, help="Keep bounds small and ReLUs alive during the ramp (Shi et al.).")
+@click.option("--l1", type=_Number(min=0), default=0.0, show_default=True, help="Weight of the weights' L1 norm.")
+@click.option("--attack", "attack_name", default="art:pgd(steps=10)", show_default=True,
+              help="Evaluates after every epoch.")  # fmt: skip
+@click.option("--certifier", "certifier_name", default="interval:ibp", show_default=True,
+              help="Evaluates after every epoch.")  # fmt: skip
+@click.option(
+    "--samples", type=click.IntRange(min=1), default=1000, show_default=True,
+    help="On at most so many test samples, the first.",
+)  # fmt: skip
+@click.option("--device", callback=_device, default="cpu", show_default=True, help="To train on: 'cpu', 'cuda', ...")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of everything random.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True,
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True,
     help="A folder: weights.pt, record.json, curve.svg, and a checkpoint from which an interrupted run goes on.",
 )  # fmt: skip
 @as_json
@@ -47,56 +99,79 @@ def train(
     model_spec: str,
     data_name: str,
     eps: float,
+    eval_eps: float | None,
     norm: str,
     clip: tuple[float, float] | None,
     epochs: int,
     batch_size: int,
     lr: float,
+    lr_decay: str,
     clip_gradient: float,
-    attack: str,
-    certifier: str,
+    span: tuple[float, float] | None,
+    ramp_shape: Shape | None,
+    ibp_init: bool,
+    warm_up: bool,
+    l1: float,
+    attack_name: str,
+    certifier_name: str,
     samples: int,
+    device: torch.device,
     seed: int,
     out: Path,
     as_json: bool,
 ) -> None:
-    """Train a network to be robust, and watch clean, attacked and certified accuracy epoch by epoch."""
-    for kind, name in ((Kind.LOSS, spec), (Kind.ATTACK, attack), (Kind.CERTIFIER, certifier)):
-        registry().kind_of(name, [kind])  # a misspelt name is found before anything is loaded
+    """Train a network to be robust, and watch clean, attacked and certified accuracy epoch by epoch.
+
+    Called again, an interrupted run goes on, and a finished one is printed. Shi et al. 2021: "Fast certified robust
+    training with short warmup".
+    """
+    # Everything is built and tried before the folder is claimed: a mistake must not stand in the corrected run's way.
+    registry().kind_of(spec, [Kind.LOSS])
+    attack(attack_name)
+    certifier(certifier_name)
+    ramp = ramp_of(span, ramp_shape)
+    if ibp_init and is_file(model_spec):
+        raise click.BadParameter(f"{model_spec} has weights: give a network of the zoo.", param_hint="'--ibp-init'")
     data = dataset(data_name)
     ball = BALLS[norm](eps=eps, clip=clip or data.clip)
-    accepted = next(info for info in recipes() if info.name == parse_component(spec)[0]).parameters
-    offered: dict[str, Any] = {"ball": ball, "epochs": epochs}
-    loss = recipe(spec, **{name: value for name, value in offered.items() if name in accepted})
+    evaluated = ball if eval_eps is None else replace(ball, eps=eval_eps)
+    loss = loss_of(spec, ball, epochs, ramp, warm_up, l1, own_radius=eval_eps is not None)
     settings: dict[str, Any] = {
-        "recipe": spec, "model": model_spec, "data": data.name, "ball": repr(ball), "epochs": epochs,
-        "batch_size": batch_size, "lr": lr, "clip_gradient": clip_gradient, "seed": seed, "torch": torch.__version__,
+        "recipe": spec, "model": model_spec, "data": data_name, "ball": repr(ball), "evaluated": repr(evaluated),
+        "epochs": epochs, "batch_size": batch_size, "lr": lr, "lr_decay": lr_decay, "clip_gradient": clip_gradient,
+        "ramp": None if ramp is None else repr(ramp), "ibp_init": ibp_init, "warm_up": warm_up, "l1": l1,
+        "attack": attack_name, "certifier": certifier_name, "samples": samples, "device": str(device), "seed": seed,
+        "torch": torch.__version__,
     }  # fmt: skip
-    claim(out, settings)
-    with torch.random.fork_rng(devices=[]):
+    with _plain_warnings(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model = load_model(model_spec, input_shape=data.input_shape, classes=data.classes)
-        record = fit(
-            model,
-            DataLoader(TensorDataset(data.x_train, data.y_train), batch_size=batch_size, shuffle=True),
-            loss,
-            epochs=epochs,
-            optimizer=torch.optim.Adam(model.parameters(), lr=lr),
-            evaluate=Scores(
-                x=data.x_test[:samples],
-                y=data.y_test[:samples],
-                ball=ball,
-                attack=attack,
-                certifier=certifier,
-                seed=seed,
-            ),
-            checkpoint=out / "checkpoint",
-            clip_gradient=clip_gradient,
-            progress=not as_json and sys.stderr.isatty(),
-        )
-    result: dict[str, Any] = settings | record.to_dict()
-    torch.save(model.state_dict(), out / "weights.pt")
-    (out / "record.json").write_text(json.dumps(result, indent=2))
+        if ibp_init:
+            _initialise(model)
+        data = suiting(data, model, [ball, evaluated])
+        model.to(device)
+        scores = Scores(
+            x=data.x_test[:samples].to(device), y=data.y_test[:samples].to(device), ball=evaluated,
+            attack=attack_name, certifier=certifier_name, seed=seed,
+        )  # fmt: skip
+        tried(model, loss, scores, epochs)
+        optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+        with claimed(out, settings):
+            record = fit(
+                model,
+                DataLoader(TensorDataset(data.x_train, data.y_train), batch_size=batch_size, shuffle=True),
+                loss,
+                epochs=epochs,
+                optimizer=optimizer,
+                scheduler=_linear_decay(optimizer, epochs) if lr_decay == "linear" else None,
+                evaluate=scores,
+                checkpoint=out / "checkpoint",
+                clip_gradient=clip_gradient,
+                progress=not as_json,
+            )
+    result: dict[str, Any] = finite(settings | record.to_dict())
+    torch.save(model.cpu().state_dict(), out / "weights.pt")
+    (out / "record.json").write_text(json.dumps(result, indent=2, allow_nan=False))
     if find_spec("matplotlib") is not None:
         (out / "curve.svg").write_text(learning_curve(result["epochs"]))
     else:
@@ -105,3 +180,26 @@ def train(
         print_json(result)
     else:
         click.echo(f"{record}\n\nThe weights, the record and the learning curve: {out}")
+
+
+def _initialise(model: nn.Module) -> None:
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    ibp_initialisation(model)
+    if all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)):
+        raise click.BadParameter(
+            "the model has no linear or convolutional layer before its last one: leave it out.",
+            param_hint="'--ibp-init'",
+        )
+
+
+def _linear_decay(optimizer: torch.optim.Optimizer, epochs: int) -> torch.optim.lr_scheduler.LambdaLR:
+    left = (1 - CONSTANT) * epochs
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: min(1.0, (epochs - epoch) / left))
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings as one line each, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: click.echo(f"Warning: {message}", err=True)
+        yield

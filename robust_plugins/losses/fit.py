@@ -94,7 +94,7 @@ def fit(
                 done = (*done, EpochRecord(epoch=number + 1, seconds=seconds, scores=scores, **means))
                 if folder is not None:
                     state.save(folder, TrainingRecord(done))
-                if len(done) == 1:
+                if number == before // len(loader):
                     say(header(scores))
                 say(row(done[-1]))
     finally:
