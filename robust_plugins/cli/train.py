@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,6 +157,7 @@ def train(
         )  # fmt: skip
         tried(model, loss, scores, epochs)
         optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+        fresh = not (out / "checkpoint").exists()
         with claimed(out, settings):
             record = fit(
                 model,
@@ -179,7 +181,8 @@ def train(
     if as_json:
         print_json(result)
     else:
-        click.echo(f"{record}\n\nThe weights, the record and the learning curve: {out}")
+        seen = fresh and sys.stdout.isatty() and sys.stderr.isatty()  # all lines are on the screen already
+        click.echo(("" if seen else f"{record}\n\n") + f"The weights, the record and the learning curve: {out}")
 
 
 def _initialise(model: nn.Module) -> None:

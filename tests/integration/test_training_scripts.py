@@ -24,8 +24,14 @@ def test_every_recipe_has_its_row_and_the_best_are_named(
     few: rp.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = script("comparisons/robust_training.py")
-    ran = {run.split(" ", 2)[2].split("(")[0] for run in training.RUNS if run[0] != "_"}
+    ran = {run.split(" ")[2].split("(")[0] for run in training.RUNS if run[0] != "_"}
     assert ran == {info.name for info in rp.recipes() if info.plugin == "losses"}
+    ball = rp.Linf(eps=0.1, clip=few.clip)
+    for spec, gamma in (("ibp", 0.75), ("mtl-ibp", 0.0), ("mtl-ibp ramped", 0.5)):
+        loss = training.recipe(spec, ball, 10)
+        loss.epoch = 1.5  # half way up
+        model = training.network("mlp(widths=(8,))", few)
+        assert loss(model, few.x_test[:9], few.y_test[:9]).terms.gamma == pytest.approx(gamma)
     monkeypatch.setattr(rp, "dataset", lambda name, **_: few)
     name = "mlp(widths=(32,))"
     monkeypatch.setattr(training, "BATCH", 16)
