@@ -14,6 +14,7 @@ from robust_plugins.errors import ArgumentError
 from robust_plugins.interfaces import Attack, Certifier
 from robust_plugins.losses.batch import Batch, TwoLogits
 from robust_plugins.losses.combiners import Combiner, Worst
+from robust_plugins.losses.ramp import Ramp
 from robust_plugins.losses.regularisers import Regulariser
 from robust_plugins.losses.worst import WorstCase, worst_case
 
@@ -84,13 +85,13 @@ class MixedLoss:
             )
         if self.worst is not None and self.ball is None:
             raise ArgumentError("ball", None, accepted="rp.Linf, rp.L2 or rp.L1", hint="Say over what.")
-        self._source = None if self.worst is None else worst_case(self.worst)
+        self._resolved: tuple[object, WorstCase | None] = (None, None)
         self._pair: TwoLogits | None = None
         self._calls = 0
         """Since the last step."""
         self._last, self._batches = (0, -1), 0
         """Epoch and batch of the last step, and the number of batches in the epoch before."""
-        if self._source is not None and self._source.certified and self.schedule is None:
+        if self.certified and self.schedule is None:
             warnings.warn(
                 "training on bounds without a ramp collapses to a constant network; pass schedule=rp.Ramp(...), "
                 "or rp.Ramp(start=0, end=0) to keep it so",
@@ -101,6 +102,12 @@ class MixedLoss:
     def certified(self) -> bool:
         """Whether it trains on bounds, with which training collapses unless they are ramped."""
         return self._source is not None and self._source.certified
+
+    @property
+    def _source(self) -> WorstCase | None:
+        if self.worst is not self._resolved[0]:
+            self._resolved = self.worst, None if self.worst is None else worst_case(self.worst)
+        return self._resolved[1]
 
     def step(self, epoch: int, batch: int, batches: int | None = None) -> None:
         """Says that batch number `batch` of epoch number `epoch`, both from zero, is done; -1 is the epoch's start.
@@ -146,8 +153,9 @@ class MixedLoss:
         worst: Tensor | None = None
         parts: dict[str, Tensor] = {}
         if gamma < 1:
-            assert self._source is not None  # a schedule of gamma comes with a source
-            worst, parts = self.combiner.loss(batch, self._source)
+            source = self._source
+            assert source is not None  # a schedule of gamma comes with a source
+            worst, parts = self.combiner.loss(batch, source)
             total = worst if gamma == 0 else gamma * clean + (1 - gamma) * worst
         for regulariser in self.regularisers:
             name, term = type(regulariser).__name__, regulariser.penalty(batch)
@@ -173,7 +181,7 @@ class MixedLoss:
 
     def _warn_where_nothing_is_stepped(self) -> None:
         self._calls += 1
-        if self._calls == PATIENCE and (self.schedule is not None or callable(self.gamma)):
+        if self._calls == PATIENCE and (_moves(self.schedule, self.epoch) or _moves(self.gamma, self.epoch)):
             warnings.warn(
                 f"{PATIENCE} batches without loss.step(epoch, batch): the schedules stand still", stacklevel=3
             )
@@ -201,3 +209,10 @@ class MixedLoss:
                 "schedule", repr(self.schedule), accepted="a function of the epoch, or None",
                 hint="For example rp.Ramp(start=1, end=6).",
             )  # fmt: skip
+
+
+def _moves(schedule: object, epoch: float) -> bool:
+    """Whether the schedule has yet to change, as far as can be told."""
+    if isinstance(schedule, Ramp):
+        return epoch < schedule.end and schedule.first != schedule.last
+    return callable(schedule)

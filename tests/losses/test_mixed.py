@@ -53,6 +53,17 @@ def test_a_loss_that_is_never_stepped_is_warned_about() -> None:
     for batch in range(150):  # and one that is, is not: warnings are errors here
         loss(model, x, y)
         loss.step(0, batch, 150)
+    for loss in (_ibp(), rp.recipe("exp-ibp", ball=BALL, epochs=1, schedule=fixed())):  # nor one that stands still
+        for _ in range(101):
+            loss(model, x, y)
+
+
+def test_another_worst_case_is_taken_from_then_on() -> None:
+    loss, model, (x, y) = _ibp(), network(), samples()
+    before = loss(model, x, y).item()
+    loss.worst = "art:fgsm"
+    assert not loss.certified
+    assert loss(model, x, y).item() < before
 
 
 def test_the_schedule_ramps_eps_and_the_weight_of_the_worst_case() -> None:
