@@ -118,7 +118,8 @@ def sabr(
 
     Müller et al. 2023, "Certified training: small boxes are all you need" (ratio 0.4 on MNIST at 0.1, 0.6 at 0.3). The
     paper's steps shrink from eps / 2 on; these are 2.5 eps / 8 each. Here and in the recipes below the ramp is that of
-    eps alone: `gamma`, the weight of the clean loss, is the same throughout.
+    eps alone: `gamma`, the weight of the clean loss, is the same throughout. Where a ramp is short for its radius, a
+    clean loss that gives way along it certifies more: `dataclasses.replace(loss, gamma=0.0)`.
     """
     attack = plugins.attack("art:pgd", steps=steps, best=False)
     box = SmallBox(attack=attack, certifier=plugins.certifier(certifier), ratio=ratio)
