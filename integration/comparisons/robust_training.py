@@ -12,7 +12,7 @@ papers of the others it does not.
 
 Columns, over all test images: clean accuracy, accuracy under PGD-40, and certified accuracy by `interval:ibp`, which
 `lirpa:ibp` proves again; a sample that is certified and attacked stops the script. Finished runs are kept in the store
-and are not repeated; the table is written after each. What each recipe costs: `training_speed.py`.
+and are not repeated; the table is written after each. What each recipe costs: `training_speed.md`.
 """
 
 from __future__ import annotations
