@@ -10,10 +10,11 @@ import pytest
 import torch
 from interval_checker import MUTATIONS, Case, bounds_of, make_case, observed, truth, violations
 from interval_examples import EXAMPLES
-from torch import nn
+from torch import Tensor, nn
 
 from robust_plugins.errors import RobustPluginsError
-from robust_plugins.intervals import Interval
+from robust_plugins.intervals import Interval, Relaxation, trace
+from robust_plugins.intervals import relaxation as relaxation_module
 from robust_plugins.intervals.layers import Input
 from robust_plugins.intervals.rules import LinearBound, rules_for, supported
 
@@ -156,3 +157,66 @@ def test_a_subclass_with_its_own_forward_has_no_rules() -> None:
 
 def _equal(a: Interval, b: Interval) -> bool:
     return torch.equal(a.lower, b.lower) and torch.equal(a.upper, b.upper)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 5])
+@pytest.mark.parametrize("options", [
+    {}, {"stride": 2}, {"stride": (2, 1), "padding": (1, 2)}, {"dilation": 2, "padding": 1}, {"padding": "same"},
+    {"stride": 3, "padding": 1, "dilation": (1, 2)},
+])  # fmt: skip
+def test_gradients_by_the_input_of_a_convolution_in_single_precision(channels: int, options: dict[str, Any]) -> None:
+    """They hold those of automatic differentiation for every gradient of the interval, and are exact for a point."""
+    torch.manual_seed(0)
+    model = nn.Conv2d(channels, 6, (4, 3), **options)
+    x = torch.rand(2, channels, 9, 10)
+    network = trace(model, x)
+    values = network.forward(Interval.point(x))
+    out = model(x)
+    low = torch.randn_like(out)
+    up = low + torch.rand_like(out)
+
+    def slopes(grad: Tensor) -> Tensor:
+        z = x.clone().requires_grad_()
+        return torch.autograd.grad(model(z), z, grad)[0]
+
+    point = network.backward(values, Interval.point(low)).input
+    torch.testing.assert_close(point.lower, slopes(low), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(point.upper, slopes(low), rtol=1e-4, atol=1e-5)
+    found = network.backward(values, Interval(low, up)).input
+    for share in (0.0, 1.0, 0.3, torch.rand_like(out), torch.rand_like(out).round()):
+        assert found.contains(slopes(low + share * (up - low)), tolerance=1e-5).all()
+    # The ends are attained, each by a gradient of its own: nothing tighter would be sound.
+    entry = (0, 0, 4, 4)
+    z = x.clone().requires_grad_()
+    weights = torch.autograd.functional.jacobian(model, z)[(slice(None),) * 4 + entry]
+    for end, choice in ((found.upper, weights > 0), (found.lower, weights < 0)):
+        reached = slopes(torch.where(choice, up, low))[entry]
+        torch.testing.assert_close(end[entry], reached, rtol=1e-4, atol=1e-5)
+
+
+def test_lower_bounds_alone_are_those_of_both_on_a_graph_with_branches(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(x).relu()
+            return self.last((self.second(h).tanh() + h + x).relu())
+
+    model, x = Residual().double(), torch.rand(3, 4, dtype=torch.float64)
+    network = trace(model, x)
+    values = network.forward(Interval(x - 0.3, x + 0.3))
+    spec = torch.randn(3, 5, 3, dtype=torch.float64)
+    relaxation = Relaxation(network, values)
+    both, alone = relaxation.bounds(len(values) - 1, spec), relaxation.lower(len(values) - 1, spec)
+    torch.testing.assert_close(alone, both.lower, rtol=0, atol=1e-12)
+    points = x + 0.3 * (2 * torch.rand(2000, *x.shape, dtype=x.dtype) - 1).sign()
+    with torch.no_grad():
+        reached = torch.stack([(spec @ model(p).unsqueeze(2)).squeeze(2) for p in points]).amin(0)
+    assert (reached >= alone - 1e-12).all()
+    monkeypatch.setattr(relaxation_module, "_parts", lambda a: (a, torch.zeros_like(a)))  # the lower line throughout
+    planted = Relaxation(network, values).lower(len(values) - 1, spec)
+    assert not (reached >= planted - 1e-12).all()
