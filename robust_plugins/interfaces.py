@@ -218,8 +218,11 @@ class Certifier(Component, ABC):
         ball: Ball,
         spec: Float[Tensor, "batch rows classes"],
     ) -> Float[Tensor, "batch rows"]:
-        """The lower ends of `propagate(model, x, ball, spec)`; override it where they cost less on their own."""
-        return self.propagate(model, x, ball, spec).lower
+        """The lower ends of `propagate(model, x, ball, spec)`; override it where they cost less on their own.
+
+        Sound over the same set, under the same assumptions, and differentiable where `propagate` is.
+        """
+        return self._ordered(self._propagated(model, x, ball, spec, spec.shape[2])).lower
 
     def bytes_per_sample(self, activations: Sequence[int], classes: int, itemsize: int) -> int:
         """An estimate of the memory that one sample takes, from the sizes of the activations; sets `batch_size`.
@@ -264,7 +267,8 @@ class Certifier(Component, ABC):
     ) -> Float[Tensor, "batch rows"]:
         """The lower ends of `bounds(model, x, ball, spec)` alone, for which some certifiers need half the time.
 
-        Training for margins needs no more. Differentiable, and raises, as `bounds`.
+        Shape (batch, rows). Training for margins needs no more. Sound over the ball, differentiable, and raises, as
+        `bounds`.
         """
 
         def lower(x: Tensor, ball: Ball, spec: Tensor | None, _: int) -> Tensor:

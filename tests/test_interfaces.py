@@ -256,6 +256,24 @@ class TestBoundsAreChecked:
         case = mlp_case()
         with pytest.raises(rp.ComponentError, match=message):
             Claims(claim=claim).bounds(case.model, case.x, BALL)
+        spec = rp.margin_spec(case.y, case.model(case.x).shape[1])
+        with pytest.raises(rp.ComponentError):
+            Claims(claim=claim).lower_bounds(case.model, case.x, BALL, spec)
+
+    @pytest.mark.parametrize(
+        "claim", [lambda r: None, lambda r: r * torch.nan, lambda r: r[:, :1], torch.Tensor.double]
+    )
+    def test_what_is_no_lower_bound_is_a_broken_contract(self, claim, unchecked) -> None:
+        class Lower(Boxes):
+            def propagate_lower(self, model, x, ball, spec):
+                return claim(self.propagate(model, x, ball, spec).lower)
+
+        case = mlp_case()
+        spec = rp.margin_spec(case.y, case.model(case.x).shape[1])
+        with pytest.raises(rp.ComponentError, match="lower"):
+            Lower().lower_bounds(case.model, case.x, BALL, spec)
+        nobody = Boxes().lower_bounds(case.model, case.x[:0], BALL, spec[:0])
+        assert nobody.shape == (0, spec.shape[1])
 
     def test_ends_that_cross_by_rounding_pass(self) -> None:
         case = mlp_case()
