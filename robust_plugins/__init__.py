@@ -3,22 +3,24 @@
 Every quantity is a bracket: what an attack achieved, and what a certifier proved.
 """
 
-# `rp.attacks()`, `rp.certifiers()`, `rp.models()` and `rp.plugins()` share their names with submodules. Importing a
-# submodule binds its name here, once; importing them first lets the functions below have the last word.
-import robust_plugins.attacks
-import robust_plugins.certifiers
-import robust_plugins.models  # noqa: F401
-from robust_plugins.attacks import from_art
+from robust_plugins.adapters.art import from_art
 from robust_plugins.balls import L1, L2, Ball, Linf
-from robust_plugins.benchmark import (
+from robust_plugins.brackets import (
     Comparison,
     ExplanationComparison,
+    PoisoningBracket,
     compare,
     compare_explanations,
+    poisoning_bracket,
     write_explanation_report,
     write_report,
 )
-from robust_plugins.data import Dataset, dataset
+from robust_plugins.data import Dataset, dataset, datasets
+from robust_plugins.decisions.attack import Attack
+from robust_plugins.decisions.certifier import Certifier
+from robust_plugins.decisions.registered import attack, attacks, certifier, certifiers
+from robust_plugins.decisions.results import AttackResult, Certificate, Verdict
+from robust_plugins.decisions.specifications import apply_spec, margin_spec
 from robust_plugins.errors import (
     ArgumentError,
     ComponentError,
@@ -34,38 +36,16 @@ from robust_plugins.explanations import (
     ExplanationAttackResult,
     ExplanationCertificate,
     ExplanationCertifier,
-    explain,
     explanation_attack,
     explanation_attacks,
     explanation_certifier,
     explanation_certifiers,
 )
-from robust_plugins.hookspecs import Backend, hookimpl
-from robust_plugins.interfaces import Attack, Certifier
+from robust_plugins.explanations import attributions as explain
 from robust_plugins.intervals import Interval
-from robust_plugins.losses import (
-    GradientCertLoss,
-    MixedLoss,
-    Ramp,
-    Scores,
-    TrainingRecord,
-    fit,
-    ibp_initialisation,
-    recipe,
-    recipes,
-)
-from robust_plugins.models import load_model, model, train
-from robust_plugins.plugins import (
-    attack,
-    attacks,
-    certifier,
-    certifiers,
-    datasets,
-    models,
-    plugins,
-    register,
-    unregister,
-)
+from robust_plugins.losses import GradientCertLoss, MixedLoss, Ramp, ibp_initialisation, recipe, recipes
+from robust_plugins.networks import load_model, model, train
+from robust_plugins.networks.loading import models
 from robust_plugins.poisoning import (
     SGD,
     Adam,
@@ -77,7 +57,6 @@ from robust_plugins.poisoning import (
     NormClip,
     PoisonedTrainings,
     PoisoningAttack,
-    PoisoningBracket,
     PoisoningBudget,
     PoisoningEpoch,
     PoisoningRun,
@@ -85,10 +64,10 @@ from robust_plugins.poisoning import (
     RandomPoisoning,
     abstract_gradient_training,
     poisoned_trainings,
-    poisoning_bracket,
 )
-from robust_plugins.results import AttackResult, Certificate, Verdict
-from robust_plugins.specifications import apply_spec, margin_spec
+from robust_plugins.registry.hookspecs import Backend, hookimpl
+from robust_plugins.registry.registry import plugins, register, unregister
+from robust_plugins.training import Scores, TrainingRecord, fit
 
 __all__ = [
     "L1",

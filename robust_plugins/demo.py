@@ -14,11 +14,11 @@ import torch
 from rich.console import Console
 
 from robust_plugins.balls import Linf
-from robust_plugins.benchmark import compare, write_report
-from robust_plugins.benchmark.table import comparison_table, conclusion, rendered
+from robust_plugins.brackets import compare, write_report
+from robust_plugins.brackets.table import comparison_table, conclusion, rendered
 from robust_plugins.data import dataset
-from robust_plugins.models import model as model_named
-from robust_plugins.models import train
+from robust_plugins.networks import model as model_named
+from robust_plugins.networks import train
 
 RADII = (0.01, 0.03, 0.06)
 # Five steps of alpha-CROWN instead of twenty: nearly all that it gains on this network, in seconds.

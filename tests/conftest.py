@@ -7,11 +7,12 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+import support.typechecker  # noqa: F401 (the import hook below looks it up)
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 # Before the first import of the package: every annotated tensor is then checked for shape and dtype.
-install_import_hook("robust_plugins", "typechecker.check")
+install_import_hook("robust_plugins", "support.typechecker.check")
 
 settings.register_profile(
     "tests",

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import robust_plugins as rp
-from robust_plugins.certifiers import _lirpa_compat
+from robust_plugins.adapters.lirpa import compat
 
 EPS = 0.1
 
@@ -61,7 +61,7 @@ def plain_torch(model: nn.Module, x: Tensor, spec: Tensor) -> tuple[Tensor, Tens
 
 def direct(model: nn.Module, x: Tensor, spec: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
     """auto_LiRPA used by hand, on a module built once."""
-    lirpa = _lirpa_compat.load()
+    lirpa = compat.load()
     with lirpa.tracing([]):
         module = lirpa.module_class(model, x[:1])
     module.eval()

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import robust_plugins as rp
-from robust_plugins.poisoning.plots import Curve, curve_figure
+from robust_plugins.brackets.poisoning_plots import Curve, curve_figure
 
 BATCH, EPOCHS = 1177, 2
 OPTIMIZER = rp.SGD(lr=0.2)

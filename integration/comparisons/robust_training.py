@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import robust_plugins as rp
-from robust_plugins.plugins import parse_component
+from robust_plugins.registry.naming import parse_component
 
 BATCH, RATE, RAMP = 128, 2e-3, 0.3
 EXPRESSIVE = ("mtl-ibp", "cc-ibp", "exp-ibp")

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import robust_plugins as rp
-from robust_plugins.plugins import parse_component
+from robust_plugins.registry.naming import parse_component
 
 EPS, RATE = 0.1, 1e-5
 NETWORKS = ("mlp", "cnn")

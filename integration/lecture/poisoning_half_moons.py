@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 import robust_plugins as rp
-from robust_plugins.poisoning.plots import region_figure, trajectory_figure
-from robust_plugins.poisoning.poisoned import PoisonedBatch
-from robust_plugins.poisoning.trainings import Trainings
+from robust_plugins.brackets.poisoning_plots import region_figure, trajectory_figure
+from robust_plugins.poisoning.concrete.batches import PoisonedBatch
+from robust_plugins.poisoning.concrete.trainings import Trainings
 
 NUMBERS = (50, 100, 200, 300)
 RADII = (0.05, 0.1, 0.15, 0.2)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import robust_plugins as rp
-from robust_plugins.poisoning.plots import Curve, curve_figure
+from robust_plugins.brackets.poisoning_plots import Curve, curve_figure
 
 Pair = tuple[Tensor, Tensor]
 

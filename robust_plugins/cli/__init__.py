@@ -14,7 +14,8 @@ from robust_plugins.cli.listings import data, models, plugins, recipes
 from robust_plugins.cli.poison import poison
 from robust_plugins.cli.train import train
 from robust_plugins.errors import ArgumentError, PluginError, RobustPluginsError, UnknownNameError
-from robust_plugins.plugins import Kind, registry
+from robust_plugins.registry.information import Kind
+from robust_plugins.registry.registry import registry
 
 __all__ = ["commands", "main"]
 

@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from robust_plugins.benchmark import Comparison
-from robust_plugins.benchmark import compare as run_comparison
-from robust_plugins.benchmark.table import comparison_table, conclusion, rendered
+from robust_plugins.brackets import Comparison
+from robust_plugins.brackets import compare as run_comparison
+from robust_plugins.brackets.table import comparison_table, conclusion, rendered
 from robust_plugins.cli.printing import as_json, print_json
 from robust_plugins.cli.subject import Subject, available, with_subject
+from robust_plugins.decisions.results import Certificate, Verdict
 from robust_plugins.errors import PluginError
-from robust_plugins.plugins import Kind, registry
-from robust_plugins.results import Certificate, Verdict
+from robust_plugins.registry.information import Kind
+from robust_plugins.registry.registry import registry
 
 
 @click.command(

@@ -10,15 +10,16 @@ from typing import get_args
 import click
 import torch
 
-from robust_plugins.benchmark import ExplanationComparison, compare_explanations, write_explanation_report
-from robust_plugins.benchmark.explanation_table import explanation_conclusion, explanation_table
-from robust_plugins.benchmark.table import ball_name, rendered
+from robust_plugins.brackets import ExplanationComparison, compare_explanations, write_explanation_report
+from robust_plugins.brackets.explanation_table import explanation_conclusion, explanation_table
+from robust_plugins.brackets.table import ball_name, rendered
 from robust_plugins.cli.printing import as_json, print_json
 from robust_plugins.cli.subject import Subject, available, with_subject
-from robust_plugins.evaluation import evaluating
-from robust_plugins.explanations.definition import Of
-from robust_plugins.plugins import Kind, registry
-from robust_plugins.results import Verdict
+from robust_plugins.decisions.results import Verdict
+from robust_plugins.explanations.explained import Of
+from robust_plugins.harness.evaluation import evaluating
+from robust_plugins.registry.information import Kind
+from robust_plugins.registry.registry import registry
 
 KINDS = [Kind.EXPLANATION_ATTACK, Kind.EXPLANATION_CERTIFIER]
 

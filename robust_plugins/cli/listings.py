@@ -9,7 +9,8 @@ from rich.markup import escape
 
 from robust_plugins.cli.printing import as_json, print_json, print_table
 from robust_plugins.errors import UnknownNameError
-from robust_plugins.plugins import ComponentInfo, Kind, PluginInfo, Status, registry
+from robust_plugins.registry.information import ComponentInfo, Kind, PluginInfo, Status
+from robust_plugins.registry.registry import registry
 
 
 @click.group()

@@ -10,7 +10,7 @@ import click
 from robust_plugins.balls import Ball
 from robust_plugins.losses import L1, MixedLoss, Ramp, Regulariser, WarmUp, recipe, recipes
 from robust_plugins.losses.ramp import Shape
-from robust_plugins.plugins import parse_component
+from robust_plugins.registry.naming import parse_component
 
 OPTIONS = {"ball": "--eps, --norm and --clip", "schedule": "--ramp", "regularisers": "--l1 and --warm-up"}
 """What sets the parameters of a recipe that cannot be written as literals."""

@@ -14,16 +14,17 @@ import click
 import torch
 from torch import Tensor
 
-from robust_plugins.benchmark.plots import svg
+from robust_plugins.brackets import PoisoningBracket, poisoning_bracket
 from robust_plugins.cli.folder import claim
 from robust_plugins.cli.printing import as_json, finite, print_json
 from robust_plugins.data import Dataset, dataset
 from robust_plugins.errors import ArgumentError
-from robust_plugins.models import load_model
-from robust_plugins.plugins import parse_component
-from robust_plugins.poisoning import SGD, Adam, AdamW, NormClip, PoisoningBracket, PoisoningBudget, poisoning_bracket
-from robust_plugins.poisoning.optimizers import Optimizer
-from robust_plugins.poisoning.plan import Domain
+from robust_plugins.harness.pictures import svg
+from robust_plugins.networks import load_model
+from robust_plugins.poisoning import SGD, Adam, AdamW, NormClip, PoisoningBudget
+from robust_plugins.poisoning.abstract.settings import Domain
+from robust_plugins.poisoning.concrete.optimizers import Optimizer
+from robust_plugins.registry.naming import parse_component
 
 CHANGES = ("substitution", "addition", "removal", "privacy")
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
@@ -175,7 +176,7 @@ def _write(out: Path, result: dict[str, Any], brackets: Sequence[PoisoningBracke
     if find_spec("matplotlib") is None:
         click.echo('no pictures: they need matplotlib; pip install "robust_plugins[report]"', err=True)
         return
-    from robust_plugins.poisoning.plots import bracket_figure
+    from robust_plugins.brackets.poisoning_plots import bracket_figure
 
     for number, bracket in enumerate(brackets):
         (out / f"bracket-{number}.svg").write_text(svg(bracket_figure(bracket), f"bracket{number}"))

@@ -11,7 +11,7 @@ import click
 from rich import box
 from rich.table import Table
 
-from robust_plugins.benchmark.table import rendered
+from robust_plugins.brackets.table import rendered
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 """The option `--json` of every command."""

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from robust_plugins.balls import L1, L2, Ball, Linf
 from robust_plugins.data import Dataset, dataset
-from robust_plugins.models import is_file, load_model, train
-from robust_plugins.plugins import Kind, Status, models, parse_component, registry
+from robust_plugins.networks import is_file, load_model, train
+from robust_plugins.networks.loading import models
+from robust_plugins.registry.information import Kind, Status
+from robust_plugins.registry.naming import parse_component
+from robust_plugins.registry.registry import registry
 
 BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2, "l1": L1}
 EPOCHS = 10

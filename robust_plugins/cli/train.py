@@ -18,17 +18,20 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from robust_plugins.benchmark.training_plot import learning_curve
 from robust_plugins.cli.folder import claimed
 from robust_plugins.cli.loss_options import loss_of, ramp_of
 from robust_plugins.cli.printing import as_json, finite, print_json
 from robust_plugins.cli.subject import BALLS
 from robust_plugins.cli.trial import suiting, tried
 from robust_plugins.data import dataset
-from robust_plugins.losses import Scores, fit, ibp_initialisation
+from robust_plugins.decisions.registered import attack, certifier
+from robust_plugins.losses import ibp_initialisation
 from robust_plugins.losses.ramp import Shape
-from robust_plugins.models import is_file, load_model
-from robust_plugins.plugins import Kind, attack, certifier, registry
+from robust_plugins.networks import is_file, load_model
+from robust_plugins.registry.information import Kind
+from robust_plugins.registry.registry import registry
+from robust_plugins.training import Scores, fit
+from robust_plugins.training.curve import learning_curve
 
 CONSTANT = 0.3
 """The share of the epochs before `--lr-decay linear` begins."""

@@ -8,12 +8,13 @@ from functools import partial
 import torch
 from torch import nn
 
-from robust_plugins.arguments import check_inputs, check_labels, logits_of
 from robust_plugins.balls import Ball
 from robust_plugins.data import Dataset
 from robust_plugins.errors import ArgumentError
-from robust_plugins.evaluation import evaluating
-from robust_plugins.losses import MixedLoss, Scores
+from robust_plugins.harness.arguments import check_inputs, check_labels, logits_of
+from robust_plugins.harness.evaluation import evaluating
+from robust_plugins.losses import MixedLoss
+from robust_plugins.training import Scores
 
 
 def suiting(data: Dataset, model: nn.Module, balls: list[Ball]) -> Dataset:

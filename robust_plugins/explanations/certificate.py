@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from robust_plugins.decisions.results import Verdict
 from robust_plugins.errors import ArgumentError
-from robust_plugins.explanations.definition import Of
+from robust_plugins.explanations.explained import Of
 from robust_plugins.intervals import Interval
-from robust_plugins.results import Verdict
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
-from robust_plugins.explanations.adjoint import Adjoint
-from robust_plugins.explanations.definition import Explained, weight_intervals
-from robust_plugins.explanations.interface import ExplanationCertifier
-from robust_plugins.explanations.joint import PLANES, gradient_interval
-from robust_plugins.explanations.second_order import SecondOrder
-from robust_plugins.explanations.simplex import directions, probabilities, weighted_sum
+from robust_plugins.explanations.bounds.adjoint import Adjoint
+from robust_plugins.explanations.bounds.cross_entropy import directions, probabilities, weighted_sum
+from robust_plugins.explanations.bounds.joint_gates import PLANES, gradient_interval
+from robust_plugins.explanations.bounds.quadratic import SecondOrder
+from robust_plugins.explanations.certifier import ExplanationCertifier
+from robust_plugins.explanations.explained import Explained, weight_intervals
 from robust_plugins.intervals import Interval, Network, Relaxation, crown, rounding, trace
-from robust_plugins.intervals.graph import Rounding
-from robust_plugins.intervals.relaxation import MEMORY
-from robust_plugins.intervals.selection_rules import softmax_range
+from robust_plugins.intervals.methods.crown import MEMORY
+from robust_plugins.intervals.network.graph import Rounding
+from robust_plugins.intervals.rules.selection import softmax_range
 
 STEPS = 8
 """Of Adam, on the planes of joint gates."""

@@ -11,8 +11,8 @@ from torch import Tensor
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations.attack import ExplanationAttack
-from robust_plugins.explanations.search import Search, Weights, chosen
-from robust_plugins.explanations.smoothing import smoothed
+from robust_plugins.explanations.surrogate import smoothed
+from robust_plugins.explanations.task import Search, Weights, chosen
 
 
 @dataclass(frozen=True, kw_only=True)

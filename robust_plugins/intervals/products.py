@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from math import prod
 from typing import Literal
 
 import torch
@@ -126,3 +127,26 @@ def _rounded(result: Interval, f: Bilinear, a: Interval, b: Interval, terms: int
     if bias is not None:
         slack = slack + kappa * bias.magnitude
     return Interval(result.lower - slack, result.upper + slack)
+
+
+def total(x: Interval, dims: tuple[int, ...]) -> Interval:
+    """The sum over `dims`; of no axes, x itself."""
+    if not dims:
+        return x
+    return summing(x, lambda t: t.sum(dims), prod(x.shape[d] for d in dims))
+
+
+def reduced(x: Interval, shape: tuple[int, ...]) -> Interval:
+    """Summed to `shape`, as the gradient of a value that was broadcast."""
+    if x.shape == shape:
+        return x
+    return summing(x, lambda t: t.sum_to_size(shape), x.lower.numel() // max(prod(shape), 1))
+
+
+def summing(x: Interval, f: Callable[[Tensor], Tensor], terms: int) -> Interval:
+    """`f(x)`, each entry a sum of at most `terms` entries of x with weights from 0 to 1."""
+    y = x.map(f)
+    if not rounding.active():
+        return y
+    slack = rounding.kappa(terms, y.dtype) * f(x.magnitude) + rounding.underflow(terms, y.dtype)
+    return Interval(y.lower - slack, y.upper + slack)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from robust_plugins.arguments import check_labels
 from robust_plugins.balls import Ball
+from robust_plugins.decisions.attack import Attack
 from robust_plugins.errors import ArgumentError
-from robust_plugins.interfaces import Attack
+from robust_plugins.harness.arguments import check_labels
 from robust_plugins.losses.statistics import recorded, replayed, standing_in
-
-if TYPE_CHECKING:
-    from robust_plugins.losses.worst import WorstCase
 
 
 class TwoLogits(nn.Module):
@@ -167,3 +165,17 @@ def scaled(ball: Ball, factor: float) -> Ball:
     """The ball with its radius, or radii, times `factor`."""
     radii = ball.radii
     return replace(ball, eps=tuple(factor * r for r in radii) if isinstance(radii, tuple) else factor * radii)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstCase(ABC):
+    """A source of worst outputs over the ball, differentiable in the model's parameters."""
+
+    @property
+    def certified(self) -> bool:
+        """Whether it comes from bounds, with which training collapses unless they are ramped."""
+        return False
+
+    @abstractmethod
+    def outputs(self, batch: Batch) -> Tensor:
+        """Worst logits, shape (batch, classes), or for continuous labels the worst numbers, of the labels' shape."""

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robust_plugins.decisions.attack import Attack
 from robust_plugins.errors import ArgumentError
-from robust_plugins.interfaces import Attack
-from robust_plugins.losses.batch import Batch
+from robust_plugins.losses.batch import Batch, WorstCase
 from robust_plugins.losses.divergence import Diverging
-from robust_plugins.losses.worst import Attacked, WorstCase
+from robust_plugins.losses.worst import Attacked
 
 
 class Combined(NamedTuple):

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from robust_plugins.balls import Linf
 from robust_plugins.errors import ArgumentError
-from robust_plugins.evaluation import evaluating
-from robust_plugins.losses.batch import Batch
-from robust_plugins.losses.worst import WorstCase
+from robust_plugins.harness.evaluation import evaluating
+from robust_plugins.losses.batch import Batch, WorstCase
 
 JITTER = 0.001
 """The standard deviation of the start: at `x` itself the divergence has no gradient."""

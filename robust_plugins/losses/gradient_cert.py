@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations import ExplanationCertifier, explanation_certifier
-from robust_plugins.explanations.definition import Of
+from robust_plugins.explanations.explained import Of
 
 
 @dataclass(frozen=True, kw_only=True)

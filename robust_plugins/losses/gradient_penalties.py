@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from robust_plugins.errors import ArgumentError
-from robust_plugins.explanations.definition import Explained, Of
-from robust_plugins.explanations.smoothing import smoothed
+from robust_plugins.explanations.explained import Explained, Of
+from robust_plugins.explanations.surrogate import smoothed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,14 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
+from robust_plugins.decisions.attack import Attack
+from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.errors import ArgumentError
-from robust_plugins.interfaces import Attack, Certifier
-from robust_plugins.losses.batch import Batch, TwoLogits
+from robust_plugins.losses.batch import Batch, TwoLogits, WorstCase
 from robust_plugins.losses.combiners import Combiner, Worst
 from robust_plugins.losses.ramp import Ramp
 from robust_plugins.losses.regularisers import Regulariser
-from robust_plugins.losses.worst import WorstCase, worst_case
+from robust_plugins.losses.worst import worst_case
 
 Schedule = Callable[[float], float]
 """From the epoch, which may be a fraction, to a number: `rp.Ramp`, or any function."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from robust_plugins import plugins
 from robust_plugins.balls import Ball
-from robust_plugins.errors import ArgumentError, PluginError
-from robust_plugins.hookspecs import Register, hookimpl
-from robust_plugins.interfaces import Attack
+from robust_plugins.decisions import registered as components
+from robust_plugins.decisions.attack import Attack
+from robust_plugins.errors import ArgumentError
+from robust_plugins.losses.batch import WorstCase
 from robust_plugins.losses.combiners import MART, TRADES, Combiner, MixedMargins, Powers, ThreeTerm, Worst
 from robust_plugins.losses.divergence import Diverging
 from robust_plugins.losses.mixed import MixedLoss, Schedule
 from robust_plugins.losses.ramp import Ramp
 from robust_plugins.losses.regularisers import Regulariser
-from robust_plugins.losses.worst import Blended, SmallBox, WorstCase
-from robust_plugins.plugins import ComponentInfo, Kind, registry
+from robust_plugins.losses.worst import Blended, SmallBox
+from robust_plugins.registry.hookspecs import Register, hookimpl
+from robust_plugins.registry.information import ComponentInfo, Kind
+from robust_plugins.registry.registry import build, registry
 
 IBP = "interval:ibp"
 
@@ -99,7 +101,7 @@ def crown_ibp(
     Zhang et al. 2020, "Towards stable and efficient training of verifiably robust neural networks". `certifier` is the
     cheap one of the two.
     """
-    bounds = Blended(tight=plugins.certifier("interval:crown-ibp"), loose=plugins.certifier(certifier))
+    bounds = Blended(tight=components.certifier("interval:crown-ibp"), loose=components.certifier(certifier))
     return _certified(bounds, ball, epochs, gamma, schedule, regularisers)
 
 
@@ -121,8 +123,8 @@ def sabr(
     eps alone: `gamma`, the weight of the clean loss, is the same throughout. Where a ramp is short for its radius, a
     clean loss that gives way along it certifies more: `dataclasses.replace(loss, gamma=0.0)`.
     """
-    attack = plugins.attack("art:pgd", steps=steps, best=False)
-    box = SmallBox(attack=attack, certifier=plugins.certifier(certifier), ratio=ratio)
+    attack = components.attack("art:pgd", steps=steps, best=False)
+    box = SmallBox(attack=attack, certifier=components.certifier(certifier), ratio=ratio)
     return _certified(box, ball, epochs, _steady(gamma), schedule, regularisers)
 
 
@@ -207,10 +209,7 @@ def recipe(name: str, /, **parameters: Any) -> MixedLoss:
     Parameters may be part of the name: `"sabr(ratio=0.6)"`. Raises UnknownNameError for an unknown name or parameter,
     PluginError where the plugin failed or a backend is missing, ArgumentError for a parameter's value.
     """
-    found = registry().create(Kind.LOSS, name, **parameters)
-    if not isinstance(found, MixedLoss):
-        raise PluginError(f"{Kind.LOSS} {name!r}: its factory returned {found!r}, which is no rp.MixedLoss")
-    return found
+    return build(Kind.LOSS, MixedLoss, name, **parameters)
 
 
 def recipes() -> list[ComponentInfo]:
@@ -219,7 +218,7 @@ def recipes() -> list[ComponentInfo]:
 
 
 def _pgd(steps: int, step: float) -> Attack:
-    return plugins.attack("art:pgd", steps=steps, relative_step=step, best=False)
+    return components.attack("art:pgd", steps=steps, relative_step=step, best=False)
 
 
 def _certified(

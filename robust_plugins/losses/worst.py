@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,26 +10,15 @@ import torch
 from torch import Tensor
 
 from robust_plugins.balls import Ball, Linf
+from robust_plugins.decisions.attack import Attack
+from robust_plugins.decisions.certifier import Certifier
+from robust_plugins.decisions.registered import attack, certifier
+from robust_plugins.decisions.specifications import margin_spec
 from robust_plugins.errors import ArgumentError
-from robust_plugins.interfaces import Attack, Certifier
 from robust_plugins.intervals import Interval
-from robust_plugins.losses.batch import Batch, scaled
-from robust_plugins.plugins import Kind, attack, certifier, registry
-from robust_plugins.specifications import margin_spec
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorstCase(ABC):
-    """A source of worst outputs over the ball, differentiable in the model's parameters."""
-
-    @property
-    def certified(self) -> bool:
-        """Whether it comes from bounds, with which training collapses unless they are ramped."""
-        return False
-
-    @abstractmethod
-    def outputs(self, batch: Batch) -> Tensor:
-        """Worst logits, shape (batch, classes), or for continuous labels the worst numbers, of the labels' shape."""
+from robust_plugins.losses.batch import Batch, WorstCase, scaled
+from robust_plugins.registry.information import Kind
+from robust_plugins.registry.registry import registry
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,21 +1,13 @@
-"""Certificates against poisoned training data: abstract gradient training, attacks, and the bracket of both."""
+"""Certificates against poisoned training data: abstract gradient training, and attacks inside the same budget."""
 
-from robust_plugins.poisoning.attacks import (
-    CoordinatePoisoning,
-    GradientAlignment,
-    LossAscent,
-    PoisonedTrainings,
-    PoisoningAttack,
-    RandomPoisoning,
-    poisoned_trainings,
-)
-from robust_plugins.poisoning.bracket import PoisoningBracket, poisoning_bracket
+from robust_plugins.poisoning.abstract.privacy import PrivatePrediction
+from robust_plugins.poisoning.abstract.run import PoisoningEpoch, PoisoningRun
+from robust_plugins.poisoning.abstract.training import abstract_gradient_training
+from robust_plugins.poisoning.attacks.builtin import CoordinatePoisoning, GradientAlignment, LossAscent, RandomPoisoning
+from robust_plugins.poisoning.attacks.interface import PoisonedTrainings, PoisoningAttack, poisoned_trainings
 from robust_plugins.poisoning.budget import PoisoningBudget
-from robust_plugins.poisoning.clipping import Clip, NormClip
-from robust_plugins.poisoning.optimizers import SGD, Adam, AdamW
-from robust_plugins.poisoning.privacy import PrivatePrediction
-from robust_plugins.poisoning.run import PoisoningEpoch, PoisoningRun
-from robust_plugins.poisoning.training import abstract_gradient_training
+from robust_plugins.poisoning.concrete.clipping import Clip, NormClip
+from robust_plugins.poisoning.concrete.optimizers import SGD, Adam, AdamW
 
 __all__ = [
     "SGD",
@@ -28,7 +20,6 @@ __all__ = [
     "NormClip",
     "PoisonedTrainings",
     "PoisoningAttack",
-    "PoisoningBracket",
     "PoisoningBudget",
     "PoisoningEpoch",
     "PoisoningRun",
@@ -36,5 +27,4 @@ __all__ = [
     "RandomPoisoning",
     "abstract_gradient_training",
     "poisoned_trainings",
-    "poisoning_bracket",
 ]

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from robust_plugins.balls import L1, L2, Ball, Linf
+from robust_plugins.decisions.attack import Attack
 from robust_plugins.errors import ArgumentError
-from robust_plugins.evaluation import evaluating
-from robust_plugins.interfaces import Attack
+from robust_plugins.harness.evaluation import evaluating
 from robust_plugins.testing.networks import Case, cnn_case, mlp_case
 from robust_plugins.testing.traces import leaves_no_trace
 

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from robust_plugins.balls import L1, L2, Ball, Linf
+from robust_plugins.decisions.certifier import Certifier
+from robust_plugins.decisions.registered import attack as registered_attack
+from robust_plugins.decisions.registered import attacks
+from robust_plugins.decisions.results import Verdict
+from robust_plugins.decisions.specifications import margin_spec
 from robust_plugins.errors import ArgumentError, PluginError, UnsupportedModelError
-from robust_plugins.interfaces import Certifier
 from robust_plugins.intervals import Interval
-from robust_plugins.plugins import Status, attacks
-from robust_plugins.plugins import attack as registered_attack
-from robust_plugins.results import Verdict
-from robust_plugins.specifications import margin_spec
+from robust_plugins.registry.information import Status
 from robust_plugins.testing.networks import Case, cnn_case, linear_case, mlp_case
 from robust_plugins.testing.soundness import RELATIVE_TOLERANCE, adversarial_points, assert_inside
 from robust_plugins.testing.traces import leaves_no_trace

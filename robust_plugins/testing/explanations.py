@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.balls import L1, L2, Ball, Linf
+from robust_plugins.decisions.results import Verdict
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
-from robust_plugins.evaluation import evaluating
 from robust_plugins.explanations import Explained, ExplanationCertifier
-from robust_plugins.explanations.definition import Of
+from robust_plugins.explanations.explained import Of
+from robust_plugins.harness.evaluation import evaluating
 from robust_plugins.intervals import Interval
-from robust_plugins.results import Verdict
 from robust_plugins.testing.networks import Case, cnn_case, linear_case, mlp_case
 from robust_plugins.testing.soundness import RELATIVE_TOLERANCE, assert_inside
 from robust_plugins.testing.traces import leaves_no_trace

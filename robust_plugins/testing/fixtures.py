@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from robust_plugins.plugins import Registry, using
+from robust_plugins.registry.registry import Registry, using
 
 
 @pytest.fixture

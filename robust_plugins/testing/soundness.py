@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
-from robust_plugins.evaluation import evaluating
+from robust_plugins.harness.evaluation import evaluating
 from robust_plugins.intervals import Interval
 
 RELATIVE_TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}

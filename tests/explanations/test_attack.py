@@ -13,8 +13,8 @@ from torch.func import functional_call
 import robust_plugins as rp
 from robust_plugins.explanations import CornerPGD
 from robust_plugins.explanations.certifiers import IBP
-from robust_plugins.explanations.definition import Explained, weight_intervals
-from robust_plugins.explanations.search import Search
+from robust_plugins.explanations.explained import Explained, weight_intervals
+from robust_plugins.explanations.task import Search
 from robust_plugins.intervals import Interval
 from robust_plugins.testing import fresh_registry  # noqa: F401 (a fixture)
 from robust_plugins.testing.networks import Case, cnn_case, linear_case, mlp_case

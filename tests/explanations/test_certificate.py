@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from drawn_networks import Drawn
+from support.drawn_networks import Drawn
 from torch import nn
 
 import robust_plugins as rp
-from robust_plugins.explanations.adjoint import Adjoint
+from robust_plugins.explanations.bounds.adjoint import Adjoint
 from robust_plugins.intervals import Interval, crown, trace
 from robust_plugins.testing import fresh_registry  # noqa: F401 (a fixture)
 from robust_plugins.testing.networks import mlp_case

@@ -6,14 +6,14 @@ from copy import deepcopy
 
 import pytest
 import torch
-from drawn_networks import Drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.drawn_networks import Drawn
 from torch import Tensor, nn
 
 import robust_plugins as rp
-from robust_plugins.explanations import adjoint, joint, second_order, simplex
-from robust_plugins.explanations.definition import Of
+from robust_plugins.explanations.bounds import adjoint, cross_entropy, joint_gates, quadratic
+from robust_plugins.explanations.explained import Of
 from robust_plugins.testing import adversarial_gradients, assert_inside
 
 TOLERANCE = 1e-9
@@ -113,7 +113,7 @@ def test_weighted_sums_are_exact_linear_programmes(seed: int, classes: int) -> N
     total = rp.Interval(1 - high[:, 0], 1 - low[:, 0])
     t = torch.randn(1, classes - 1, 3, generator=g, dtype=torch.float64)
     terms = rp.Interval(t, t + torch.rand(t.shape, generator=g, dtype=torch.float64))
-    found = simplex.weighted_sum(rp.Interval(low[:, 1:], high[:, 1:]), total, terms)
+    found = cross_entropy.weighted_sum(rp.Interval(low[:, 1:], high[:, 1:]), total, terms)
     ones = torch.ones(1, classes - 1)
     for feature in range(3):
         for sign, end, bound in ((1, terms.lower, found.lower), (-1, terms.upper, found.upper)):
@@ -168,30 +168,32 @@ def _points_for_slopes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _no_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = joint.line_above
+    original = joint_gates.line_above
     monkeypatch.setattr(
-        joint, "line_above", lambda *args: (found := original(*args), (found[0], found[1] - 0.05 * args[3].abs()))[1]
+        joint_gates,
+        "line_above",
+        lambda *args: (found := original(*args), (found[0], found[1] - 0.05 * args[3].abs()))[1],
     )
 
 
 def _wrong_plane(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joint, "TAYLOR", joint.Plane(0.9, 0.0))
-    monkeypatch.setattr("robust_plugins.explanations.certifiers.PLANES", (joint.Plane(0.9, 0.0),) * 3)
+    monkeypatch.setattr(joint_gates, "TAYLOR", joint_gates.Plane(0.9, 0.0))
+    monkeypatch.setattr("robust_plugins.explanations.certifiers.PLANES", (joint_gates.Plane(0.9, 0.0),) * 3)
 
 
 def _forgotten_third_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = second_order._fresh
-    monkeypatch.setattr(second_order, "_fresh", lambda size, origin: original(0.0 * size, origin))
+    original = quadratic._fresh
+    monkeypatch.setattr(quadratic, "_fresh", lambda size, origin: original(0.0 * size, origin))
 
 
 def _half_of_the_squares(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = second_order._outer
-    monkeypatch.setattr(second_order, "_outer", lambda a, b: 0.5 * original(a, b))
+    original = quadratic._outer
+    monkeypatch.setattr(quadratic, "_outer", lambda a, b: 0.5 * original(a, b))
 
 
 def _no_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = simplex._largest
-    monkeypatch.setattr(simplex, "_largest", lambda p, total, t: original(p, 0.0 * total, t))
+    original = cross_entropy._largest
+    monkeypatch.setattr(cross_entropy, "_largest", lambda p, total, t: original(p, 0.0 * total, t))
 
 
 @pytest.mark.parametrize(

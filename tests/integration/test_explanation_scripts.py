@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+from support.scripts import script
 
 import robust_plugins as rp
 
 QUICK = "gradient:corner-pgd(corners=20, steps=5)"
-INTEGRATION = Path(__file__).resolve().parents[2] / "integration"
-
-
-def script(path: str) -> ModuleType:
-    name = Path(path).stem
-    spec = importlib.util.spec_from_file_location(name, INTEGRATION / path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_half_moons_turn_from_complex_to_linear(tmp_path: Path) -> None:

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+from support.scripts import script
 
 import robust_plugins as rp
 
-ROOT = Path(__file__).resolve().parents[2] / "integration"
 
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    def load(path: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
-        spec.loader.exec_module(module)
-        return module
-
-    return load
-
-
-def test_half_moons(script: Callable[[str], ModuleType]) -> None:
+def test_half_moons() -> None:
     pytest.importorskip("sklearn")
     moons = script("lecture/poisoning_half_moons.py")
     case = moons.drawn(0)
@@ -49,7 +30,7 @@ def test_half_moons(script: Callable[[str], ModuleType]) -> None:
     ]  # fmt: skip
 
 
-def test_regression(script: Callable[[str], ModuleType]) -> None:
+def test_regression() -> None:
     pytest.importorskip("sklearn")
     regression = script("lecture/poisoning_regression.py")
     task = replace(regression.diabetes(), epochs=3)
@@ -57,7 +38,7 @@ def test_regression(script: Callable[[str], ModuleType]) -> None:
     assert nominal <= achieved <= certified < 2 * nominal
 
 
-def test_household(script: Callable[[str], ModuleType], shared: Path) -> None:
+def test_household(shared: Path) -> None:
     regression = script("lecture/poisoning_regression.py")
     task = regression.household(shared / "data/household/household_power_consumption.csv", 0)
     assert [len(x) for x, _ in task.batches] == [6000] * 6
@@ -67,7 +48,7 @@ def test_household(script: Callable[[str], ModuleType], shared: Path) -> None:
     assert nominal < certified < 2 * nominal
 
 
-def test_pneumonia(script: Callable[[str], ModuleType], shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pneumonia(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pneumonia = script("comparisons/poisoning_pneumonia.py")
     monkeypatch.setattr(pneumonia, "pretrained", lambda x, y, seed: pneumonia.network())
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from test_explanation_scripts import script
+from support.scripts import script
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 

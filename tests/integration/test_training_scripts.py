@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_explanation_scripts import script
+from support.scripts import script
 
 import robust_plugins as rp
 

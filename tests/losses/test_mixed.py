@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from by_hand import adversarial, fixed, hand_ibp, network, samples
+from support.by_hand import adversarial, fixed, hand_ibp, network, samples
 from torch import Tensor, nn
 
 import robust_plugins as rp

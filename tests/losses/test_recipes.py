@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from by_hand import adversarial, fixed, hand_crown_ibp, hand_ibp, network, samples
+from support.by_hand import adversarial, fixed, hand_crown_ibp, hand_ibp, network, samples
 from torch import Tensor
 
 import robust_plugins as rp

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from support.toys import Boxes, SignStep, TooTight
 from torch import Tensor, nn
-from toys import Boxes, SignStep, TooTight
 
 import robust_plugins as rp
 from robust_plugins.testing import attack_checks, attacks, certifier_checks, certifiers

@@ -1,7 +1,7 @@
 """A plugin of robust_plugins as a stranger would write it: `example:corners` and `example:lipschitz`."""
 
 import robust_plugins as rp
-from robust_plugins.hookspecs import Register
+from robust_plugins.registry.hookspecs import Register
 from robust_plugins_example.corners import Corners
 from robust_plugins_example.lipschitz import Lipschitz
 

@@ -15,9 +15,9 @@ from robust_plugins.intervals import Interval, Network
 from robust_plugins.poisoning.budget import PoisoningBudget
 from robust_plugins.poisoning.zonotope.forward import hidden, outputs, outputs_over_box
 from robust_plugins.poisoning.zonotope.gradient import output_slopes
+from robust_plugins.poisoning.zonotope.layers import Layer, Tail
+from robust_plugins.poisoning.zonotope.set import State
 from robust_plugins.poisoning.zonotope.slopes import LossSlope, Sigmoid, Softmax, Squared
-from robust_plugins.poisoning.zonotope.state import State
-from robust_plugins.poisoning.zonotope.tail import Layer, Tail
 from robust_plugins.poisoning.zonotope.update import update
 
 MEMORY = 2**28

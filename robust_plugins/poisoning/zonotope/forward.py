@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robust_plugins.intervals import Interval
 from robust_plugins.poisoning.zonotope.reach import neuron_reach, output_reach
-from robust_plugins.poisoning.zonotope.state import State
+from robust_plugins.poisoning.zonotope.set import State
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 from robust_plugins.intervals import Interval
 from robust_plugins.poisoning.zonotope.forward import Hidden, Outputs, hidden, outputs
 from robust_plugins.poisoning.zonotope.reach import pieces
+from robust_plugins.poisoning.zonotope.set import State
 from robust_plugins.poisoning.zonotope.slopes import Line, LossSlope
-from robust_plugins.poisoning.zonotope.state import State
 
 
 @dataclass(frozen=True)

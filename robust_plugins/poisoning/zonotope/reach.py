@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robust_plugins.poisoning.zonotope.state import State
+from robust_plugins.poisoning.zonotope.set import State
 
 _EXACT = 200
 """Generators per neuron whose contributions are added up exactly; the others go into a box along principal axes."""

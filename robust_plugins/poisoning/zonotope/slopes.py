@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robust_plugins.intervals import Interval
-from robust_plugins.intervals.losses import softmax_of_differences
+from robust_plugins.intervals.methods.loss_gradients import softmax_of_differences
 
 
 @dataclass(frozen=True)

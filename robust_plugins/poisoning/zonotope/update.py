@@ -11,13 +11,13 @@ from torch import Tensor
 from robust_plugins.intervals import Interval
 from robust_plugins.poisoning.budget import PoisoningBudget
 from robust_plugins.poisoning.zonotope.accounting import worst_sums
-from robust_plugins.poisoning.zonotope.gates import flips
+from robust_plugins.poisoning.zonotope.effects import Poisoned
+from robust_plugins.poisoning.zonotope.flips import flips
 from robust_plugins.poisoning.zonotope.gradient import Gradient, gradient
 from robust_plugins.poisoning.zonotope.moves import Moves
-from robust_plugins.poisoning.zonotope.poison import Poisoned
 from robust_plugins.poisoning.zonotope.reach import pieces
+from robust_plugins.poisoning.zonotope.set import Axes, State
 from robust_plugins.poisoning.zonotope.slopes import LossSlope
-from robust_plugins.poisoning.zonotope.state import Axes, State
 
 
 def update(

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from poisoning.zonotope.poisoned_training import Poisoner, poisoners
-from poisoning.zonotope.zonotope_cases import BUDGETS, CASES, Case, everything
+from support.poisoned_training import Poisoner, poisoners
+from support.zonotope_cases import BUDGETS, CASES, Case, everything
 from torch import Tensor, nn
 
 from robust_plugins.errors import ArgumentError, RobustPluginsError, UnsupportedModelError

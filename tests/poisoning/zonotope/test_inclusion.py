@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from poisoning.zonotope.poisoned_training import Poisoner, poisoners
-from poisoning.zonotope.zonotope_cases import CASES, Case, everything
+from support.poisoned_training import Poisoner, poisoners
+from support.zonotope_cases import CASES, Case, everything
 from torch import nn
 
 import robust_plugins as rp

@@ -10,11 +10,11 @@ import pytest
 import torch
 from poisoning.zonotope.test_inclusion import TOLERANCE, search
 from poisoning.zonotope.test_update import largest_excess
-from poisoning.zonotope.zonotope_cases import Case
+from support.zonotope_cases import Case
 from torch import Tensor
 
 from robust_plugins.intervals import Interval
-from robust_plugins.poisoning.zonotope import accounting, domain, gates, gradient, poison, update
+from robust_plugins.poisoning.zonotope import accounting, domain, effects, flips, gradient, update
 
 POINTS = Case("cross_entropy", 2, 6, "points")
 LABELS = Case("cross_entropy", 3, 5, "labels")
@@ -41,20 +41,20 @@ def no_remainder(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_flips(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = update.flips
 
-    def without(*args: Any, **options: Any) -> gates.Flips:
+    def without(*args: Any, **options: Any) -> flips.Flips:
         found = whole(*args, **options)
-        return gates.Flips(found.slope, Interval.point(torch.zeros_like(found.along.lower)))
+        return flips.Flips(found.slope, Interval.point(torch.zeros_like(found.along.lower)))
 
     monkeypatch.setattr(update, "flips", without)
 
 
 def no_moves_of_hidden_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = poison.Poisoned.neurons
+    whole = effects.Poisoned.neurons
 
-    def without(self: poison.Poisoned, change: Any, features: bool, labels: bool, *rest: Any) -> Interval:
+    def without(self: effects.Poisoned, change: Any, features: bool, labels: bool, *rest: Any) -> Interval:
         return whole(self, change, False, labels, *rest)
 
-    monkeypatch.setattr(poison.Poisoned, "neurons", without)
+    monkeypatch.setattr(effects.Poisoned, "neurons", without)
 
 
 def sums_kept_by_generators_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from poisoning.zonotope.poisoned_training import Poisoner, poisoners
-from poisoning.zonotope.zonotope_cases import CASES, Case
+from support.poisoned_training import Poisoner, poisoners
+from support.zonotope_cases import CASES, Case
 from torch import Tensor
 
 from robust_plugins.poisoning.zonotope import Zonotope
 from robust_plugins.poisoning.zonotope import update as updates
-from robust_plugins.poisoning.zonotope.state import State
+from robust_plugins.poisoning.zonotope.set import State
 
 TOLERANCE = 1e-11
 

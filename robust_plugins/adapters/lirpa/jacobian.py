@@ -1,0 +1,82 @@
+"""`lirpa:jacobian`: auto_LiRPA's bounds on the Jacobian, from version 0.7 on."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robust_plugins.adapters.lirpa import compat
+from robust_plugins.adapters.lirpa.bounded import default_dtype
+from robust_plugins.adapters.lirpa.compat import BACKEND
+from robust_plugins.balls import Ball
+from robust_plugins.errors import ArgumentError, UnsupportedModelError
+from robust_plugins.explanations import Explained, ExplanationCertifier
+from robust_plugins.intervals import Interval
+
+JACOBIAN_BACKEND = BACKEND._replace(
+    install="pip install git+https://github.com/Verified-Intelligence/auto_LiRPA", at_least="0.7"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jacobian(ExplanationCertifier):
+    """Linear relaxation of the backward pass by auto_LiRPA's `JacobianOP`; not differentiable.
+
+    Shi et al. 2022, "Efficiently computing local Lipschitz constants of neural networks via bound propagation". With
+    `optimize`, the bounds of the layers before are optimised first. Explains logits and margins, not the loss, of
+    models with fixed weights. One sample a call: for ReLU networks the backend's bounds are wrong on batches. It
+    knows Linear, Conv2d, ReLU, Tanh, Sigmoid and reshapes; other layers are unsupported.
+    """
+
+    optimize: bool = False
+
+    def gradient_bounds(  # noqa: D102 (inherited)
+        self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, weights: float
+    ) -> Interval:
+        if explained.of == "loss":
+            raise ArgumentError("of", "'loss'", accepted="'logit' or 'margin'", hint="Use interval:relaxed for it.")
+        if weights:
+            raise ArgumentError("weights", weights, accepted="0", hint="Use interval:relaxed for intervals of weights.")
+        box = ball.bounds(x).detach()
+        ends = [self._one(model, x[i : i + 1], box[i : i + 1], explained.coefficients[i]) for i in range(len(x))]
+        return Interval(*(torch.cat(found).view_as(x) for found in zip(*ends, strict=True)))
+
+    def _one(self, model: nn.Module, x: Tensor, box: Interval, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """The bounds for a single sample, (1, 1, *features)."""
+        backend = compat.load()
+        operator = importlib.import_module("auto_LiRPA.jacobian").JacobianOP
+        refused: list[str] = []
+        with default_dtype(x.dtype), backend.tracing(refused), torch.enable_grad():
+            try:
+                module: Any = backend.module_class(_Gradient(model, coefficients, operator), x, device=x.device)
+                module.eval()
+                around = backend.perturbation_class(norm=torch.inf, x_L=box.lower, x_U=box.upper)
+                low, up = module.compute_jacobian_bounds((backend.tensor_class(x, around),), optimize=self.optimize)
+            except (RuntimeError, NotImplementedError, AttributeError, KeyError, ValueError, AssertionError) as error:
+                named = f" ({', '.join(refused)})" if refused else ""
+                raise UnsupportedModelError(
+                    f"auto_LiRPA cannot bound the gradient of {type(model).__name__}{named}: {error}"
+                ) from error
+        return low.detach(), up.detach()
+
+
+class _Gradient(nn.Module):
+    """The gradient of a fixed combination of the logits, as auto_LiRPA wants it written."""
+
+    def __init__(self, model: nn.Module, coefficients: Tensor, operator: Any) -> None:
+        super().__init__()
+        self.model, self.operator = model, operator
+        self.combination = nn.Linear(len(coefficients), 1, bias=False, dtype=coefficients.dtype)
+        self.combination.to(coefficients.device)
+        with torch.no_grad():
+            self.combination.weight.copy_(coefficients.unsqueeze(0))
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.operator.apply(self.combination(self.model(x)), x)
+        return found

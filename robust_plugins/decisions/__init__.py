@@ -1,0 +1,1 @@
+"""Whether some input of the ball changes the decision: attacks, certifiers, and their results."""

@@ -1,0 +1,204 @@
+"""The interface of attacks on decisions: a final public call over one small abstract method.
+
+The public call never trusts a backend. It checks its arguments, runs the model in evaluation mode and restores
+everything afterwards, and states only what it has recomputed itself.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Literal, cast, final, overload
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from robust_plugins.balls import Ball
+from robust_plugins.decisions.results import AttackResult
+from robust_plugins.errors import ArgumentError, ComponentError
+from robust_plugins.harness.arguments import check_inputs, check_labels, logits_of
+from robust_plugins.harness.component import Component, chunks
+from robust_plugins.harness.evaluation import evaluating, fresh_seed, synchronize
+
+Target = Tensor | Literal["random", "least_likely"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(Component, ABC):
+    """Searches the ball around each sample for an input on which the model fails: a lower bound on the damage.
+
+    To write one, implement `perturb`, and freeze it as a dataclass whose fields are its parameters.
+    """
+
+    @abstractmethod
+    def perturb(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        y: Int[Tensor, " batch"],
+        ball: Ball,
+        *,
+        targeted: bool,
+    ) -> Float[Tensor, "batch *features"]:
+        """Candidates for adversarial examples, shaped like `x`, inside the ball up to rounding.
+
+        The caller projects them in any case, but a candidate that needs it is weaker than it could be, and the
+        conformance checks refuse it. `y` are labels to leave, or with `targeted` classes to reach. `model` is in
+        evaluation mode with weight gradients off; the global generators of torch, numpy and python are seeded, so
+        draw from them. Raise ArgumentError for a ball or a target that the attack cannot handle.
+        """
+
+    @overload
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *,
+        target: Target | None = ..., seed: int | None = ..., eps: None = ...,
+    ) -> AttackResult: ...  # fmt: skip
+
+    @overload
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *,
+        target: Target | None = ..., seed: int | None = ..., eps: Sequence[float],
+    ) -> list[AttackResult]: ...  # fmt: skip
+
+    @final
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        y: Int[Tensor, " batch"],
+        ball: Ball,
+        *,
+        target: Target | None = None,
+        seed: int | None = None,
+        eps: Sequence[float] | None = None,
+    ) -> AttackResult | list[AttackResult]:
+        """Attacks `model` (any batch to logits of shape (batch, classes)) at `x`, in evaluation mode.
+
+        - `y`: the true classes, shape (batch,). Success means a decision other than `y`.
+        - `target`: None for an untargeted attack; classes of shape (batch,) to reach instead; `"random"`, one
+          uniformly random wrong class per sample (the average case); `"least_likely"`, the wrong class with the
+          smallest clean logit.
+        - `seed`: makes the call reproducible; None draws one, which the result states.
+        - `eps`: several radii instead of the ball's, one result for each.
+
+        The candidates are projected onto the ball and its clip range, the logits recomputed, and the better of
+        candidate and `x` kept (success first, then loss). `model`, the random states and `x` are left as found.
+        Raises ArgumentError for unusable arguments and ComponentError where the attack breaks its contract.
+        """
+        if eps is not None:
+            return [self(model, x, y, replace(ball, eps=e), target=target, seed=seed) for e in eps]
+        check_inputs(model, x, ball)
+        seed = fresh_seed() if seed is None else seed
+        x = x.detach()
+        synchronize(x)
+        start = time.perf_counter()
+        with evaluating(model, seed=seed, freeze=True), torch.inference_mode(False):
+            if x.is_inference():
+                x = x.clone()  # inference tensors cannot be differentiated
+            with torch.no_grad():
+                clean = logits_of(model, x)
+            check_labels(y, x, clean.shape[1])
+            goal = None if target is None else _resolve_target(target, y, clean)
+            candidate = self._candidates(model, x, y if goal is None else goal, ball, targeted=goal is not None)
+            with torch.no_grad():
+                x_adv, logits, success, loss = _better(model, x, clean, candidate, y, goal)
+        distance = ball.distance(x_adv, x)
+        synchronize(x)
+        seconds = time.perf_counter() - start
+        return AttackResult(x_adv, success, logits, distance, loss, seconds, seed, goal)
+
+    @final
+    def search(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        y: Int[Tensor, " batch"],
+        ball: Ball,
+        *,
+        seed: int | None = None,
+    ) -> Float[Tensor, "batch *features"]:
+        """What the attack found, projected onto the ball, and not compared with `x`: for training.
+
+        The arguments are those of the call, and `model` is left as found too. Two passes of the model less than the
+        call, whose result this is except where `x` itself is worse.
+        """
+        check_inputs(model, x, ball)
+        if not isinstance(y, Tensor) or y.shape != x.shape[:1]:
+            check_labels(y, x, 2)
+        with evaluating(model, seed=fresh_seed() if seed is None else seed, freeze=True):
+            return self._candidates(model, x.detach(), y, ball, targeted=False)
+
+    def _candidates(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:
+        parts = [x[:0]]
+        for part in chunks(len(x), self.batch_size):
+            with torch.enable_grad(), _recurrent_gradients(model):
+                # Copies: what a plugin does to its arguments must not reach the user's, nor our judgement.
+                found = self.perturb(model, x[part].clone(), y[part].clone(), ball[part], targeted=targeted)
+            if not isinstance(found, Tensor) or found.shape != x[part].shape:
+                shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+                raise ComponentError(f"{self}: perturb returned {shape}; expected a tensor of {tuple(x[part].shape)}")
+            found = found.detach().to(x)
+            least, greatest = torch.aminmax(found.flatten(1), dim=1)  # NaN, too, where there is one
+            valid = (least.isfinite() & greatest.isfinite()).view(-1, *[1] * (x.dim() - 1))
+            if not bool(valid.all()):
+                found = torch.where(valid, found, x[part])
+            parts.append(ball[part].project(found, x[part]))
+        return torch.cat(parts)
+
+
+def _recurrent_gradients(model: nn.Module) -> AbstractContextManager[None]:
+    # cuDNN refuses the backward pass of recurrent layers in evaluation mode; torch's own kernels do not.
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        return cast("AbstractContextManager[None]", torch.backends.cudnn.flags(enabled=False))
+    return nullcontext()
+
+
+def _resolve_target(target: Target, y: Tensor, clean: Tensor) -> Tensor:
+    if isinstance(target, Tensor):
+        check_labels(target, clean, clean.shape[1], name="target")
+        if bool((target == y).any()):
+            raise ArgumentError(
+                "target", "equal to y for some sample", accepted="a wrong class", hint="Choose target != y everywhere."
+            )
+        return target
+    if target == "random":
+        # A step of 1 to classes - 1 away from y is uniform over the wrong classes.
+        step = torch.randint(1, clean.shape[1], y.shape, dtype=y.dtype).to(y.device)
+        return (y + step) % clean.shape[1]
+    if target == "least_likely":
+        return clean.scatter(1, y.unsqueeze(1), torch.inf).argmin(1).to(y.dtype)
+    raise ArgumentError(
+        "target",
+        repr(target),
+        accepted="None, classes of shape (batch,), 'random' or 'least_likely'",
+        hint="Leave it out for an untargeted attack.",
+    )
+
+
+def _better(
+    model: nn.Module, x: Tensor, clean: Tensor, candidate: Tensor, y: Tensor, goal: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The better of `x` and `candidate` for each sample: inputs, logits, success and loss."""
+    logits = logits_of(model, candidate)
+
+    def judged(z: Tensor) -> tuple[Tensor, Tensor]:
+        decision = z.argmax(1)
+        success = decision != y if goal is None else decision == goal
+        success &= ~z.isnan().any(1)  # no decision at all is no success
+        return success, F.cross_entropy(z, (y if goal is None else goal).long(), reduction="none")
+
+    (won, loss), (won_clean, loss_clean) = judged(logits), judged(clean)
+    worse = loss >= loss_clean if goal is None else loss <= loss_clean
+    take = (won & ~won_clean) | ((won == won_clean) & worse)
+    x_adv = torch.where(take.view(-1, *[1] * (x.dim() - 1)), candidate, x)
+    return (
+        x_adv,
+        torch.where(take.unsqueeze(1), logits, clean),
+        torch.where(take, won, won_clean),
+        torch.where(take, loss, loss_clean),
+    )

@@ -1,0 +1,276 @@
+"""The interface of certifiers of decisions: a final public call over one small abstract method.
+
+The public call never trusts a backend. It checks its arguments, runs the model in evaluation mode and restores
+everything afterwards, and states only what it has recomputed itself.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from robust_plugins.balls import Ball
+from robust_plugins.decisions.results import Certificate, Verdict
+from robust_plugins.decisions.specifications import margin_spec
+from robust_plugins.errors import ArgumentError, ComponentError, UnsupportedModelError
+from robust_plugins.harness.arguments import check_inputs, check_labels, check_spec, logits_of
+from robust_plugins.harness.component import ERRORS, Component, chunks
+from robust_plugins.harness.evaluation import evaluating, evaluation_error, evaluation_mode, synchronize
+from robust_plugins.harness.memory import BUDGET, activation_sizes
+from robust_plugins.intervals import Interval
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certifier(Component, ABC):
+    """Bounds the logits over the whole ball and derives what is proved: an upper bound on the damage.
+
+    To write one, implement `propagate`, and freeze it as a dataclass whose fields are its parameters.
+    """
+
+    soundness: ClassVar[str] = "real arithmetic, evaluated in the model's dtype without outward rounding"
+    """The assumptions under which the bounds hold; stated in every certificate."""
+
+    rounding: ClassVar[float] = 1e-6
+    """Relative to the scale of logits and bounds: margins within it of zero count as unknown, and bounds may miss
+    the clean logits by it. The measured rounding error of the model's own evaluation is added. Zero for certifiers
+    that round outward, for which nothing is added."""
+
+    tidy: ClassVar[bool] = False
+    """Whether `propagate` is known to leave the model and the random states as they are, and to check the classes of
+    `spec` itself: true of this package's own. `bounds` then spends no time on what would change nothing."""
+
+    @abstractmethod
+    def propagate(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"] | None,
+    ) -> Interval:
+        """Bounds on `spec @ logits` over the ball, shape (batch, rows); on the logits themselves for None.
+
+        Differentiable in the model's parameters where gradients are enabled. `model` is in evaluation mode. A
+        certifier that cannot merge `spec` into the last layer returns `rp.apply_spec(logits, spec)`. Raise
+        UnsupportedModelError, naming the layer, for a model that cannot be bounded soundly, and ArgumentError
+        for a norm that cannot.
+        """
+
+    def propagate_lower(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"],
+    ) -> Float[Tensor, "batch rows"]:
+        """The lower ends of `propagate(model, x, ball, spec)`; override it where they cost less on their own.
+
+        Sound over the same set, under the same assumptions, and differentiable where `propagate` is.
+        """
+        return self._ordered(self._propagated(model, x, ball, spec, spec.shape[2])).lower
+
+    def bytes_per_sample(self, activations: Sequence[int], classes: int, itemsize: int) -> int:
+        """An estimate of the memory that one sample takes, from the sizes of the activations; sets `batch_size`.
+
+        The default is right for interval propagation: a few tensors per activation.
+        """
+        return 6 * itemsize * (sum(activations) + classes * (max(activations) + classes))
+
+    @final
+    def bounds(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"] | None = None,
+    ) -> Interval:
+        """Bounds on the logits over the ball, shape (batch, classes), or on the rows of `spec @ logits`.
+
+        Computed in evaluation mode and differentiable in the model's parameters (call it under `torch.no_grad()`
+        to save memory), in chunks of `batch_size`. `model` is left as found. Raises ArgumentError for unusable
+        arguments, UnsupportedModelError for a model that cannot be bounded, ComponentError for results that are
+        not an Interval of the right shape and dtype, are NaN, or cross by more than rounding does.
+        """
+
+        def whole(x: Tensor, ball: Ball, spec: Tensor | None, classes: int) -> Interval:
+            return self._ordered(self._propagated(model, x, ball, spec, classes))
+
+        classes, parts = self._in_chunks(whole, model, x, ball, spec)
+        if not parts:
+            return Interval.point(x.new_empty((0, classes if spec is None else spec.shape[1])))
+        if len(parts) == 1:
+            return parts[0]
+        return Interval(torch.cat([p.lower for p in parts]), torch.cat([p.upper for p in parts]))
+
+    @final
+    def lower_bounds(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"],
+    ) -> Float[Tensor, "batch rows"]:
+        """The lower ends of `bounds(model, x, ball, spec)` alone, for which some certifiers need half the time.
+
+        Shape (batch, rows). Training for margins needs no more. Sound over the ball, differentiable, and raises, as
+        `bounds`.
+        """
+
+        def lower(x: Tensor, ball: Ball, spec: Tensor | None, _: int) -> Tensor:
+            assert spec is not None  # given below
+            found = self.propagate_lower(model, x, ball, spec)
+            shape = (len(x), spec.shape[1])
+            if not isinstance(found, Tensor) or found.shape != shape or found.dtype != x.dtype:
+                what = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
+                raise ComponentError(f"{self}: propagate_lower returned {what}; expected {x.dtype} of shape {shape}")
+            if bool(found.isnan().any()):
+                raise ComponentError(f"{self}: lower bounds are NaN")
+            return found
+
+        _, parts = self._in_chunks(lower, model, x, ball, spec)
+        return torch.cat(parts) if parts else x.new_empty((0, spec.shape[1]))
+
+    def _in_chunks(
+        self,
+        compute: Callable[[Tensor, Ball, Tensor | None, int], Result],
+        model: nn.Module,
+        x: Tensor,
+        ball: Ball,
+        spec: Tensor | None,
+    ) -> tuple[int, list[Result]]:
+        """The number of classes, and `compute(x, ball, spec, classes)` for each chunk, the model in evaluation mode."""
+        check_inputs(model, x, ball)
+        with evaluation_mode(model) if self.tidy else evaluating(model):
+            if self.tidy and isinstance(spec, Tensor) and spec.dim() == 3:
+                classes = spec.shape[2]
+            else:
+                with torch.no_grad():
+                    classes = _classes(model, x)
+            if spec is not None:
+                check_spec(spec, x, classes)
+            size = self._chunk_size(model, x, classes)
+            return classes, [
+                compute(x[part], ball[part], None if spec is None else spec[part], classes)
+                for part in chunks(len(x), size)
+            ]
+
+    @final
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        y: Int[Tensor, " batch"],
+        ball: Ball,
+    ) -> Certificate:
+        """Tries to prove, for each sample, that no input of the ball is classified otherwise than as `y`.
+
+        `model` maps a batch to logits of shape (batch, classes) and is certified in evaluation mode; `y` has shape
+        (batch,). The margins `z_y - z_j` are bounded as one specification, which certifiers merge into the last
+        layer. A sample is CERTIFIED where every margin's lower bound is above zero by more than the backend's
+        rounding error; FALSIFIED where `x` itself is misclassified; ERROR where the bounds are NaN, cross, or miss
+        the clean logits; UNSUPPORTED where the model has a layer that the certifier cannot bound. `model` and the
+        random states are left as found. Raises ArgumentError for unusable arguments.
+        """
+        check_inputs(model, x, ball)
+        x = x.detach()
+        synchronize(x)
+        start = time.perf_counter()
+        with torch.inference_mode(False), torch.no_grad(), evaluating(model):
+            if x.is_inference():
+                x = x.clone()
+            logits = logits_of(model, x)
+            check_labels(y, x, logits.shape[1])
+            spec = margin_spec(y, logits.shape[1], dtype=x.dtype)
+            parts = [
+                self._judge(model, x[part], y[part], ball[part], spec[part], logits[part])
+                for part in chunks(len(x), self._chunk_size(model, x, logits.shape[1]))
+            ]
+        synchronize(x)
+        margin = torch.cat([x.new_empty(0), *(m for m, _, _ in parts)])
+        verdicts = tuple(v for _, vs, _ in parts for v in vs)
+        messages = tuple(m for _, _, ms in parts for m in ms)
+        certified = torch.tensor([v is Verdict.CERTIFIED for v in verdicts], dtype=torch.bool, device=x.device)
+        falsified = torch.tensor([v is Verdict.FALSIFIED for v in verdicts], dtype=torch.bool, device=x.device)
+        witness = torch.where(falsified.view(-1, *[1] * (x.dim() - 1)), x, torch.nan)
+        seconds = time.perf_counter() - start
+        return Certificate(verdicts, margin, logits, certified, witness, messages, seconds, self.soundness)
+
+    def _chunk_size(self, model: nn.Module, x: Tensor, classes: int) -> int | None:
+        if self.batch_size is not None or len(x) <= 1:
+            return self.batch_size
+        needed = self.bytes_per_sample(activation_sizes(model, x), classes, x.element_size())
+        return max(1, BUDGET // max(1, needed))
+
+    def _ordered(self, found: Interval) -> Interval:
+        """`found`, checked: raises ComponentError where it is NaN, or crosses by more than rounding does."""
+        with torch.no_grad():
+            if bool(found.ordered().all()):
+                return found
+            scale = torch.maximum(found.lower.abs(), found.upper.abs()).nan_to_num().amax(1, keepdim=True)
+            fault = ~found.ordered() & ~(found.width.abs() <= max(self.rounding, 1e-6) * scale)
+        if bool(fault.any()):
+            sample, row = fault.nonzero()[0].tolist()
+            low, up = found.lower[sample, row].item(), found.upper[sample, row].item()
+            raise ComponentError(
+                f"{self}: bounds of sample {sample}, row {row} cross or are NaN: [{low:.6g}, {up:.6g}]"
+            )
+        return found
+
+    def _propagated(self, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None, classes: int) -> Interval:
+        found = self.propagate(model, x, ball, spec)
+        shape = (len(x), classes if spec is None else spec.shape[1])
+        if not isinstance(found, Interval) or found.shape != shape or found.dtype != x.dtype:
+            what = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Interval) else repr(found)
+            raise ComponentError(f"{self}: propagate returned {what}; expected an Interval, {x.dtype} of shape {shape}")
+        return found
+
+    def _judge(
+        self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, spec: Tensor, logits: Tensor
+    ) -> tuple[Tensor, list[Verdict], list[str]]:
+        """Margin, verdict and message for each sample of one chunk."""
+        wrong = (logits.argmax(1) != y).tolist()
+        try:
+            found = self._propagated(model, x, ball, spec, logits.shape[1])
+        except UnsupportedModelError as error:
+            verdicts = [Verdict.FALSIFIED if w else Verdict.UNSUPPORTED for w in wrong]
+            messages = ["" if w else str(error) for w in wrong]
+            return torch.full_like(logits[:, 0], -torch.inf), verdicts, messages
+        clean = (spec @ logits.unsqueeze(2)).squeeze(2)
+        scale = torch.stack([found.lower.abs().amax(1), found.upper.abs().amax(1), logits.abs().amax(1)]).amax(0)
+        slack = self.rounding * scale
+        if self.rounding:
+            slack = slack + ERRORS * evaluation_error(model, x, logits)
+        slack = slack.unsqueeze(1)
+        faults = {
+            "the bounds are NaN": (found.lower.isnan() | found.upper.isnan()).any(1),
+            "the bounds cross: lower > upper": ~found.ordered().logical_or(found.width.abs() <= slack).all(1),
+            "the bounds do not contain the logits of x itself": ~found.contains(clean, tolerance=0)
+            .logical_or((found.lower - slack <= clean) & (clean <= found.upper + slack))
+            .all(1),
+        }
+        causes = [(text, where.tolist()) for text, where in faults.items()]
+        message = [next((text for text, at in causes if at[i]), "") for i in range(len(x))]
+        margin = torch.where(torch.stack(list(faults.values())).any(0), -torch.inf, found.lower.amin(1))
+        proved = (found.lower > slack).all(1).tolist()
+        verdicts = [
+            Verdict.ERROR if fault else Verdict.FALSIFIED if w else Verdict.CERTIFIED if p else Verdict.UNKNOWN
+            for fault, w, p in zip(message, wrong, proved, strict=True)
+        ]
+        return margin, verdicts, message
+
+
+def _classes(model: nn.Module, x: Tensor) -> int:
+    try:
+        return logits_of(model, x[:1]).shape[1]
+    except ArgumentError:
+        raise
+    except Exception:  # a model that was exported for the batch size of x, say
+        return logits_of(model, x).shape[1]

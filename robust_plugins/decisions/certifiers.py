@@ -1,0 +1,231 @@
+"""The package's own certifiers: interval bound propagation and linear relaxation by the interval engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robust_plugins.balls import Ball
+from robust_plugins.decisions.certifier import Certifier
+from robust_plugins.decisions.specifications import apply_spec, margin_spec
+from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.arguments import check_spec
+from robust_plugins.intervals import Interval, Network, Relaxation, crown, rounding, trace
+from robust_plugins.intervals.methods.crown import MEMORY
+from robust_plugins.intervals.methods.fused_ibp import propagate
+from robust_plugins.intervals.network.graph import Rounding
+from robust_plugins.intervals.products import product
+from robust_plugins.registry.hookspecs import Register, hookimpl
+
+
+@dataclass(frozen=True, kw_only=True)
+class IBP(Certifier):
+    """Interval bound propagation, differentiable, the specification merged into the last linear layer.
+
+    Gowal et al. 2018, "On the effectiveness of interval bound propagation". Sound for every ball, over the smallest
+    box around it. With `outward`, for float32 and float64, the bounds also hold for the network's floating-point
+    evaluation, in whichever order its sums run.
+    """
+
+    outward: bool = False
+
+    tidy: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.outward:
+            text = "floating-point arithmetic of the model's dtype, sums in any order, by outward rounding"
+            object.__setattr__(self, "soundness", text)
+            object.__setattr__(self, "rounding", 0.0)
+
+    def propagate(  # noqa: D102 (inherited)
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"] | None,
+    ) -> Interval:
+        with rounding.outward(self.outward):
+            network = trace(model, x)
+            box = ball.bounds(x)
+            until = network.nodes[-1].inputs[0] if spec is not None and _merges(network) else len(network.nodes) - 1
+            found = propagate(network, box, until=until)
+            if found is None:
+                found = network.forward(box, rounding=_mode(self.outward), until=until)[-1]
+            return _last(network, found, spec)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CROWN(Certifier):
+    """Backward linear relaxation of every activation's input and of the specification, differentiable.
+
+    Zhang et al. 2018, "Efficient neural network robustness certification with general activation functions". Sound for
+    every ball, over the smallest box around it. `memory` is the number of bytes for the coefficients of one chunk of
+    neurons.
+    """
+
+    memory: int = MEMORY
+
+    tidy: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.memory < 1:
+            raise ArgumentError("memory", self.memory, accepted="a number of bytes", hint=f"The default is {MEMORY}.")
+
+    def propagate(  # noqa: D102 (inherited)
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"] | None,
+    ) -> Interval:
+        network = trace(model, x)
+        values = crown(network, ball.bounds(x), memory=self.memory)
+        if spec is None:
+            return values[-1]
+        check_spec(spec, x, values[-1].shape[1])
+        relaxed = Relaxation(network, values, memory=self.memory).bounds(len(values) - 1, spec)
+        return relaxed.sharpened(_last(network, _before_last(network, values), spec))
+
+    def propagate_lower(  # noqa: D102 (inherited)
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"],
+    ) -> Float[Tensor, "batch rows"]:
+        network = trace(model, x)
+        values = crown(network, ball.bounds(x), memory=self.memory)
+        check_spec(spec, x, values[-1].shape[1])
+        relaxed = Relaxation(network, values, memory=self.memory).lower(len(values) - 1, spec)
+        return torch.maximum(relaxed, _last(network, _before_last(network, values), spec).lower)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CROWNIBP(Certifier):
+    """One linear relaxation from the specification back to the input, on IBP's bounds of the layers, differentiable.
+
+    Zhang et al. 2020, "Towards stable and efficient training of verifiably robust neural networks". Sound for every
+    ball, over the smallest box around it. Much cheaper than CROWN where there are many neurons and few classes.
+    """
+
+    tidy: ClassVar[bool] = True
+
+    def propagate(  # noqa: D102 (inherited)
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"] | None,
+    ) -> Interval:
+        network = trace(model, x)
+        values = network.forward(ball.bounds(x))
+        classes = values[-1].shape[1]
+        if spec is None:
+            rows = torch.eye(classes, dtype=x.dtype, device=x.device).expand(len(x), classes, classes)
+        else:
+            check_spec(spec, x, classes)
+            rows = spec
+        return Relaxation(network, values, memory=MEMORY).bounds(len(values) - 1, rows)
+
+    def propagate_lower(  # noqa: D102 (inherited)
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"],
+    ) -> Float[Tensor, "batch rows"]:
+        network = trace(model, x)
+        values = network.forward(ball.bounds(x))
+        check_spec(spec, x, values[-1].shape[1])
+        return Relaxation(network, values, memory=MEMORY).lower(len(values) - 1, spec)
+
+
+def _last(network: Network, before: Interval, spec: Tensor | None) -> Interval:
+    """The output's interval times `spec`, merged into the last layer where that is linear.
+
+    `before` is the interval of the input of the last layer where it is merged with `spec`, else of the output.
+    """
+    if spec is None:
+        return before
+    if not _merges(network):
+        check_spec(spec, before.lower, before.shape[1])
+        return apply_spec(before, spec)
+    weight, bias = (network.parameters[-1][name] for name in ("weight", "bias"))
+    assert weight is not None  # every Linear has one
+    check_spec(spec, before.lower, len(weight))
+    rows = Interval.point(spec)
+    y = _labels(spec)
+    if y is not None and weight.is_point and not rounding.active():
+        return _margins(before, weight.lower, None if bias is None else bias.lower, y)
+    merged = product(torch.matmul, rows, weight, terms=spec.shape[2])
+    shift = None if bias is None else product(lambda s, b: (s * b).sum(-1), rows, bias, terms=spec.shape[2])
+    found = product(lambda h, w: torch.einsum("bi,bri->br", h, w), before, merged, terms=weight.shape[1], bias=shift)
+    if not rounding.active():
+        return found
+    # The network adds up its logits before they are subtracted, so that its rounding errors are those of the logits.
+    size = before.magnitude @ weight.magnitude.mT + (0.0 if bias is None else bias.magnitude)
+    slack = rounding.kappa(weight.shape[1], found.dtype) * (spec.abs() @ size.unsqueeze(2)).squeeze(2)
+    return Interval(found.lower - slack, found.upper + slack)
+
+
+def _before_last(network: Network, values: Sequence[Interval]) -> Interval:
+    """What `_last` takes."""
+    return values[network.nodes[-1].inputs[0]] if _merges(network) else values[-1]
+
+
+def _labels(spec: Tensor) -> Tensor | None:
+    """The classes whose margins, in the order of `rp.margin_spec`, are the rows of `spec`; None where they are not."""
+    classes = spec.shape[2]
+    if spec.shape[1] != classes - 1:
+        return None
+    y = spec.sum(1).argmax(1)
+    return y if torch.equal(spec, margin_spec(y, classes, dtype=spec.dtype)) else None
+
+
+def _margins(before: Interval, weight: Tensor, bias: Tensor | None, y: Tensor) -> Interval:
+    """As `_last`, for margins: the differences of two rows of weights are few, and shared by the whole batch."""
+    pairs, place, others = _pairs(len(weight), weight.device)
+    differences = (weight.index_select(0, pairs[0]) - weight.index_select(0, pairs[1])).abs()
+    center = torch.lerp(before.lower, before.upper, 0.5)
+    logits = F.linear(center, weight, bias)
+    spread = F.linear(before.upper - center, differences)
+    middle = logits.gather(1, y.unsqueeze(1)) - logits.gather(1, others[y])
+    radius = spread.gather(1, place[y])
+    return Interval(middle - radius, middle + radius)
+
+
+@lru_cache(maxsize=8)
+def _pairs(classes: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The pairs a < b of classes; for each class all others; and for each of these which pair the two are."""
+    with torch.inference_mode(False):  # kept for callers that differentiate
+        pairs = torch.triu_indices(classes, classes, 1, device=device)
+        place = torch.zeros((classes, classes), dtype=torch.long, device=device)
+        place[pairs[0], pairs[1]] = place[pairs[1], pairs[0]] = torch.arange(pairs.shape[1], device=device)
+        every = torch.arange(classes, device=device)
+        others = every.expand(classes, classes)[every != every.unsqueeze(1)].view(classes, classes - 1)
+        return pairs, place.gather(1, others), others
+
+
+def _merges(network: Network) -> bool:
+    return isinstance(network.layers[-1], nn.Linear)
+
+
+def _mode(outward: bool) -> Rounding:
+    return "outward" if outward else "nearest"
+
+
+@hookimpl
+def register_certifiers(register: Register) -> None:
+    """Registers the certifiers of the interval engine."""
+    register("interval:ibp", IBP)
+    register("interval:crown-ibp", CROWNIBP)
+    register("interval:crown", CROWN)

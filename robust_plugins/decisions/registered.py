@@ -1,0 +1,34 @@
+"""Attacks and certifiers by the names under which plugins registered them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from robust_plugins.decisions.attack import Attack
+from robust_plugins.decisions.certifier import Certifier
+from robust_plugins.registry.information import ComponentInfo, Kind
+from robust_plugins.registry.registry import build, registry
+
+
+def attack(name: str, /, **parameters: Any) -> Attack:
+    """The attack registered as `name`, for example `rp.attack("art:pgd", steps=40)`.
+
+    Raises UnknownNameError for an unknown name or parameter, PluginError where the plugin failed or its backend is
+    missing, ArgumentError for a parameter's value.
+    """
+    return build(Kind.ATTACK, Attack, name, **parameters)
+
+
+def attacks() -> list[ComponentInfo]:
+    """Every registered attack, with plugin, version and status."""
+    return registry().components(Kind.ATTACK)
+
+
+def certifier(name: str, /, **parameters: Any) -> Certifier:
+    """The certifier registered as `name`, for example `rp.certifier("lirpa:crown")`. Raises as `attack` does."""
+    return build(Kind.CERTIFIER, Certifier, name, **parameters)
+
+
+def certifiers() -> list[ComponentInfo]:
+    """Every registered certifier, with plugin, version and status."""
+    return registry().components(Kind.CERTIFIER)

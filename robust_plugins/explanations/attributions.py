@@ -1,0 +1,224 @@
+"""Explanations that are computed from gradients, in Captum's words, each with proved bounds: `rp.explain`.
+
+    explanation = rp.explain.IntegratedGradients(model, n_steps=20)
+    explanation.attribute(inputs, target=y)                                 # the attribution, with Captum's value
+    explanation.certify(inputs, target=y, ball=rp.Linf(eps=0.01, clip=(0, 1)))   # its interval over the ball
+
+Inputs have the shape (batch, *features); `target` is the class whose logit is explained, one for all samples or one for
+each, shape (batch,). The model maps a batch to logits of shape (batch, classes); it is evaluated in evaluation mode and
+left as found.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from robust_plugins.balls import Ball
+from robust_plugins.errors import ArgumentError
+from robust_plugins.explanations import ExplanationCertifier, explanation_certifier
+from robust_plugins.explanations.explained import Explained
+from robust_plugins.explanations.quadrature import Method, quadrature
+from robust_plugins.harness.evaluation import evaluating
+from robust_plugins.intervals import Interval
+
+__all__ = ["Attribution", "InputXGradient", "IntegratedGradients", "Saliency", "SmoothGrad"]
+
+Target = int | Int[Tensor, " batch"]
+Values = Callable[[Tensor], Tensor]
+"""From points, (n, batch, *features), to the gradients of the samples' logits there, of the same shape."""
+Bounds = Callable[[Tensor, Ball], Interval]
+"""From points, (n, batch, *features), and the ball around each, to bounds on the gradients over these balls."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution(ABC):
+    """An explanation of `model` that is computed from gradients of logits with respect to inputs.
+
+    To write one, implement `value` and `bounds`.
+    """
+
+    model: nn.Module
+
+    def attribute(self, inputs: Float[Tensor, "batch *features"], target: Target) -> Float[Tensor, "batch *features"]:
+        """The attribution of every feature, shaped like `inputs`. Raises ArgumentError for unusable arguments."""
+        y = _classes(inputs, target)
+
+        def gradients(points: Tensor) -> Tensor:
+            flat = points.flatten(0, 1)
+            explained = Explained.at(self.model, flat, y.repeat(len(points)), "logit")
+            return explained.gradient(self.model, flat).view_as(points)
+
+        with evaluating(self.model):
+            return self.value(inputs.detach(), gradients)
+
+    def certify(
+        self,
+        inputs: Float[Tensor, "batch *features"],
+        target: Target,
+        *,
+        ball: Ball,
+        certifier: str | ExplanationCertifier = "interval:relaxed",
+        weights: float = 0.0,
+    ) -> Interval:
+        """Bounds on the attribution over the ball around each of `inputs`, shaped like them; without autograd history.
+
+        `certifier` bounds the gradients, by name or itself, under the assumptions that it states; with `weights` > 0
+        the bounds hold for every model whose parameters differ by at most this relative amount, too. Raises
+        ArgumentError for unusable arguments, UnsupportedModelError for a model that cannot be bounded.
+        """
+        chosen = explanation_certifier(certifier) if isinstance(certifier, str) else certifier
+        y = _classes(inputs, target)
+
+        def gradients(points: Tensor, around: Ball) -> Interval:
+            with torch.no_grad():
+                found = chosen.bounds(
+                    self.model, points.flatten(0, 1), y.repeat(len(points)), around, of="logit", weights=weights
+                )
+            return found.map(lambda t: t.view_as(points))
+
+        return self.bounds(inputs.detach(), ball, gradients)
+
+    @abstractmethod
+    def value(self, x: Tensor, gradients: Values) -> Tensor:
+        """The attribution at `x`, computed from gradients."""
+
+    @abstractmethod
+    def bounds(self, x: Tensor, ball: Ball, gradients: Bounds) -> Interval:
+        """The interval of `value` over the ball, computed from bounds on gradients."""
+
+
+@dataclass(frozen=True, eq=False)
+class Saliency(Attribution):
+    """The gradient of the logit: its absolute value, or with `abs=False` itself.
+
+    Simonyan et al. 2014, "Deep inside convolutional networks", section 3.
+    """
+
+    abs: bool = True
+
+    def value(self, x: Tensor, gradients: Values) -> Tensor:  # noqa: D102 (inherited)
+        found = gradients(x.unsqueeze(0))[0]
+        return found.abs() if self.abs else found
+
+    def bounds(self, x: Tensor, ball: Ball, gradients: Bounds) -> Interval:  # noqa: D102 (inherited)
+        found = gradients(x.unsqueeze(0), ball)[0]
+        if not self.abs:
+            return found
+        return Interval(torch.maximum(found.lower, -found.upper).clamp(min=0), found.magnitude)
+
+
+@dataclass(frozen=True, eq=False)
+class InputXGradient(Attribution):
+    """The input times the gradient of the logit. Bounds: the product of the intervals of both."""
+
+    def value(self, x: Tensor, gradients: Values) -> Tensor:  # noqa: D102 (inherited)
+        return x * gradients(x.unsqueeze(0))[0]
+
+    def bounds(self, x: Tensor, ball: Ball, gradients: Bounds) -> Interval:  # noqa: D102 (inherited)
+        return ball.bounds(x) * gradients(x.unsqueeze(0), ball)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class IntegratedGradients(Attribution):
+    """The way from a baseline to the input, times the mean gradient along it, by a fixed quadrature.
+
+    `baselines`: a number, or a tensor that broadcasts against the inputs; it stays where it is while the input moves.
+    `n_steps` and `method` are Captum's. Sundararajan et al. 2017, "Axiomatic attribution for deep networks", section 5.
+
+    Bounds: where the input moves by at most eps, the point at alpha on the path moves by at most `alpha * eps`. So the
+    weighted sum of the bounds over these balls holds the quadrature (not the integral that it stands for), and its
+    product with the interval of the way is the interval.
+    """
+
+    baselines: float | Tensor = 0.0
+    n_steps: int = 50
+    method: Method = "gausslegendre"
+
+    def __post_init__(self) -> None:
+        quadrature(self.method, self.n_steps)  # both are checked there
+
+    def value(self, x: Tensor, gradients: Values) -> Tensor:  # noqa: D102 (inherited)
+        alphas, steps = self._quadrature(x)
+        baseline = _baseline(self.baselines, x)
+        return (steps * gradients(baseline + alphas * (x - baseline))).sum(0) * (x - baseline)
+
+    def bounds(self, x: Tensor, ball: Ball, gradients: Bounds) -> Interval:  # noqa: D102 (inherited)
+        alphas, steps = self._quadrature(x)
+        baseline = _baseline(self.baselines, x)
+        path = baseline + alphas * (x - baseline)
+        clip = ball.clip
+        if clip is not None and bool(((baseline >= clip[0]) & (baseline <= clip[1])).all()):
+            path = path.clamp(*clip)  # against rounding: between two points of the valid range every point is valid
+        else:
+            clip = None
+        eps = (alphas.flatten(1) * ball.eps_for(x).flatten()).flatten()
+        found = gradients(path, replace(ball, eps=eps, clip=clip))
+        return (ball.bounds(x) - baseline) * found.map(lambda t: (steps * t).sum(0))
+
+    def _quadrature(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Points and weights, each of shape (n_steps, 1, ...) to broadcast against a stack of `x`."""
+        points, weights = quadrature(self.method, self.n_steps)
+        shape = (-1, *[1] * x.dim())
+        return x.new_tensor(points).view(shape), x.new_tensor(weights).view(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothGrad(Attribution):
+    """The mean gradient at noisy copies of the input.
+
+    The noise is normal with the standard deviation `stdevs` in input units, drawn once from `seed`, `nt_samples` times,
+    and the same for every sample and every point of the ball, so that the explanation is a function of the input.
+    Captum's `NoiseTunnel(Saliency(model))` draws it anew at each call, takes absolute values first unless told
+    otherwise, and calls these two the same. Noise may leave the valid range of inputs. Smilkov et al. 2017,
+    "SmoothGrad: removing noise by adding noise".
+
+    Bounds: the mean of the bounds over the moved balls.
+    """
+
+    nt_samples: int = 5
+    stdevs: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.nt_samples, int) or self.nt_samples < 1:
+            raise ArgumentError("nt_samples", self.nt_samples, accepted="an integer of at least 1", hint="5 is usual.")
+        if not self.stdevs >= 0:
+            raise ArgumentError("stdevs", self.stdevs, accepted="a number >= 0", hint="It has the inputs' units.")
+
+    def noise(self, x: Float[Tensor, "batch *features"]) -> Float[Tensor, "samples 1 *features"]:
+        """The noise that is added to every sample of `x`."""
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = torch.randn((self.nt_samples, 1, *x.shape[1:]), generator=generator, dtype=torch.float64)
+        return (self.stdevs * drawn).to(x)
+
+    def value(self, x: Tensor, gradients: Values) -> Tensor:  # noqa: D102 (inherited)
+        return gradients(x + self.noise(x)).mean(0)
+
+    def bounds(self, x: Tensor, ball: Ball, gradients: Bounds) -> Interval:  # noqa: D102 (inherited)
+        eps = ball.eps_for(x).flatten().repeat(self.nt_samples)
+        found = gradients(x + self.noise(x), replace(ball, eps=eps, clip=None))
+        return found.map(lambda t: t.mean(0))
+
+
+def _classes(inputs: Tensor, target: Target) -> Tensor:
+    if isinstance(target, Tensor):
+        return target
+    return torch.full((len(inputs),), target, dtype=torch.long, device=inputs.device)
+
+
+def _baseline(baselines: float | Tensor, x: Tensor) -> Tensor:
+    try:
+        return torch.as_tensor(baselines, dtype=x.dtype, device=x.device).expand_as(x)
+    except RuntimeError:
+        raise ArgumentError(
+            "baselines",
+            f"of shape {tuple(torch.as_tensor(baselines).shape)}",
+            accepted=f"a number, or a tensor that broadcasts against {tuple(x.shape)}",
+            hint="For example 0.0, or the mean of the training inputs.",
+        ) from None

@@ -1,0 +1,1 @@
+"""Bounds on the input gradient of a network, and on what is made of it."""

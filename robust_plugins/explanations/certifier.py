@@ -1,0 +1,228 @@
+"""`ExplanationCertifier`: the common interface of bounds on input gradients."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from robust_plugins.balls import Ball
+from robust_plugins.decisions.results import Verdict
+from robust_plugins.errors import ArgumentError, ComponentError, UnsupportedModelError
+from robust_plugins.explanations.certificate import ExplanationCertificate
+from robust_plugins.explanations.explained import Explained, Of
+from robust_plugins.harness.arguments import check_inputs
+from robust_plugins.harness.component import Component, chunks
+from robust_plugins.harness.evaluation import evaluating, synchronize
+from robust_plugins.harness.memory import BUDGET, activation_sizes
+from robust_plugins.intervals import Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplanationCertifier(Component, ABC):
+    """Bounds the input gradient over the whole ball, and over a box of weights: an upper bound on its change.
+
+    To write one, implement `gradient_bounds`, and freeze it as a dataclass whose fields are its parameters.
+    """
+
+    soundness: ClassVar[str] = (
+        "real arithmetic, evaluated in the model's dtype without outward rounding; at kinks the slope of automatic "
+        "differentiation; L2 and L1 balls by the box around them"
+    )
+    """The assumptions under which the bounds hold; stated in every certificate."""
+
+    rounding: ClassVar[float] = 1e-5
+    """Relative to the largest component or bound of a sample: bounds that cross, or miss the gradient at x, by more
+    are an error."""
+
+    @abstractmethod
+    def gradient_bounds(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        ball: Ball,
+        explained: Explained,
+        *,
+        weights: float,
+    ) -> Interval:
+        """Bounds on the gradient of `explained.number` by the input over the ball, shaped like `x`.
+
+        Differentiable in the model's parameters where gradients are enabled. `model` is in evaluation mode. With
+        `weights` > 0 they must also hold for every model whose parameters w lie in
+        [w - weights |w|, w + weights |w|]. Raise UnsupportedModelError, naming the layer, for a model that cannot be
+        bounded soundly, and ArgumentError for arguments that cannot.
+        """
+
+    def bytes_per_sample(self, activations: Sequence[int], classes: int, itemsize: int) -> int:
+        """An estimate of the memory that one sample takes, from the sizes of the activations; sets `batch_size`.
+
+        The default is right for interval propagation: a few tensors per activation.
+        """
+        return 12 * itemsize * (sum(activations) + classes * classes)
+
+    @final
+    def bounds(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        y: Int[Tensor, " batch"],
+        ball: Ball,
+        *,
+        of: Of,
+        weights: float = 0.0,
+    ) -> Interval:
+        """Bounds on the explanation over the ball, shaped like `x`; see `__call__` for the arguments.
+
+        Computed in evaluation mode and differentiable in the model's parameters (call it under `torch.no_grad()` to
+        save memory), in chunks of `batch_size`. `model` is left as found. Raises ArgumentError for unusable arguments,
+        UnsupportedModelError for a model that cannot be bounded, ComponentError for results that are not an Interval
+        of the right shape.
+        """
+        _check(model, x, ball, weights)
+        with evaluating(model):
+            explained = Explained.at(model, x, y, of)
+            parts = [
+                self._bounded(model, x[part], ball[part], explained[part], weights)
+                for part in chunks(len(x), self._chunk_size(model, x, explained))
+            ]
+        if not parts:
+            return Interval.point(torch.zeros_like(x))
+        return Interval(torch.cat([p.lower for p in parts]), torch.cat([p.upper for p in parts]))
+
+    @final
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        y: Int[Tensor, " batch"],
+        ball: Ball,
+        *,
+        of: Of = "logit",
+        delta: float | Tensor,
+        weights: float = 0.0,
+    ) -> ExplanationCertificate:
+        """Bounds the explanation of each sample over the ball, and says which features are robust.
+
+        - `model` maps a batch to logits of shape (batch, classes) and is certified in evaluation mode; `y` are the
+          classes to explain, shape (batch,), whether or not the model predicts them.
+        - `of`: whose gradient the explanation is: `"logit"` (of class y), `"margin"` (to the runner-up at x) or
+          `"loss"` (cross-entropy); see `Explained`.
+        - `delta`: the width allowed to each feature, in units of the gradient: a number, or a tensor that broadcasts
+          against `x`.
+        - `weights`: bounds also over all models whose parameters differ from the given ones by at most this relative
+          amount each.
+
+        A sample is CERTIFIED where every feature is robust; ERROR where the bounds are NaN, cross, or miss the
+        gradient at x; UNSUPPORTED where the model has a layer that the certifier cannot bound. `model` and the random
+        states are left as found. Raises ArgumentError for unusable arguments.
+        """
+        _check(model, x, ball, weights)
+        allowed = _checked_delta(delta, x)
+        x = x.detach()
+        synchronize(x)
+        start = time.perf_counter()
+        with torch.inference_mode(False), evaluating(model):
+            if x.is_inference():
+                x = x.clone()  # inference tensors cannot be differentiated
+            explained = Explained.at(model, x, y, of)
+            parts = [
+                self._judge(model, x[part], ball[part], explained[part], weights)
+                for part in chunks(len(x), self._chunk_size(model, x, explained))
+            ]
+        synchronize(x)
+        lower = torch.cat([x[:0], *(g.lower for g, _, _ in parts)])
+        upper = torch.cat([x[:0], *(g.upper for g, _, _ in parts)])
+        value = torch.cat([x[:0], *(v for _, v, _ in parts)])
+        faults = [fault for _, _, found in parts for fault in found]
+        width = upper - lower
+        robust = ((width <= allowed) & width.isfinite()).flatten(1).all(1).tolist() if len(x) else []
+        verdicts = tuple(
+            (Verdict.CERTIFIED if r else Verdict.UNKNOWN) if fault is None else fault[0]
+            for r, fault in zip(robust, faults, strict=True)
+        )
+        return ExplanationCertificate(
+            gradient=Interval(lower, upper),
+            value=value,
+            delta=allowed,
+            of=of,
+            verdicts=verdicts,
+            messages=tuple("" if fault is None else fault[1] for fault in faults),
+            seconds=time.perf_counter() - start,
+            soundness=self.soundness,
+        )
+
+    def _chunk_size(self, model: nn.Module, x: Tensor, explained: Explained) -> int | None:
+        if self.batch_size is not None or len(x) <= 1:
+            return self.batch_size
+        classes = explained.coefficients.shape[1]
+        return max(1, BUDGET // max(1, self.bytes_per_sample(activation_sizes(model, x), classes, x.element_size())))
+
+    def _bounded(self, model: nn.Module, x: Tensor, ball: Ball, explained: Explained, weights: float) -> Interval:
+        found = self.gradient_bounds(model, x, ball, explained, weights=weights)
+        if not isinstance(found, Interval) or found.shape != x.shape:
+            shape = tuple(found.shape) if isinstance(found, Interval) else type(found).__name__
+            raise ComponentError(f"{self}: gradient_bounds returned {shape}; expected an Interval of {tuple(x.shape)}")
+        return found
+
+    def _judge(
+        self, model: nn.Module, x: Tensor, ball: Ball, explained: Explained, weights: float
+    ) -> tuple[Interval, Tensor, list[tuple[Verdict, str] | None]]:
+        """Bounds and gradient of one chunk, and for each sample what went wrong."""
+        value = explained.gradient(model, x)
+        nothing = Interval(torch.full_like(x, -torch.inf), torch.full_like(x, torch.inf))
+        try:
+            with torch.no_grad():
+                found = self._bounded(model, x, ball, explained, weights).detach().to(x)
+        except UnsupportedModelError as error:
+            return nothing, value, [(Verdict.UNSUPPORTED, str(error))] * len(x)
+        size = torch.stack([t.flatten(1).abs().amax(1) for t in (found.lower, found.upper, value)])
+        slack = (self.rounding * size.amax(0)).view(-1, *[1] * (x.dim() - 1))
+        finite = slack.nan_to_num(posinf=0.0)
+        faults = {
+            "the bounds are NaN": found.lower.isnan() | found.upper.isnan(),
+            "the gradient at x is NaN": value.isnan(),
+            "the bounds cross: lower > upper": found.lower > found.upper + finite,
+            "the bounds do not contain the gradient at x": ((value < found.lower - finite)
+                                                             | (value > found.upper + finite)),
+        }  # fmt: skip
+        causes = [(text, where.flatten(1).any(1).tolist()) for text, where in faults.items()]
+        messages = [next((text for text, at in causes if at[i]), "") for i in range(len(x))]
+        bad = torch.tensor([bool(m) for m in messages], device=x.device).view_as(slack)
+        found = Interval(torch.where(bad, nothing.lower, found.lower), torch.where(bad, nothing.upper, found.upper))
+        return found, value, [(Verdict.ERROR, m) if m else None for m in messages]
+
+
+def _check(model: nn.Module, x: Tensor, ball: Ball, weights: float) -> None:
+    check_inputs(model, x, ball)
+    if not (isinstance(weights, int | float) and math.isfinite(weights) and weights >= 0):
+        raise ArgumentError(
+            "weights",
+            repr(weights),
+            accepted="a finite number >= 0",
+            hint="It is the relative radius of the weights' intervals, for example 0.01; 0 keeps them fixed.",
+        )
+
+
+def _checked_delta(delta: float | Tensor, x: Tensor) -> Tensor:
+    accepted = f"numbers >= 0 that broadcast against x, {tuple(x.shape)}"
+    hint = "Give the width that each feature's gradient may have over the ball."
+    try:
+        allowed = torch.as_tensor(delta, dtype=x.dtype, device=x.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ArgumentError("delta", repr(delta), accepted=accepted, hint=hint) from None
+    try:
+        shape = torch.broadcast_shapes(allowed.shape, x.shape)
+    except RuntimeError:
+        shape = None
+    if shape != x.shape:
+        raise ArgumentError("delta", f"of shape {tuple(allowed.shape)}", accepted=accepted, hint=hint)
+    if bool((allowed.isnan() | (allowed < 0)).any()):
+        raise ArgumentError("delta", repr(delta), accepted=accepted, hint=hint)
+    return allowed.expand(x.shape)

@@ -1,0 +1,91 @@
+"""`Explained`: which number's gradient with respect to the input is the explanation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.arguments import check_labels, logits_of
+from robust_plugins.intervals import Interval, rounding
+
+Of = Literal["logit", "margin", "loss"]
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """One number per sample, computed from its logits; the explanation is its gradient with respect to the input.
+
+    - `"logit"`: `z_y`.
+    - `"margin"`: `z_y - z_j`, where j is the class other than y with the largest logit at the sample `x` itself. It
+      stays the same over the whole ball, so that one differentiable function is explained.
+    - `"loss"`: the cross-entropy of the logits and y, of each sample on its own (not divided by the batch size).
+    """
+
+    of: Of
+    y: Int[Tensor, " batch"]
+    coefficients: Float[Tensor, "batch classes"]
+    """Of the logits in the number; for the loss, those of `-z_y`, its part that is linear."""
+
+    @classmethod
+    def at(cls, model: nn.Module, x: Float[Tensor, "batch *features"], y: Int[Tensor, " batch"], of: Of) -> Explained:
+        """What is explained for the samples `x` with the classes `y`. `model` is in evaluation mode.
+
+        Raises ArgumentError for another `of`, for labels that do not fit, and for outputs that are no logits.
+        """
+        if of not in get_args(Of):
+            raise ArgumentError(
+                "of", repr(of), accepted=", ".join(map(repr, get_args(Of))), hint="What is its gradient to explain?"
+            )
+        with torch.no_grad():
+            logits = logits_of(model, x)
+        check_labels(y, x, logits.shape[1])
+        own = F.one_hot(y.long(), logits.shape[1]).to(logits)
+        if of == "logit":
+            return cls(of, y, own)
+        if of == "loss":
+            return cls(of, y, -own)
+        other = logits.masked_fill(own.bool(), -torch.inf).argmax(1)
+        return cls(of, y, own - F.one_hot(other, logits.shape[1]).to(logits))
+
+    def __getitem__(self, samples: slice) -> Explained:
+        """What is explained for a slice of the batch."""
+        return Explained(self.of, self.y[samples], self.coefficients[samples])
+
+    def number(self, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, " batch"]:
+        """The number that is explained, for each sample."""
+        if self.of == "loss":
+            return F.cross_entropy(logits, self.y.long(), reduction="none")
+        return (self.coefficients * logits).sum(1)
+
+    def gradient(
+        self, model: nn.Module, x: Float[Tensor, "batch *features"], *, create_graph: bool = False
+    ) -> Float[Tensor, "batch *features"]:
+        """The explanation at `x`, which need not be where `at` was called: the gradient of `number` by x.
+
+        By automatic differentiation; zero where the output does not depend on the input. With `create_graph` it can be
+        differentiated again, with respect to weights, and to x where x requires gradients.
+        """
+        with torch.enable_grad():
+            z = x if create_graph and x.requires_grad else x.detach().requires_grad_()
+            number = self.number(model(z)).sum()
+            if not number.requires_grad:
+                return torch.zeros_like(x)
+            (found,) = torch.autograd.grad(number, z, create_graph=create_graph, materialize_grads=True)
+        return found if create_graph else found.detach()
+
+
+def weight_intervals(model: nn.Module, gamma: float) -> dict[str, Interval] | None:
+    """`[w - gamma |w|, w + gamma |w|]` for every parameter of the model, biases too; None for gamma 0."""
+    if gamma == 0:
+        return None
+    found = {}
+    for name, p in model.named_parameters():
+        if p.is_floating_point():
+            found[name] = Interval(*rounding.widened(p - gamma * p.abs(), p + gamma * p.abs(), ulps=2))
+    return found

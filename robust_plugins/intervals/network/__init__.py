@@ -1,0 +1,1 @@
+"""A model, traced into a graph of layers."""

@@ -1,0 +1,286 @@
+"""What functional calls and tensor methods mean: each becomes a layer that has rules."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from robust_plugins.errors import UnsupportedModelError
+from robust_plugins.intervals.layers import (
+    Add,
+    Cat,
+    Clamp,
+    Index,
+    Multiply,
+    Permute,
+    Reduce,
+    Reshape,
+    Scale,
+    Shift,
+    Step,
+)
+from robust_plugins.intervals.network.graph import Operand
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """An argument that depends on the model's input: the node that computes it."""
+
+    node: int
+
+
+@dataclass(frozen=True)
+class Emit:
+    """Adds a node and returns its index. Arguments are `Indexed`, numbers, or constant tensors of the traced code."""
+
+    operand: Callable[[Any], Operand]
+    add: Callable[[nn.Module, tuple[int, ...], Mapping[str, Operand]], int]
+
+    def __call__(self, layer: nn.Module, *inputs: Indexed | int, **constants: Any) -> int:
+        """A node of `layer` with these inputs and constant parameters; None stands for a parameter not given."""
+        nodes = tuple(i.node if isinstance(i, Indexed) else i for i in inputs)
+        return self.add(layer, nodes, {k: self.operand(v) for k, v in constants.items() if v is not None})
+
+
+Build = Callable[..., int]
+"""Called with `emit`, the call's arguments, and `like`, an example of its result."""
+
+
+def build_call(
+    node: fx.Node, emit: Emit, args: Sequence[Any], kwargs: Mapping[str, Any], like: Tensor, place: str
+) -> int:
+    """Adds the nodes that compute a functional call or a method and returns the index of the last.
+
+    Raises UnsupportedModelError, naming `place`, for calls without a meaning here.
+    """
+    build = _METHODS.get(str(node.target)) if node.op == "call_method" else _FUNCTIONS.get(node.target)
+    if build is None:
+        raise UnsupportedModelError(
+            f"{place} has no interval rule; write it as a module and add one with the hook register_interval_rules"
+        )
+    try:
+        return build(emit, *args, like=like, **kwargs)
+    except (_ArgumentsError, TypeError) as error:
+        raise UnsupportedModelError(f"{place} is not supported with these arguments: {error}") from error
+
+
+class _ArgumentsError(Exception):
+    pass
+
+
+_FUNCTIONS: dict[Any, Build] = {}
+_METHODS: dict[str, Build] = {}
+
+
+def _means(*targets: Any) -> Callable[[Build], Build]:
+    """Registers a meaning for functions, and by their name for methods of tensors."""
+
+    def decorate(build: Build) -> Build:
+        for target in targets:
+            if isinstance(target, str):
+                _METHODS[target] = build
+            else:
+                _FUNCTIONS[target] = build
+        return build
+
+    return decorate
+
+
+def _module(make: Callable[..., nn.Module], *targets: Any) -> None:
+    """A call that does what a module does; `make` takes the call's arguments after the first."""
+
+    def build(emit: Emit, input: Any, *args: Any, like: Tensor, inplace: bool = False, **kwargs: Any) -> int:
+        return emit(make(*args, **kwargs), input)
+
+    _means(*targets)(build)
+
+
+_module(nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
+_module(nn.ReLU6, F.relu6)
+_module(nn.LeakyReLU, F.leaky_relu, F.leaky_relu_)
+_module(nn.ELU, F.elu, F.elu_)
+_module(nn.Softplus, F.softplus)
+_module(nn.GELU, F.gelu)
+_module(nn.SiLU, F.silu)
+_module(nn.Sigmoid, F.sigmoid, torch.sigmoid, torch.sigmoid_, "sigmoid", "sigmoid_")
+_module(nn.Tanh, F.tanh, torch.tanh, torch.tanh_, "tanh", "tanh_")
+_module(nn.Hardtanh, F.hardtanh, F.hardtanh_)
+_module(nn.AvgPool1d, F.avg_pool1d, torch.avg_pool1d)
+_module(nn.AvgPool2d, F.avg_pool2d)
+_module(nn.AdaptiveAvgPool1d, F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d)
+_module(nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d)
+_module(nn.Identity, "contiguous", "clone", torch.clone, "float", "double", "to", "type_as")
+
+
+@_means(F.max_pool1d, F.max_pool2d, torch.max_pool1d, torch.max_pool2d)
+def _max_pool(
+    emit: Emit, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False, return_indices: bool = False, *, like: Tensor,
+) -> int:  # fmt: skip
+    layer = nn.MaxPool1d if like.dim() == 3 else nn.MaxPool2d
+    return emit(layer(kernel_size, stride, padding, dilation, return_indices, ceil_mode), input)
+
+
+@_means(F.softmax, torch.softmax, "softmax")
+def _softmax(
+    emit: Emit, input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None, *, like: Tensor
+) -> int:
+    if dim is None or dtype is not None:
+        raise _ArgumentsError("give softmax its dim, and no dtype")
+    return emit(nn.Softmax(dim), input)
+
+
+@_means(torch.clamp, torch.clip, "clamp", "clip", "clamp_")
+def _clamp(emit: Emit, input: Any, min: Any = None, max: Any = None, *, like: Tensor) -> int:
+    if not all(end is None or isinstance(end, int | float) for end in (min, max)):
+        raise _ArgumentsError("its ends must be numbers")
+    return emit(Clamp(min, max), input)
+
+
+@_means(F.dropout, F.dropout1d, F.dropout2d)
+def _dropout(
+    emit: Emit, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False, *, like: Tensor
+) -> int:
+    if training and p > 0:
+        raise _ArgumentsError("it drops values in evaluation mode too; pass training=self.training")
+    return emit(nn.Identity(), input)
+
+
+@_means(F.linear)
+def _linear(emit: Emit, input: Any, weight: Any, bias: Any = None, *, like: Tensor) -> int:
+    return emit(nn.Linear(1, 1, device="meta"), input, weight=weight, bias=bias)
+
+
+def _conv(dims: int) -> Build:
+    kind = {1: nn.Conv1d, 2: nn.Conv2d}[dims]
+
+    def build(
+        emit: Emit, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+        groups: int = 1, *, like: Tensor,
+    ) -> int:  # fmt: skip
+        # The size of the kernel is the weight's; the layer only carries the strides and the padding.
+        layer = kind(groups, groups, 1, stride, padding, dilation, groups, device="meta")
+        return emit(layer, input, weight=weight, bias=bias)
+
+    return build
+
+
+_means(F.conv1d, torch.conv1d)(_conv(1))
+_means(F.conv2d, torch.conv2d)(_conv(2))
+
+
+@_means(
+    torch.flatten, "flatten", torch.reshape, "reshape", "view", "unflatten", torch.squeeze, "squeeze", torch.unsqueeze,
+    "unsqueeze", "view_as", "reshape_as",
+)  # fmt: skip
+def _reshape(emit: Emit, input: Any, *_: Any, like: Tensor, **__: Any) -> int:
+    return emit(Reshape(tuple(like.shape[1:])), input)  # the batch was checked to stay axis 0
+
+
+@_means(torch.permute, "permute")
+def _permute(emit: Emit, input: Any, *dims: Any, like: Tensor) -> int:
+    order = tuple(d % like.dim() for d in (dims[0] if isinstance(dims[0], tuple | list) else dims))
+    return _permuted(emit, input, order)
+
+
+@_means(torch.transpose, "transpose")
+def _transpose(emit: Emit, input: Any, dim0: int, dim1: int, *, like: Tensor) -> int:
+    order = list(range(like.dim()))
+    order[dim0], order[dim1] = order[dim1], order[dim0]
+    return _permuted(emit, input, tuple(order))
+
+
+def _permuted(emit: Emit, input: Any, order: tuple[int, ...]) -> int:
+    if order[0] != 0:
+        raise _ArgumentsError("the batch must stay axis 0")
+    return emit(Permute(order), input)
+
+
+@_means(operator.getitem)
+def _index(emit: Emit, input: Any, index: Any, *, like: Tensor) -> int:
+    index = index if isinstance(index, tuple) else (index,)
+    if (
+        index[0] is Ellipsis
+        or index[0] != slice(None)
+        or not all(i is None or i is Ellipsis or isinstance(i, int | slice) for i in index)
+    ):
+        raise _ArgumentsError("index as x[:, ...], with integers and slices")
+    return emit(Index(tuple(index[1:])), input)
+
+
+@_means(torch.cat, torch.concat)
+def _cat(emit: Emit, tensors: Any, dim: int = 0, *, like: Tensor) -> int:
+    if dim % like.dim() == 0 or not all(isinstance(t, Indexed) for t in tensors):
+        raise _ArgumentsError("join tensors that depend on the input, along another axis than the batch")
+    return emit(Cat(dim % like.dim()), *tensors)
+
+
+def _reduce(mean: bool) -> Build:
+    def build(emit: Emit, input: Any, dim: Any = None, keepdim: bool = False, *, like: Tensor) -> int:
+        dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
+        if not dims:
+            raise _ArgumentsError("give it its axes, without the batch")
+        return emit(Reduce(dims, keepdim, mean), input)
+
+    return build
+
+
+_means(torch.mean, "mean")(_reduce(True))
+_means(torch.sum, "sum")(_reduce(False))
+
+
+@_means(operator.add, operator.iadd, torch.add, "add", "add_")
+def _add(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
+    return _plus(emit, input, other, 1)
+
+
+@_means(operator.sub, operator.isub, torch.sub, "sub", "sub_")
+def _sub(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
+    return _plus(emit, input, other, -1)
+
+
+def _plus(emit: Emit, x: Any, y: Any, sign: int) -> int:
+    if isinstance(x, Indexed) and isinstance(y, Indexed):
+        return emit(Add(sign), x, y)
+    if isinstance(x, Indexed):
+        return emit(Shift(sign), x, value=y)
+    return emit(Shift(), y if sign == 1 else emit(Scale(), y, value=-1.0), value=x)
+
+
+@_means(operator.mul, operator.imul, torch.mul, "mul", "mul_")
+def _mul(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
+    if isinstance(input, Indexed) and isinstance(other, Indexed):
+        return emit(Multiply(), input, other)
+    x, value = (input, other) if isinstance(input, Indexed) else (other, input)
+    return emit(Scale(), x, value=value)
+
+
+@_means(operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_")
+def _div(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
+    if not isinstance(input, Indexed) or isinstance(other, Indexed):
+        raise _ArgumentsError("divide by a constant")
+    return emit(Scale(divide=True), input, value=other)
+
+
+@_means(operator.neg, torch.neg, "neg")
+def _neg(emit: Emit, input: Any, *, like: Tensor) -> int:
+    return emit(Scale(), input, value=-1.0)
+
+
+def _compare(closed: bool) -> Build:
+    def build(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
+        if not isinstance(input, Indexed) or not isinstance(other, int | float):
+            raise _ArgumentsError("compare with a number")
+        return emit(Step(float(other), closed=closed), input)
+
+    return build
+
+
+_means(operator.gt, torch.gt, "gt")(_compare(False))
+_means(operator.ge, torch.ge, "ge")(_compare(True))

@@ -1,0 +1,8 @@
+"""The rules of the engine: what each layer does to an interval, forward, backward, and as lines.
+
+Importing this package registers them; `robust_plugins.intervals.rules.registry` says how to add one.
+"""
+
+from robust_plugins.intervals.rules import activations, linear, selection, structure
+
+__all__ = ["activations", "linear", "selection", "structure"]

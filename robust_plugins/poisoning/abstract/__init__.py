@@ -1,0 +1,1 @@
+"""Abstract gradient training: bounds on the parameters through every update."""

@@ -1,0 +1,254 @@
+"""`PoisoningRun`: what is proved about every model that poisoned training can return."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from robust_plugins.balls import L1, Ball, Linf
+from robust_plugins.errors import ArgumentError
+from robust_plugins.intervals import Interval, trace
+from robust_plugins.poisoning.abstract.privacy import PrivatePrediction, private_response
+from robust_plugins.poisoning.box import sample_gradients
+from robust_plugins.poisoning.box.sample_gradients import Inputs
+from robust_plugins.poisoning.budget import PoisoningBudget
+from robust_plugins.poisoning.concrete.losses import Loss, Objective, objective
+
+CHUNK = 1000
+"""Samples that are bounded at a time."""
+
+
+@runtime_checkable
+class Tighter(Protocol):
+    """A domain that knows more of the parameters than their box."""
+
+    def bounds(self, x: Interval, spec: Tensor) -> Interval:
+        """Bounds on `spec` times the outputs: x (batch, *features), spec (batch, rows, outputs)."""
+
+
+@dataclass(frozen=True)
+class PoisoningEpoch:
+    """One epoch of abstract gradient training."""
+
+    epoch: int
+    updates: int
+    """Made since the beginning."""
+    seconds: float
+    width: float
+    """Of all parameters' intervals, summed."""
+    widest: str
+    """The parameter with the largest mean width."""
+    certified: float | None
+    """Certified accuracy (for regression the certified mean squared error) on the validation data, where given."""
+    nominal: float | None
+    """The same quantity of the model trained without poison."""
+    vacuous: bool
+    """Whether the bounds decided the class of no training sample."""
+
+
+@dataclass(frozen=True, eq=False)
+class PoisoningRun:
+    """The set of models that training can return when the poisoner stays in the budget, and what all of them share.
+
+    Every query holds for each of these models, in evaluation mode; with a `ball` also for every input of it, as where
+    a trigger is added at test time (a backdoor). Bounds hold in real arithmetic, or, where the run was made with
+    `rounding="outward"`, in the floating point of the run's tensors.
+    """
+
+    nominal: nn.Module
+    """Trained without poison: what plain torch training gives on the same batches."""
+    parameters: dict[str, Interval]
+    """Of every trained parameter; the others are fixed."""
+    history: tuple[PoisoningEpoch, ...]
+    budget: PoisoningBudget
+    loss: Loss
+    domain: Tighter | None = field(default=None, repr=False)
+    rounding: Literal["nearest", "outward"] = "nearest"
+
+    @property
+    def width(self) -> float:
+        """The widths of all parameters' intervals, summed."""
+        return sum(p.width.sum().item() for p in self.parameters.values())
+
+    @property
+    def vacuous(self) -> bool:
+        """Whether a parameter has no finite bounds."""
+        return not all(bool(p.lower.isfinite().all() and p.upper.isfinite().all()) for p in self.parameters.values())
+
+    def logits(self, x: Float[Tensor, "batch *features"], *, ball: Ball | None = None) -> Interval:
+        """Bounds on the outputs, (batch, outputs)."""
+        return _joined([outputs for outputs, _ in self._outputs(x, ball)])
+
+    def certified_prediction(
+        self, x: Float[Tensor, "batch *features"], *, ball: Ball | None = None
+    ) -> Int[Tensor, " batch"]:
+        """The class that every model gives the sample, -1 where they may differ.
+
+        A model with one logit has the classes 0 and 1, at the sign of the logit.
+        """
+        kind = self._classifying("certified_prediction")
+        return torch.cat([kind.decides(z, d) for z, d in self._outputs(x, ball)])
+
+    def certified_accuracy(self, x: Float[Tensor, "batch *features"], y: Tensor, *, ball: Ball | None = None) -> float:
+        """The share of samples that every model classifies as y: no poisoner can leave less."""
+        kind = self._classifying("certified_accuracy")
+        found = self.certified_prediction(x, ball=ball)
+        labels = self._labels(kind, x, y).to(found.device)
+        return float((found == (labels.flatten() > 0 if labels.dim() == 2 else labels)).double().mean())
+
+    def excludes(
+        self, x: Float[Tensor, "batch *features"], target: int | Iterable[int], *, ball: Ball | None = None
+    ) -> Bool[Tensor, " batch"]:
+        """Where no model predicts `target`, or any class of it: no targeted poisoning succeeds."""
+        kind = self._classifying("excludes")
+        targets = [target] if isinstance(target, int) else list(target)
+        found = []
+        for z, differences in self._outputs(x, ball):
+            outputs = z.shape[1]
+            for t in targets:
+                if t not in range(max(outputs, 2)):
+                    raise ArgumentError(
+                        "target", t, accepted=f"classes from 0 to {max(outputs, 2) - 1}", hint="Name them."
+                    )
+            if outputs == 1:
+                decided = kind.decides(z, differences)
+                found.append(torch.stack([decided == 1 - t for t in targets]).all(0))
+            elif differences is None:
+                best = z.lower.amax(1, keepdim=True)
+                found.append((best > z.upper)[:, targets].all(1))
+            else:  # another class is above it for certain; z_j - z_t at [t, j]
+                found.append((differences.lower > 0).any(2)[:, targets].all(1))
+        return torch.cat(found)
+
+    def worst_loss(
+        self,
+        x: Float[Tensor, "batch *features"],
+        y: Tensor,
+        *,
+        ball: Ball | None = None,
+        reduction: Literal["mean", "none"] = "mean",
+    ) -> float | Float[Tensor, " batch"]:
+        """An upper bound of the loss, in the mean or of each sample: how much training can be spoilt."""
+        if reduction not in ("mean", "none"):
+            raise ArgumentError("reduction", repr(reduction), accepted="'mean' or 'none'", hint="As in torch.")
+        kind = objective(self.loss)
+        y, start, found = self._labels(kind, x, y), 0, []
+        for z, differences in self._outputs(x, ball):
+            found.append(
+                kind.worst(z, y[start : start + len(z)], differences).nan_to_num(nan=math.inf, posinf=math.inf)
+            )
+            start += len(z)
+        losses = torch.cat(found)
+        return losses if reduction == "none" else losses.mean().item()
+
+    def unlearned(self, x: Float[Tensor, "batch *features"], *, ball: Ball | None = None) -> Bool[Tensor, " batch"]:
+        """Where every model trained without the removed samples predicts the same: they have left no trace.
+
+        Needs a run with `PoisoningBudget.removal(k)`.
+        """
+        if self.budget.change != "removal":
+            raise ArgumentError("budget", self.budget, accepted="PoisoningBudget.removal(k)",
+                                hint="Train with it: other budgets change samples.")  # fmt: skip
+        return self.certified_prediction(x, ball=ball) >= 0
+
+    def private_prediction(
+        self, x: Float[Tensor, "batch *features"], epsilon: float, *, generator: torch.Generator | None = None
+    ) -> PrivatePrediction:
+        """Predictions released with epsilon-differential privacy for each sample: noise only where they are unstable.
+
+        Needs two classes and a run with `PoisoningBudget.privacy(k)`. See `PrivatePrediction`.
+        """
+        if self.budget.change != "substitution":
+            raise ArgumentError("budget", self.budget, accepted="PoisoningBudget.privacy(k)",
+                                hint="Privacy asks for any other data set at distance k.")  # fmt: skip
+        self._classifying("private_prediction")
+        with torch.no_grad():
+            z = self.nominal(x)
+        if z.shape[1] > 2:
+            raise ArgumentError("x", f"classified among {z.shape[1]} classes", accepted="two classes",
+                                hint="The noise is that of a response with values 0 and 1.")  # fmt: skip
+        response = (z[:, 0] > 0) if z.shape[1] == 1 else z.argmax(1) == 1
+        stable = self.certified_prediction(x) >= 0
+        return private_response(response, stable, k=self.budget.k, epsilon=epsilon, generator=generator)
+
+    def _outputs(self, x: Tensor, ball: Ball | None) -> Iterator[tuple[Interval, Interval | None]]:
+        """The outputs and their differences `z_j - z_i` at [batch, i, j], a part of the batch at a time."""
+        parameter = next(iter(self.parameters.values())).lower
+        if not isinstance(x, Tensor) or x.dtype != parameter.dtype:
+            raise ArgumentError("x", getattr(x, "dtype", type(x).__name__), accepted=f"a tensor of {parameter.dtype}",
+                                hint="The model's dtype.")  # fmt: skip
+        network = trace(self.nominal, x[:1], weights=self.parameters)
+        differing = objective(self.loss).pairwise
+        for start in range(0, max(len(x), 1), CHUNK):
+            samples = slice(start, start + CHUNK)
+            part = x[samples].to(parameter.device)
+            inputs = _inputs(part, None if ball is None else ball[samples])
+            if self.vacuous:
+                with torch.no_grad():
+                    yield _everything(self.nominal(part)), None
+                continue
+            with sample_gradients.arithmetic(self.rounding):
+                found = sample_gradients.forward(network, inputs, differing=differing)
+            z, differences = _known(found.outputs), found.differences
+            if self.domain is not None:
+                z, differences = self._tightened(inputs.box, z, differences)
+            yield z, None if differences is None else _known(differences)
+
+    def _tightened(self, x: Interval, z: Interval, differences: Interval | None) -> tuple[Interval, Interval | None]:
+        assert self.domain is not None
+        eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device).expand(len(x), -1, -1)
+        z = z.sharpened(_known(self.domain.bounds(x, eye)))
+        if differences is None:
+            return z, None
+        spec, (i, j) = sample_gradients.pairs(z.lower)
+        found = _known(self.domain.bounds(x, spec.expand(len(x), -1, -1)))
+        return z, differences.sharpened(sample_gradients.antisymmetric(found, i, j, z.shape[1]))
+
+    def _classifying(self, what: str) -> Objective:
+        kind = objective(self.loss)
+        if not kind.classifies:
+            raise ArgumentError("loss", repr(self.loss), accepted=f"a loss of classes for {what}",
+                                hint="For regression ask for worst_loss(x, y) or logits(x).")  # fmt: skip
+        return kind
+
+    def _labels(self, kind: Objective, x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            outputs = self.nominal(x[:1]).shape[1]
+        if len(y) != len(x):
+            raise ArgumentError("y", f"{len(y)} labels", accepted=f"{len(x)}, one per sample", hint="Check the two.")
+        return kind.checked(y, outputs)
+
+
+def _inputs(x: Tensor, ball: Ball | None) -> Inputs:
+    if ball is None:
+        return Inputs(Interval.point(x))
+    box = ball.bounds(x)
+    if isinstance(ball, Linf):
+        return Inputs(box, "crown")
+    radius = ball.eps_for(x).expand_as(x)
+    return Inputs(box, "crown", x, radius, "l1" if isinstance(ball, L1) else "l2")
+
+
+def _everything(like: Tensor) -> Interval:
+    return Interval(torch.full_like(like, -math.inf), torch.full_like(like, math.inf))
+
+
+def _known(i: Interval) -> Interval:
+    """Ends that overflowed to NaN say nothing."""
+    return Interval(i.lower.nan_to_num(nan=-math.inf, neginf=-math.inf, posinf=math.inf),
+                    i.upper.nan_to_num(nan=math.inf, neginf=-math.inf, posinf=math.inf))  # fmt: skip
+
+
+def _joined(parts: list[Interval]) -> Interval:
+    return Interval(torch.cat([p.lower for p in parts]), torch.cat([p.upper for p in parts]))
+
+
+def as_bounds(parameters: Mapping[str, Tensor]) -> dict[str, Interval]:
+    """Each parameter as the interval that holds it alone."""
+    return {name: Interval.point(p) for name, p in parameters.items()}

@@ -1,0 +1,116 @@
+"""`abstract_gradient_training`: training on all data sets of a poisoner's budget at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch.distributed as dist
+from torch import nn
+
+from robust_plugins.harness.progress import reporting
+from robust_plugins.poisoning.abstract.loop import Batch, TrainingState
+from robust_plugins.poisoning.abstract.run import PoisoningEpoch, PoisoningRun
+from robust_plugins.poisoning.abstract.settings import Domain, Plan
+from robust_plugins.poisoning.abstract.split import trained_names
+from robust_plugins.poisoning.box.sample_gradients import Relaxation
+from robust_plugins.poisoning.box.sums.aggregation import MEMORY, Method
+from robust_plugins.poisoning.budget import PoisoningBudget
+from robust_plugins.poisoning.concrete.clipping import Clip, as_clip
+from robust_plugins.poisoning.concrete.losses import Loss
+from robust_plugins.poisoning.concrete.optimizers import Optimizer
+
+
+def abstract_gradient_training(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    budget: PoisoningBudget,
+    *,
+    loss: Loss,
+    optimizer: Optimizer,
+    epochs: int,
+    clip: float | Clip | None = None,
+    domain: Domain = "box",
+    parameters: Iterable[str] | None = None,
+    relaxation: Relaxation | Literal["auto"] = "auto",
+    aggregation: Method = "topk",
+    memory: int = MEMORY,
+    group: dist.ProcessGroup | None = None,
+    rounding: Literal["nearest", "outward"] = "nearest",
+    validation: Batch | None = None,
+    stop_when_vacuous: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> PoisoningRun:
+    """Bounds on the parameters that training returns, over every data set that the budget allows.
+
+    Algorithm 1 of Sosnin et al. 2024, "Certified robustness to data poisoning in gradient-based training": with
+    bounds [D_L, D_U] on the mean gradient over all poisoned forms of a batch and over the present intervals of the
+    parameters, `theta_U <- theta_U - lr D_L` and `theta_L <- theta_L - lr D_U`. `model` itself is not changed.
+
+    - `batches`: `(x, y)`, iterated once an epoch and used as they come, the last incomplete one too. Initial
+      parameters, order and batches are those of every poisoned training as well.
+    - `loss`: "cross_entropy" (class indices), "binary_cross_entropy" (one logit, labels 0 and 1), "hinge" (one
+      output, labels -1 and 1) or "mse" (regression); a mean over the batch, as torch's.
+    - `optimizer`: `rp.SGD`, `rp.Adam` or `rp.AdamW`.
+    - `clip`: per-sample clipping of the gradient, a number gamma for [-gamma, gamma] elementwise, or `rp.NormClip`.
+      Budgets of substitution and addition need it.
+    - `domain`: "box" for any model; "zonotope" also carries a zonotope of the parameters through the updates, which
+      keeps the contraction of gradient descent: for SGD on linear heads and networks of one hidden layer.
+    - `parameters`: names of those to train; None: those that require gradients. The others are frozen. Layers are in
+      evaluation mode.
+    - `relaxation`: how the network's dependence on moved features is kept: "affine" forms, "crown", or "none";
+      "auto": affine forms where they are affordable.
+    - `aggregation`: "topk" sums the k largest effects exactly, "cvar" bounds the sum at a cost that does not depend on
+      k. `memory` is about what a part of the per-sample gradients may take, in bytes.
+    - `group`: processes of `torch.distributed` that each hold a part of every batch; needs `aggregation="cvar"`. All
+      return the same bounds.
+    - `rounding="outward"`: bounds also hold for the floating-point computation of any such training (with linear
+      relaxation switched off).
+    - `validation`: `(x, y)` whose certified accuracy (mean squared error) every epoch's record holds.
+    - `stop_when_vacuous`: once no training sample's class is certain, bounds are given up, and only the nominal
+      training goes on. Without it a warning says so, once, and names the layer whose outputs lost their sign first.
+    - `checkpoint`: a folder that is written to after every epoch (and every minute); called again with it, the training
+      goes on to bitwise equal bounds. `progress`: a bar, and a line for every epoch, on standard error.
+
+    Raises ArgumentError for arguments that do not fit each other, UnsupportedModelError for models without bounds.
+    """
+    plan = Plan(
+        model=model,
+        budget=budget,
+        loss=loss,
+        optimizer=optimizer,
+        clip=as_clip(clip),
+        domain=domain,
+        relaxation=relaxation,
+        aggregation=aggregation,
+        memory=memory,
+        group=group,
+        rounding=rounding,
+    )
+    plan.check(epochs)
+    names = trained_names(model, parameters)
+    training = TrainingState(plan, names, stop_when_vacuous)
+    folder = None if checkpoint is None else Path(checkpoint)
+    start = training.resume(folder)
+    total = epochs * len(batches) if isinstance(batches, Sequence) else None
+    with reporting("abstract training", total=total, done=training.t, enabled=progress) as (advance, say):
+        for number in range(start, epochs):
+            training.epoch(number, batches, folder, advance)
+            record = training.record(number, validation)
+            if number == 0 or number == start:
+                say(_HEADER)
+            say(_row(record))
+            training.save(folder, number + 1)
+    return training.run()
+
+
+_HEADER = f"{'epoch':>5}  {'updates':>7}  {'width':>10}  {'certified':>9}  {'nominal':>9}  {'s':>7}  widest"
+
+
+def _row(r: PoisoningEpoch) -> str:
+    scores = "  ".join(f"{'' if v is None else format(v, '9.4g'):>9}" for v in (r.certified, r.nominal))
+    note = "  (vacuous)" if r.vacuous else ""
+    return f"{r.epoch:>5}  {r.updates:>7}  {r.width:>10.4g}  {scores}  {r.seconds:>7.1f}  {r.widest}{note}"

@@ -1,0 +1,1 @@
+"""Bounds on gradients over a box of parameters, per sample and summed."""

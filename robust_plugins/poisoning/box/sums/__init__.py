@@ -1,0 +1,1 @@
+"""Sums over the samples of a batch of which some are poisoned, by streaming kernels."""

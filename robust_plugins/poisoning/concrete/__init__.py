@@ -1,0 +1,1 @@
+"""Training as torch does it, on clean data and on poisoned ones."""

@@ -1,0 +1,1 @@
+"""Plugins, their discovery and status, and the registry of components by name."""

@@ -1,0 +1,60 @@
+"""What can be registered, and what the registry says of plugins and components."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What can be registered; the value is what messages call it."""
+
+    ATTACK = "attack"
+    CERTIFIER = "certifier"
+    DATASET = "data set"
+    MODEL = "model"
+    EXPLANATION_CERTIFIER = "explanation certifier"
+    EXPLANATION_ATTACK = "explanation attack"
+    LOSS = "recipe"
+    COMMAND = "command"
+
+    @property
+    def hook(self) -> str:
+        """The hook that registers this kind."""
+        return "register_losses" if self is Kind.LOSS else f"register_{self.name.lower()}s"
+
+
+class Status(StrEnum):
+    """What became of a plugin or a component."""
+
+    LOADED = "loaded"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+    BACKEND_MISSING = "backend missing"
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """One plugin: where it came from and what became of it."""
+
+    name: str
+    status: Status
+    distribution: str
+    version: str
+    hooks: tuple[str, ...] = ()
+    components: tuple[str, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class ComponentInfo:
+    """One registered component: its name, its plugin, and whether its backend is there."""
+
+    name: str
+    kind: Kind
+    plugin: str
+    version: str
+    status: Status
+    missing: str = ""
+    """How to install what is missing; empty where nothing is."""
+    parameters: tuple[str, ...] = ()

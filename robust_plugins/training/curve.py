@@ -1,0 +1,38 @@
+"""The learning curve of a training as a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from robust_plugins.harness.pictures import svg
+
+LOSSES = {"loss": "loss", "clean": "on clean inputs", "worst": "of the worst case"}
+
+
+def learning_curve(epochs: Sequence[Mapping[str, Any]]) -> str:
+    """Loss and scores after each epoch, as SVG, from the dictionaries of an `rp.TrainingRecord`. Needs matplotlib.
+
+    What no epoch has is left out: plain training has no worst case.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    numbers = [epoch["epoch"] for epoch in epochs]
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, label in LOSSES.items():
+        values = [float("nan") if epoch[name] is None else epoch[name] for epoch in epochs]
+        if any(map(math.isfinite, values)):
+            left.plot(numbers, values, marker=".", label=label, linestyle="-" if name == "loss" else "--")
+    for name in dict.fromkeys(name for epoch in epochs for name in epoch["scores"]):
+        shares = [epoch["scores"].get(name, float("nan")) for epoch in epochs]
+        right.plot(numbers, shares, marker=".", label=name)
+    left.set(xlabel="epoch", ylabel="loss in training")
+    right.set(xlabel="epoch", ylabel="accuracy on test samples", ylim=(-0.02, 1.02))
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize="small")
+    return svg(figure, "learning")

@@ -1,0 +1,163 @@
+"""What auto_LiRPA's operators get wrong, shown on the backend alone, and what becomes of it in the adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.bounds_checker import sound, violation
+from torch import Tensor, nn
+
+import robust_plugins as rp
+from robust_plugins.adapters.lirpa import CROWN, CROWNIBP, IBP, AlphaCROWN, certifiers, compat
+from robust_plugins.adapters.lirpa.bounded import Recipe, bounded
+from robust_plugins.adapters.lirpa.graph import perturbed_nodes
+
+CERTIFIERS = [IBP(), CROWNIBP(), CROWN(), AlphaCROWN(steps=2)]
+LINEAR = CERTIFIERS[1:]
+X = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
+BALL = rp.Linf(eps=0.3, clip=(0.0, 1.0))
+pytestmark = pytest.mark.skipif(not compat.load().legacy, reason="about the releases before 0.4")
+
+
+class Middle(nn.Module):
+    """A function between two linear layers."""
+
+    def __init__(self, function: Callable[[Middle, Tensor], Tensor], width: int = 6, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.last, self.function = nn.Linear(5, 6), nn.Linear(width, 3), function
+        self.weight, self.bias = nn.Parameter(torch.randn(6, 6)), nn.Parameter(torch.randn(6))
+        with torch.no_grad():
+            self.first.weight *= 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self, self.first(x)))
+
+
+def directly(model: nn.Module, method: str) -> rp.Interval:
+    """auto_LiRPA's own bounds, without the adapter."""
+    backend = compat.load()
+    with backend.tracing([]):
+        module = backend.module_class(model, X)
+    box = BALL.bounds(X)
+    around = backend.perturbation_class(norm=torch.inf, x_L=box.lower, x_U=box.upper)
+    with torch.no_grad():
+        low, up = module.compute_bounds(x=(backend.tensor_class(X, around),), method=method)
+    return rp.Interval(low, up)  # they may cross
+
+
+FAULTS: dict[str, tuple[nn.Module, str, list[rp.Certifier]]] = {
+    "slope above 1": (Middle(lambda _, h: F.leaky_relu(h, 2.0)), "CROWN", LINEAR),
+    "negative slope": (Middle(lambda _, h: F.leaky_relu(h, -0.5)), "IBP", CERTIFIERS),
+    "repeated index": (Middle(lambda _, h: h.relu()[:, [0, 3, 3]], 3), "CROWN", LINEAR),
+    "matrix product with factors": (
+        Middle(lambda m, h: torch.addmm(m.bias, h.relu(), m.weight, beta=2, alpha=-3)), "IBP", CERTIFIERS,
+    ),
+    "negative or variable exponent": (Middle(lambda _, h: (h.relu() + 1) ** -1), "IBP", CERTIFIERS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_the_backend_bounds_wrongly_is_refused(name: str) -> None:
+    model, method, refusing = FAULTS[name]
+    worst = 0.0
+    for seed in range(10):  # a fault need not show at every model
+        trial = Middle(model.function, model.last.in_features, seed)  # type: ignore[arg-type]
+        worst = max(worst, violation(trial, X, BALL, directly(trial, method)))
+    assert worst > 1e-3  # the backend's fault
+    y = model(X).argmax(1)
+    for certifier in CERTIFIERS:
+        if certifier in refusing:
+            certificate = certifier(model, X, y, BALL)
+            assert set(certificate.verdicts) <= {rp.Verdict.UNSUPPORTED}
+            assert "unsound" in certificate.messages[0]
+        else:
+            assert sound(model, X, BALL, certifier.bounds(model, X, BALL))
+
+
+ALLOWED: dict[str, Callable[[Middle, Tensor], Tensor]] = {
+    "LeakyReLU": lambda _, h: F.leaky_relu(h, 0.2),
+    "index": lambda _, h: h.relu()[:, [0, 2, 3, 4, 5, 1]],
+    "addmm": lambda m, h: torch.addmm(m.bias, h.relu(), m.weight),
+    "cube": lambda _, h: h**3,
+    "softmax": lambda _, h: F.softmax(3 * h, 1),
+    "products of weights": lambda m, h: F.linear(h.relu(), m.weight * m.weight.sigmoid(), m.bias),
+}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_their_harmless_relatives_are_bounded(name: str) -> None:
+    model = Middle(ALLOWED[name])
+    assert sound(model, X, BALL, IBP().bounds(model, X, BALL))
+
+
+@pytest.mark.parametrize("inner", [False, True], ids=["softmax last", "softmax inside"])
+def test_intervals_go_through_a_softmax(inner: bool) -> None:
+    """Its parts stand out of order in the graph: taken for weights, they bounded a single point."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3), nn.Softmax(1)]
+    model = nn.Sequential(*layers, *[nn.Linear(3, 3)] * inner)
+    bounds = IBP().bounds(model, X, BALL).detach()
+    assert float(bounds.width.min()) > 0.01
+    assert sound(model, X, BALL, bounds)
+    nodes = list(bounded(model, X, Recipe(fold=True)).module.children())
+    order = {node.name: place for place, node in enumerate(nodes)}
+    assert any(order[i.name] > order[n.name] for n in nodes for i in n.inputs)  # as said
+    assert all(n.name in perturbed_nodes(bounded(model, X, Recipe()).module) for n in nodes if "Div" in str(type(n)))
+
+
+def test_a_softmax_is_not_certified_against_an_attack() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Softmax(1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(2))
+    x, y, ball = torch.tensor([[0.6, 0.4]]), torch.tensor([0]), rp.Linf(eps=0.3, clip=(0.0, 1.0))
+    assert not rp.certifier("lirpa:ibp")(model, x, y, ball).certified.any()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shrunk(IBP):
+    """A backend that is a tenth of the width too sure."""
+
+    def _bounds(self, *args: object) -> rp.Interval:
+        found = super()._bounds(*args)  # type: ignore[arg-type]
+        return rp.Interval(found.lower + 0.1 * found.width, found.upper - 0.1 * found.width)
+
+
+def test_an_unknown_fault_is_found_by_the_audit_once_per_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(5, 3)
+    with pytest.raises(rp.UnsupportedModelError, match=r"bounds Linear wrongly with IBP: at eps=0\.1 a point lies"):
+        Shrunk().bounds(model, X, BALL)
+    calls: list[int] = []
+    real = IBP._bounds
+
+    def counted(self: IBP, *args: object) -> rp.Interval:
+        calls.append(1)
+        return real(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(IBP, "_bounds", counted)
+    model = nn.Linear(5, 3)
+    for _ in range(3):
+        IBP().bounds(model, X, BALL)
+    assert len(calls) == 5  # two balls of the audit, three of ours
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_audit_finds_the_known_faults_as_well(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certifiers, "refuse_unsound", lambda *_, **__: None)
+    model, method, _ = FAULTS[name]
+    certifier = next(c for c in CERTIFIERS if c.method == method)  # type: ignore[attr-defined]
+    found = 0
+    for seed in range(10):
+        trial = Middle(model.function, model.last.in_features, seed)  # type: ignore[arg-type]
+        try:
+            certifier.bounds(trial, X, replace(BALL, eps=0.01))
+        except rp.UnsupportedModelError as error:
+            found += "wrongly with" in str(error)
+        except rp.ComponentError:  # crossing bounds, which the interface sees
+            found += 1
+    assert found >= 5

@@ -1,0 +1,199 @@
+"""The bracket of explanations: what attacks reach, what certifiers prove, and contradictions between the two."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import robust_plugins as rp
+from robust_plugins.brackets.explanation_plots import deviation_plot, explained_samples
+from robust_plugins.explanations import CornerPGD
+from robust_plugins.explanations.certifiers import IBP
+from robust_plugins.testing import fresh_registry  # noqa: F401 (a fixture)
+from robust_plugins.testing.networks import cnn_case, mlp_case
+
+QUICK = "gradient:corner-pgd(corners=10, steps=4)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claims(IBP):
+    """The planted fault: bounds that lose a share of their width, but still hold the explanation at x."""
+
+    lost: float = 0.0
+
+    def gradient_bounds(
+        self, model: nn.Module, x: Tensor, ball: rp.Ball, explained: rp.Explained, *, weights: float
+    ) -> rp.Interval:
+        found = super().gradient_bounds(model, x, ball, explained, weights=weights)
+        value = explained.gradient(model, x)
+        keep = 1 - self.lost
+        return rp.Interval(value + keep * (found.lower - value), value + keep * (found.upper - value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fails(IBP):
+    def gradient_bounds(
+        self, model: nn.Module, x: Tensor, ball: rp.Ball, explained: rp.Explained, *, weights: float
+    ) -> rp.Interval:
+        raise MemoryError("too large")
+
+
+def relu_case(*, batch: int = 20) -> object:
+    return mlp_case(normalised=False, batch=batch)
+
+
+def test_the_bracket_holds_both_sides() -> None:
+    case = relu_case()
+    names = [QUICK, "interval:ibp", "interval:relaxed"]
+    table = rp.compare_explanations(case.model, case.x, case.y, case.ball, names, k=2, delta=0.2, seed=0)
+    low, high = table.deviation
+    assert (low <= high + 1e-6).all()
+    assert low.max() > 0
+    assert high.isfinite().all()
+    for what in ("keeps_top_1", "keeps_top_k", "robust"):
+        proved, withstood = table.share(what)
+        assert 0 <= proved <= withstood <= 1
+    assert table.crossings == ()
+    tight, loose = table["interval:relaxed"], table["interval:ibp"]
+    assert (tight.deviation <= loose.deviation + 1e-6).all()
+    certificate = rp.explanation_certifier("interval:relaxed")(case.model, case.x, case.y, case.ball, delta=0.2)
+    assert torch.equal(tight.keeps_top_k, certificate.keeps_top(2))
+    assert torch.equal(tight.robust, certificate.robust.all(1))
+    attack = rp.explanation_attack(QUICK)(case.model, case.x, case.y, case.ball, seed=0)
+    assert (table[QUICK].deviation >= attack.deviation).all()
+    assert len(table[QUICK].results) == 3
+    out = json.loads(json.dumps(table.to_dict()))
+    assert out["bracket"]["keeps_top_k"]["certified"] == table.share("keeps_top_k")[0]
+    assert out["rows"][2]["deviation"] == tight.deviation.tolist()
+    with pytest.raises(KeyError):
+        table["interval:crown"]
+
+
+@pytest.mark.parametrize("weights", [0.0, 0.05])
+@pytest.mark.parametrize("of", ["logit", "margin", "loss"])
+def test_a_bound_that_is_too_tight_is_a_contradiction(of: str, weights: float) -> None:
+    case = relu_case()
+    components = [CornerPGD(corners=10, steps=4), IBP(), Claims(lost=0.9)]
+    table = rp.compare_explanations(
+        case.model, case.x, case.y, case.ball, components, of=of, weights=weights, k=1, seed=0
+    )
+    assert table.crossings
+    assert {crossing.certifier for crossing in table.crossings} == {str(Claims(lost=0.9))}
+    assert {crossing.what for crossing in table.crossings} >= {"an explanation outside the bounds"}
+    assert "CONTRADICTION at Linf 0.08, sample " in str(table)
+    assert "No attack contradicts" not in str(table)
+
+
+def test_what_fails_is_a_row_and_no_answer() -> None:
+    case = relu_case(batch=4)
+    table = rp.compare_explanations(case.model, case.x, case.y, case.ball, [Fails(), "interval:ibp"], seed=0)
+    assert table.rows[0].error == "MemoryError: too large"
+    assert table.rows[0].deviation is None
+    assert "failed" in str(table)
+    assert table.deviation[1].isfinite().all()
+    sorting = nn.Sequential(case.model, _Sorted())
+    unsupported = rp.compare_explanations(sorting, case.x, case.y, case.ball, ["interval:ibp"], seed=0)
+    assert "_Sorted" in unsupported.rows[0].error or "sort" in unsupported.rows[0].error
+    assert unsupported.deviation[1].isinf().all()
+    assert unsupported.share("keeps_top_1") == (0, 1)
+
+
+class _Sorted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sort(1).values
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_wrong_arguments_are_named() -> None:
+    case = relu_case(batch=4)
+    for arguments, named in (
+        ({"components": ["interval:ibp", "interval:ibp"]}, "components"),
+        ({"components": [3]}, "components"),
+        ({"k": 0}, "k"),
+        ({"of": "softmax"}, "of"),
+    ):
+        with pytest.raises(rp.ArgumentError) as error:
+            rp.compare_explanations(
+                case.model, case.x, case.y, case.ball, **({"components": ["interval:ibp"]} | arguments)
+            )
+        assert error.value.argument == named
+    with pytest.raises(rp.ArgumentError, match="empty"):
+        rp.compare_explanations(case.model, case.x[:0], case.y[:0], case.ball)
+    with pytest.raises(rp.UnknownNameError, match="interval:ibp"):
+        rp.compare_explanations(case.model, case.x, case.y, case.ball, ["interval:ipb"])
+
+
+def test_more_features_than_there_are_is_all_of_them() -> None:
+    case = relu_case(batch=4)
+    table = rp.compare_explanations(case.model, case.x, case.y, case.ball, [QUICK, "interval:ibp"], k=99, seed=0)
+    assert table.k == 5
+    assert table.share("keeps_top_k") == (1, 1)
+
+
+def test_the_page_holds_tables_and_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    case = cnn_case()
+    gray = nn.Sequential(nn.Conv2d(1, 2, 1), case.model)
+    for model, x, pictured in ((gray, case.x[:, :1], True), (case.model, case.x, False)):
+        tables = [
+            rp.compare_explanations(model, x, case.y, rp.Linf(eps=eps, clip=(0.0, 1.0)), [QUICK, "interval:relaxed"],
+                                    delta=0.1, seed=0)
+            for eps in (0.01, 0.02)
+        ]  # fmt: skip
+        page = rp.write_explanation_report(tmp_path / "a" / "page.html", tables, title="A < B", samples=2)
+        text = page.read_text(encoding="utf-8")
+        assert "<h1>A &lt; B</h1>" in text
+        assert text.count("<svg") == 1 + pictured
+        assert text.count("<table>") == 2
+        assert "No attack contradicts a certificate" in text
+        assert "src=" not in text  # needs no other file
+    assert deviation_plot(tables[:1]) == ""
+
+
+def test_tables_are_drawn_as_intervals() -> None:
+    pytest.importorskip("matplotlib")
+    case = relu_case(batch=4)
+    table = rp.compare_explanations(case.model, case.x, case.y, case.ball, [QUICK, "interval:relaxed"], seed=0)
+    picture, caption = explained_samples(table, 2, ["alpha", "beta", "gamma", "delta", "epsilon"])
+    assert all(name in picture for name in ("alpha", "epsilon", "sample 1", "proved interval"))
+    assert caption == "Gradients of the logit of class y, bounded by interval:relaxed over Linf 0.08"
+    attacks = rp.compare_explanations(case.model, case.x, case.y, case.ball, [QUICK], seed=0)
+    assert explained_samples(attacks, 2) == ("", "")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_page_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(rp.ArgumentError, match="comparisons"):
+        rp.write_explanation_report(tmp_path / "page.html", [], title="")
+
+
+def test_observers_hear_of_the_run(fresh_registry) -> None:  # noqa: F811
+    heard = []
+
+    class Observer:
+        @rp.hookimpl
+        def on_run_start(self, run) -> None:
+            heard.append(("start", run["components"], run["samples"]))
+
+        @rp.hookimpl
+        def on_record(self, name, result) -> None:
+            heard.append((name, type(result).__name__))
+
+        @rp.hookimpl
+        def on_run_end(self, error) -> None:
+            heard.append(("end", error))
+
+    rp.register(Observer(), "observer")
+    case = relu_case(batch=2)
+    rp.compare_explanations(case.model, case.x, case.y, case.ball, [QUICK, "interval:ibp"], seed=0)
+    assert heard == [
+        ("start", [QUICK, "interval:ibp"], 2),
+        *[(QUICK, "ExplanationAttackResult")] * 3,
+        ("interval:ibp", "ExplanationCertificate"),
+        ("end", None),
+    ]

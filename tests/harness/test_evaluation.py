@@ -1,0 +1,74 @@
+"""Running a model without leaving a trace."""
+
+from __future__ import annotations
+
+import random
+from contextlib import suppress
+
+import numpy as np
+import torch
+from torch import nn
+
+from robust_plugins.harness.evaluation import evaluating, evaluation_error
+from robust_plugins.testing.networks import cnn_case
+from robust_plugins.testing.traces import leaves_no_trace
+
+
+def test_all_is_restored_also_after_an_error() -> None:
+    case = cnn_case()
+    with leaves_no_trace(case), suppress(RuntimeError), evaluating(case.model, seed=5):
+        case.model.train()
+        case.model(case.x)  # moves the batch-norm statistics
+        for parameter in case.model.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = torch.ones_like(parameter)
+        torch.rand(3)
+        np.random.rand(3)  # noqa: NPY002
+        random.random()
+        raise RuntimeError("backend")
+
+
+def test_inside_it_is_evaluation_mode_seeded_and_frozen() -> None:
+    case = cnn_case()
+    case.model.train()
+    draws = []
+    for _ in range(2):
+        with evaluating(case.model, seed=7, freeze=True):
+            assert not any(m.training for m in case.model.modules())
+            assert not any(p.requires_grad for p in case.model.parameters())
+            draws.append((torch.rand(1).item(), np.random.rand(), random.random()))  # noqa: NPY002
+    assert draws[0] == draws[1]
+
+
+def test_the_users_gradient_is_not_added_to() -> None:
+    model = nn.Linear(2, 2)
+    model(torch.ones(1, 2)).sum().backward()
+    gradient, before = model.weight.grad, model.weight.grad.clone()
+    with evaluating(model):
+        model(torch.ones(1, 2)).sum().backward()
+    assert model.weight.grad is gradient
+    assert torch.equal(gradient, before)
+
+
+def test_the_rounding_error_of_cancelling_terms_is_measured() -> None:
+    """Terms of size 1000 that cancel to 0.1: the error is that of the terms, not of the logit."""
+    model = nn.Linear(50, 2)
+    with torch.no_grad():
+        model.weight.copy_(1000 * torch.rand(2, 50, generator=torch.Generator().manual_seed(0)))
+        x = torch.rand(20, 50, generator=torch.Generator().manual_seed(1))
+        model.bias.copy_(-(x @ model.weight.T)[0] + 0.1)
+        error = evaluation_error(model, x, model(x))
+        exact = x.double() @ model.weight.double().T + model.bias.double()
+    torch.testing.assert_close(error.double(), (model(x).double() - exact).abs().amax(1).detach(), rtol=1e-3, atol=1e-9)
+    assert error[0] > 1e-6 * 0.1  # what the logits' scale alone would allow
+    assert next(model.parameters()).dtype == torch.float32
+    assert evaluation_error(model.double(), x.double(), model.double()(x.double())).abs().max() == 0
+
+
+def test_a_model_of_one_dtype_has_no_measured_error() -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ torch.ones(3, 2)
+
+    x = torch.rand(4, 3)
+    assert evaluation_error(Fixed(), x, Fixed()(x)).tolist() == [0.0] * 4

@@ -1,0 +1,113 @@
+"""A small layer of every type that has rules, with the shape of its input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robust_plugins.intervals.layers import (  # fmt: skip
+    Add,
+    Cat,
+    Clamp,
+    Index,
+    Multiply,
+    Permute,
+    Reduce,
+    Reshape,
+    Scale,
+    Shift,
+    Step,
+)
+
+
+class Constants(nn.Module):
+    """One synthetic layer with a parameter, as tracing would find it in a forward method."""
+
+    def __init__(self, kind: str, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.kind, self.value = kind, nn.Parameter(torch.ones(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "scale":
+            return x * self.value
+        return x + self.value if self.kind == "shift" else x - self.value
+
+
+class Two(nn.Module):
+    """Two paths through monotone functions, joined by a call."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.first, self.second = kind, nn.Tanh(), nn.Softplus()
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.first(x), self.second(x)
+        if self.kind == "cat":
+            return torch.cat((a, b), 1)
+        if self.kind == "multiply":
+            return a * b
+        return a + b if self.kind == "add" else a - b
+
+
+EXAMPLES: list[tuple[type[nn.Module], nn.Module, tuple[int, ...]]] = [
+    (nn.Linear, nn.Linear(4, 3), (4,)),
+    (nn.Linear, nn.Linear(4, 3, bias=False), (2, 4)),
+    (nn.Conv1d, nn.Conv1d(2, 3, 3, padding="same"), (2, 5)),
+    (nn.Conv1d, nn.Conv1d(4, 2, 2, stride=2, groups=2), (4, 5)),
+    (nn.Conv2d, nn.Conv2d(2, 2, 3, stride=2, padding=1), (2, 4, 4)),
+    (nn.Conv2d, nn.Conv2d(2, 4, (2, 3), padding=(0, 2), dilation=(2, 1), groups=2, bias=False), (2, 4, 3)),
+    (nn.Conv2d, nn.Conv2d(1, 2, (2, 4), padding="same"), (1, 3, 4)),
+    (nn.BatchNorm1d, nn.BatchNorm1d(3), (3,)),
+    (nn.BatchNorm1d, nn.BatchNorm1d(2, affine=False), (2, 4)),
+    (nn.BatchNorm2d, nn.BatchNorm2d(2), (2, 2, 3)),
+    (nn.ReLU, nn.ReLU(), (5,)),
+    (nn.LeakyReLU, nn.LeakyReLU(0.1), (5,)),
+    (nn.LeakyReLU, nn.LeakyReLU(-0.3), (5,)),
+    (nn.ELU, nn.ELU(), (5,)),
+    (nn.ELU, nn.ELU(1.7), (5,)),
+    (nn.ELU, nn.ELU(0.4), (5,)),
+    (nn.Softplus, nn.Softplus(), (5,)),
+    (nn.Softplus, nn.Softplus(2.0, 0.5), (5,)),
+    (nn.GELU, nn.GELU(), (5,)),
+    (nn.GELU, nn.GELU("tanh"), (5,)),
+    (nn.SiLU, nn.SiLU(), (5,)),
+    (nn.Sigmoid, nn.Sigmoid(), (5,)),
+    (nn.Tanh, nn.Tanh(), (5,)),
+    (nn.Hardtanh, nn.Hardtanh(-0.7, 0.4), (5,)),
+    (nn.ReLU6, nn.ReLU6(), (5,)),
+    (Clamp, Clamp(-0.5, 0.8), (5,)),
+    (Clamp, Clamp(0.1, None), (5,)),
+    (Clamp, Clamp(None, 0.1), (5,)),
+    (Step, Step(0.2), (5,)),
+    (nn.Softmax, nn.Softmax(-1), (4,)),
+    (nn.Softmax, nn.Softmax(1), (3, 2)),
+    (nn.MaxPool1d, nn.MaxPool1d(2, padding=1), (2, 5)),
+    (nn.MaxPool2d, nn.MaxPool2d(2, stride=1, dilation=2), (2, 4, 4)),
+    (nn.MaxPool2d, nn.MaxPool2d(3, 2, 1, ceil_mode=True), (1, 4, 5)),
+    (nn.AvgPool1d, nn.AvgPool1d(2, padding=1), (2, 5)),
+    (nn.AvgPool2d, nn.AvgPool2d(2, stride=1, padding=1, count_include_pad=False), (2, 3, 3)),
+    (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool1d(2), (2, 5)),
+    (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool2d((None, 2)), (1, 2, 5)),
+    (nn.Flatten, nn.Flatten(), (2, 3)),
+    (nn.Unflatten, nn.Unflatten(1, (2, 3)), (6,)),
+    (nn.ZeroPad1d, nn.ZeroPad1d((1, 2)), (2, 3)),
+    (nn.ZeroPad2d, nn.ZeroPad2d(1), (1, 2, 2)),
+    (nn.Identity, nn.Identity(), (3,)),
+    (nn.Dropout, nn.Dropout(), (3,)),
+    (nn.Dropout1d, nn.Dropout1d(), (2, 3)),
+    (nn.Dropout2d, nn.Dropout2d(), (2, 2, 2)),
+    (nn.AlphaDropout, nn.AlphaDropout(), (3,)),
+    (Reshape, Reshape((3, 2)), (6,)),
+    (Permute, Permute((0, 2, 1)), (2, 3)),
+    (Index, Index((slice(0, 3, 2), -1)), (4, 2)),
+    (Reduce, Reduce((1, 2), False, True), (2, 3)),
+    (Reduce, Reduce((-1,), True, False), (2, 3)),
+    (Scale, Constants("scale", (3, 1)), (3, 2)),
+    (Scale, Constants("scale", (2, 3, 1)), (1, 3, 2)),
+    (Shift, Constants("shift", (3, 1)), (3, 2)),
+    (Shift, Constants("subtract", ()), (3,)),
+    (Add, Two("add"), (3,)),
+    (Add, Two("subtract"), (3,)),
+    (Multiply, Two("multiply"), (3,)),
+    (Cat, Two("cat"), (3,)),
+]
