@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from support.by_hand import adversarial, fixed, hand_ibp, network, samples
+from support.by_hand import MIXED, adversarial, fixed, hand_ibp, network, samples, trained
 from torch import Tensor, nn
 
 import robust_plugins as rp
@@ -406,39 +406,25 @@ def test_a_bare_loop() -> None:
     assert values[-1] < min(values[20], 1.0)
 
 
-_CASES = [("interval:ibp", 0.5), ("interval:ibp", 0.0), ("art:fgsm", 0.5)]
 _PROCESS = """
 import sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from by_hand import samples
-from test_mixed import _CASES, _trained
+from support.by_hand import MIXED, samples, trained
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 x, y = samples()
-found = [_trained(x[rank::2], y[rank::2], *case, DistributedDataParallel) for case in _CASES]
+found = [trained(x[rank::2], y[rank::2], *case, DistributedDataParallel) for case in MIXED]
 torch.save(found, f"{folder}/{rank}.pt")
 dist.destroy_process_group()
 """
 
 
-def _trained(x: Tensor, y: Tensor, worst: str, gamma: float, wrap: Callable[[nn.Module], nn.Module]) -> list[Tensor]:
-    inner = network()
-    model = wrap(inner)
-    loss = rp.MixedLoss(worst=worst, gamma=gamma, ball=BALL, schedule=fixed())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    for _ in range(4):
-        optimizer.zero_grad()
-        loss(model, x, y).backward()
-        optimizer.step()
-    return [p.detach() for p in inner.parameters()]
-
-
 def test_two_processes_give_the_parameters_of_one(tmp_path: Path) -> None:
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]  # where `support` is
     processes = [
         subprocess.Popen([sys.executable, "-c", _PROCESS, str(rank), str(tmp_path)], cwd=here) for rank in range(2)
     ]
-    expected = [_trained(*samples(), *case, lambda model: model) for case in _CASES]
+    expected = [trained(*samples(), *case, lambda model: model) for case in MIXED]
     assert [process.wait(200) for process in processes] == [0, 0]
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), expected)

@@ -11,6 +11,7 @@ import pytest
 from support.toys import Boxes, Plugin, SignStep
 
 import robust_plugins as rp
+from robust_plugins.registry import backends
 from robust_plugins.registry.hookspecs import HookSpecs
 from robust_plugins.registry.information import Kind, Status
 from robust_plugins.registry.naming import parse_component
@@ -243,7 +244,7 @@ def test_observers_hear_of_a_run_and_cannot_end_it(fresh_registry) -> None:  # n
 
 
 def test_every_hook_is_documented_and_tested() -> None:
-    tests = "".join(path.read_text() for path in Path(__file__).parent.rglob("test_*.py"))
+    tests = "".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
     for name, hook in vars(HookSpecs).items():
         if not name.startswith("_"):
             assert inspect.getdoc(hook), f"{name} has no documentation"
@@ -251,8 +252,7 @@ def test_every_hook_is_documented_and_tested() -> None:
 
 
 def test_missing_backends_are_a_status(monkeypatch) -> None:
-    # By its name: the attribute `plugins` of the package is the function.
-    monkeypatch.setattr(sys.modules["robust_plugins.registry.registry"], "_importable", lambda module: False)
+    monkeypatch.setattr(backends, "importable", lambda module: False)
     with using(Registry(entry_points=False)) as registry:
         assert _status(registry)["art"] is Status.BACKEND_MISSING
         assert _status(registry)["lirpa"] is Status.BACKEND_MISSING
@@ -277,7 +277,7 @@ print(rp.compare(case.model, case.x, case.y, case.ball, ["toy:sign-step", "toy:b
 print([p.name for p in rp.plugins() if p.status == "backend missing"])
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
     )
     assert "No attack contradicts a certificate." in done.stdout
     assert "['art', 'lirpa']" in done.stdout

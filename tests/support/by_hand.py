@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,3 +62,20 @@ def hand_crown_ibp(model: nn.Sequential, low: Tensor, up: Tensor, y: Tensor) -> 
     weights = through @ first.weight
     constant = constant + through @ first.bias
     return (weights * center.unsqueeze(1)).sum(2) - (weights.abs() * radius.unsqueeze(1)).sum(2) + constant
+
+
+MIXED = [("interval:ibp", 0.5), ("interval:ibp", 0.0), ("art:fgsm", 0.5)]
+"""Worst cases and weights that are trained with by one process and by two."""
+
+
+def trained(x: Tensor, y: Tensor, worst: str, gamma: float, wrap: Callable[[nn.Module], nn.Module]) -> list[Tensor]:
+    """The parameters after four steps of the mixed loss on the model that `wrap` makes."""
+    inner = network()
+    model = wrap(inner)
+    loss = rp.MixedLoss(worst=worst, gamma=gamma, ball=rp.Linf(eps=0.1, clip=(0, 1)), schedule=fixed())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss(model, x, y).backward()
+        optimizer.step()
+    return [p.detach() for p in inner.parameters()]

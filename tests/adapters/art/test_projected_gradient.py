@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,8 @@ from support.attacked import cnn, decisions, mlp
 from torch import Tensor, nn
 
 import robust_plugins as rp
+from robust_plugins.registry import backends
+from robust_plugins.registry.information import Status
 
 NAMES = ["art:fgsm", "art:bim", "art:pgd"]
 NORMS = [rp.Linf, rp.L2, rp.L1]
@@ -248,9 +248,8 @@ def test_steps_in_units_of_eps(x: Tensor) -> None:
 
 
 def test_without_art_the_attacks_are_listed_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    plugins = importlib.import_module("robust_plugins.registry.registry")  # rp.plugins is the function
-    monkeypatch.setattr(plugins, "_importable", lambda module: module != "art")
-    assert {info.status for info in rp.attacks() if info.name in NAMES} == {plugins.Status.BACKEND_MISSING}
+    monkeypatch.setattr(backends, "importable", lambda module: module != "art")
+    assert {info.status for info in rp.attacks() if info.name in NAMES} == {Status.BACKEND_MISSING}
     with pytest.raises(rp.PluginError, match=r"needs art.*pip install 'robust_plugins\[art\]'"):
         rp.attack("art:pgd")
 

@@ -106,7 +106,7 @@ def test_newer_versions_get_no_loans(version: str, legacy: bool, tmp_path: Path)
         """
         import sys, warnings, logging, torch
         filters = list(warnings.filters)
-        from robust_plugins.certifiers import _lirpa_compat
+        from robust_plugins.adapters.lirpa import compat
         before = list(warnings.filters)
         lirpa = compat.load()
         import auto_LiRPA

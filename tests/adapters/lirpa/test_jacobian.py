@@ -97,7 +97,7 @@ def test_what_it_cannot_do_is_said() -> None:
 
 @pytest.mark.parametrize(("installed", "there"), [("0.3", False), ("0.7", True), ("0.7.1.dev1", True), ("", True)])
 def test_only_versions_that_have_it_count(installed: str, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["robust_plugins.registry.registry"], "_version", lambda name: installed)
+    monkeypatch.setattr(sys.modules["robust_plugins.registry.backends"], "version_of", lambda name: installed)
     assert available(rp.Backend("torch", "pip install torch", "0.7")) is there
 
 

@@ -201,7 +201,7 @@ FEWER = {
 def test_one_sample_less_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     function, setting = FEWER[name]
     assert not _escapes(setting)
-    true = getattr(batch_gradient, function)
+    true = getattr(mean_gradient, function)
     monkeypatch.setattr(mean_gradient, function, lambda g, k, *given, **more: true(g, k - 1, *given, **more))
     assert _escapes(setting)
 
