@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +39,7 @@ class Dataset:
     """One name per class; empty where they have none."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "clip", checked_clip(self.clip))
         for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
             if len(x) != len(y) or x.shape[1:] != self.x_train.shape[1:] or x.dim() < 2:
                 raise ArgumentError(
@@ -74,3 +76,19 @@ class Dataset:
             f"Dataset({self.name!r}, {len(self.x_train)} + {len(self.x_test)} samples of shape {self.input_shape}, "
             f"{self.classes} classes, clip={self.clip})"
         )
+
+
+def checked_clip(clip: object) -> tuple[float, float] | None:
+    """`clip` as two numbers; raises ArgumentError where it is neither a range nor None."""
+    if clip is None:
+        return None
+    try:
+        low, high = (float(end) for end in clip)  # type: ignore[attr-defined] # what is no pair fails here
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not low < high:
+        raise ArgumentError(
+            "clip", repr(clip), accepted="a pair (low, high) with low < high, or None",
+            hint="Give the range of valid inputs, for example (0, 1).",
+        )  # fmt: skip
+    return low, high
