@@ -7,6 +7,7 @@ from robust_plugins.adapters.art import from_art
 from robust_plugins.balls import L1, L2, Ball, Linf
 from robust_plugins.brackets import (
     Comparison,
+    Crossing,
     ExplanationComparison,
     PoisoningBracket,
     compare,
@@ -42,6 +43,7 @@ from robust_plugins.explanations import (
     explanation_certifiers,
 )
 from robust_plugins.explanations import attributions as explain
+from robust_plugins.harness.bracket import Bracket
 from robust_plugins.intervals import Interval
 from robust_plugins.losses import GradientCertLoss, MixedLoss, Ramp, ibp_initialisation, recipe, recipes
 from robust_plugins.networks import load_model, model, train
@@ -80,12 +82,14 @@ __all__ = [
     "AttackResult",
     "Backend",
     "Ball",
+    "Bracket",
     "Certificate",
     "Certifier",
     "Clip",
     "Comparison",
     "ComponentError",
     "CoordinatePoisoning",
+    "Crossing",
     "Dataset",
     "Explained",
     "ExplanationAttack",

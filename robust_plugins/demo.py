@@ -15,7 +15,7 @@ from rich.console import Console
 
 from robust_plugins.balls import Linf
 from robust_plugins.brackets import compare, write_report
-from robust_plugins.brackets.table import comparison_table, conclusion, rendered
+from robust_plugins.brackets.comparison import comparison_table, conclusion
 from robust_plugins.data import dataset
 from robust_plugins.networks import model as model_named
 from robust_plugins.networks import train
@@ -45,7 +45,7 @@ def main(out: Path, samples: int, epochs: int) -> None:
         say.print(f"attacking and certifying {len(x)} test images at eps = {eps} ...")
         comparisons.append(compare(network, x, y, Linf(eps=eps, clip=digits.clip), COMPONENTS, seed=0, progress=True))
     page = write_report(out / "demo.html", comparisons, title="A small CNN on digits, attacked and certified")
-    print(f"{rendered(comparison_table(comparisons))}\n\n{conclusion(comparisons)}")
+    print(f"{comparison_table(comparisons)}\n\n{conclusion(comparisons)}")
     print(f"The page with plot and attacked images: {page} ({time.perf_counter() - start:.0f} s in all)")
     sys.exit(3 if any(c.crossings for c in comparisons) else 0)
 

@@ -86,7 +86,7 @@ def digits(
         y = model(data.x_test).argmax(1)
         table = rp.compare_explanations(model, data.x_test, y, ball, [attack, "interval:relaxed"], k=1, seed=seed)
         _hold(table)
-        (low, high), (proved, withstood) = table.deviation, table.share("keeps_top_1")
+        (low, high), (withstood, proved) = table.deviation, table.share("keeps_top_1")
         rows[name] = {
             "accuracy": accuracy(model, data),
             "deviation attacked": low.mean().item(),

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from robust_plugins.brackets.decisions import Comparison
-from robust_plugins.brackets.table import ball_name, conclusion
+from robust_plugins.brackets.comparison import Comparison, comparison_table, conclusion
 from robust_plugins.errors import ArgumentError, PluginError
 
 
@@ -37,9 +35,7 @@ def write_report(path: str | Path, comparisons: Sequence[Comparison], *, title: 
     pictures, caption = attacked_samples(widest, samples)
     page = environment.get_template("decisions.html").render(
         title=title,
-        columns=[ball_name(c.ball) for c in comparisons],
-        clean=[c.clean for c in comparisons],
-        rows=_rows(comparisons),
+        table=comparison_table(comparisons),
         conclusion=conclusion(comparisons).splitlines(),
         contradiction=any(c.crossings for c in comparisons),
         count=len(comparisons[0].y),
@@ -53,16 +49,3 @@ def write_report(path: str | Path, comparisons: Sequence[Comparison], *, title: 
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page, encoding="utf-8")
     return target
-
-
-def _rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    samples = max(1, len(comparisons[0].y))
-    return [
-        {
-            "name": row.name,
-            "kind": row.kind.value,
-            "shares": [c.rows[i].accuracy for c in comparisons],
-            "milliseconds": 1000 * sum(c.rows[i].seconds for c in comparisons) / len(comparisons) / samples,
-        }
-        for i, row in enumerate(comparisons[0].rows)
-    ]

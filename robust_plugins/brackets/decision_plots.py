@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from robust_plugins.brackets.decisions import Comparison
+from robust_plugins.brackets.comparison import Comparison
 from robust_plugins.brackets.table import ball_name
 from robust_plugins.decisions.results import AttackResult
 from robust_plugins.harness.pictures import svg
 from robust_plugins.registry.information import Kind
-
-if TYPE_CHECKING:
-    pass
 
 
 def accuracy_plot(comparisons: Sequence[Comparison]) -> str:
@@ -33,15 +29,15 @@ def accuracy_plot(comparisons: Sequence[Comparison]) -> str:
     radii = [radius for radius, _ in points]
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
-    low, high = zip(*(c.bracket for _, c in points), strict=True)
+    high, low = ([_drawn(half) for half in halves] for halves in zip(*(c.bracket for _, c in points), strict=True))
     axes.fill_between(radii, low, high, color="0.9", label="not known")
-    axes.axhline(points[0][1].clean, color="0.4", linestyle=":", label="clean")
+    axes.axhline(_drawn(points[0][1].clean), color="0.4", linestyle=":", label="clean")
     for index, row in enumerate(points[0][1].rows):
         shares = [c.rows[index].accuracy for _, c in points]
         attacked = row.kind is Kind.ATTACK
         axes.plot(
             radii,
-            [torch.nan if share is None else share for share in shares],
+            [_drawn(share) for share in shares],
             color=f"C{index}",
             linestyle="--" if attacked else "-",
             marker="v" if attacked else "^",
@@ -51,6 +47,11 @@ def accuracy_plot(comparisons: Sequence[Comparison]) -> str:
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
     return svg(figure, "accuracy")
+
+
+def _drawn(share: float | None) -> float:
+    """For a plot, which leaves NaN out: there is nothing to draw where there is no answer."""
+    return math.nan if share is None else share
 
 
 def attacked_samples(comparison: Comparison, samples: int) -> tuple[str, str]:

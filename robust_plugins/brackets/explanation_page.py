@@ -7,8 +7,11 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from robust_plugins.brackets.explanation_table import cells, columns, explanation_conclusion, said
-from robust_plugins.brackets.explanations import ExplanationComparison
+from robust_plugins.brackets.explanation_comparison import (
+    ExplanationComparison,
+    explanation_conclusion,
+    explanation_table,
+)
 from robust_plugins.brackets.table import ball_name
 from robust_plugins.errors import ArgumentError, PluginError
 
@@ -44,14 +47,7 @@ def write_explanation_report(
     first = comparisons[0]
     page = environment.get_template("explanations.html").render(
         title=title,
-        tables=[
-            {
-                "ball": ball_name(c.ball),
-                "columns": columns(c),
-                "rows": [{"name": row.name, "said": said(row), "cells": cells(c, row)} for row in c.rows],
-            }
-            for c in comparisons
-        ],
+        tables=[{"ball": ball_name(c.ball), "figures": explanation_table(c)} for c in comparisons],
         conclusion=explanation_conclusion(comparisons).splitlines(),
         contradiction=any(c.crossings for c in comparisons),
         count=len(first.y),

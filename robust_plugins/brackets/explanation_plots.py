@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,7 @@ import torch
 from torch import Tensor
 
 from robust_plugins.brackets.decision_plots import show_image
-from robust_plugins.brackets.explanation_table import said
-from robust_plugins.brackets.explanations import ExplanationComparison, ExplanationRow
+from robust_plugins.brackets.explanation_comparison import ExplanationComparison, ExplanationRow
 from robust_plugins.brackets.table import ball_name
 from robust_plugins.explanations import ExplanationAttackResult, ExplanationCertificate
 from robust_plugins.harness.pictures import svg
@@ -38,18 +38,19 @@ def deviation_plot(comparisons: Sequence[ExplanationComparison]) -> str:
     radii = [radius for radius, _ in points]
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
-    low, high = zip(*([side.median().item() for side in c.deviation] for _, c in points), strict=True)
+    ends = [c.deviation for _, c in points]
+    low, high = ([_median(side) for side in half] for half in zip(*ends, strict=True))
     axes.fill_between(radii, low, high, color="0.9", label="not known")
     for index, row in enumerate(points[0][1].rows):
         found = [c.rows[index].deviation for _, c in points]
         attacked = row.kind is Kind.EXPLANATION_ATTACK
         axes.plot(
             radii,
-            [torch.nan if d is None else d.median().item() for d in found],
+            [_median(d) for d in found],
             color=f"C{index}",
             linestyle="--" if attacked else "-",
             marker="v" if attacked else "^",
-            label=f"{row.name} ({said(row)})",
+            label=f"{row.name} ({row.said})",
         )
     axes.set(xlabel=f"eps ({type(points[0][1].ball).__name__}, input units)", ylabel="relative deviation, median")
     # Below this two explanations look alike; the scale is logarithmic above it, and zero has a place.
@@ -58,6 +59,12 @@ def deviation_plot(comparisons: Sequence[ExplanationComparison]) -> str:
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
     return svg(figure, "deviation")
+
+
+def _median(deviation: Tensor | None) -> float:
+    """For a plot, which leaves NaN out: there is nothing to draw where there is no answer or no finite one."""
+    median = math.nan if deviation is None else deviation.median().item()
+    return median if math.isfinite(median) else math.nan
 
 
 def explained_samples(

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
-from robust_plugins.brackets.decisions import with_bar
-from robust_plugins.brackets.explanation_table import explanation_conclusion, explanation_table
+from robust_plugins.brackets.answers import NO_ANSWER
+from robust_plugins.brackets.components import resolved, with_bar
+from robust_plugins.brackets.crossing import Crossing, crossings
+from robust_plugins.brackets.explanation_comparison import ExplanationComparison, ExplanationRow
 from robust_plugins.brackets.observing import observed
-from robust_plugins.brackets.table import rendered
 from robust_plugins.decisions.results import Verdict
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations import (
@@ -31,137 +33,10 @@ from robust_plugins.explanations.explained import Of
 from robust_plugins.harness.arguments import check_inputs
 from robust_plugins.harness.evaluation import evaluating, fresh_seed
 from robust_plugins.registry.information import Kind
-from robust_plugins.registry.registry import registry
 
 ROUNDING = 1e-5
 """Relative to the largest bound of a sample: how far an explanation that was found may leave the proved bounds before
 it is a contradiction. Both are computed in floating point."""
-
-
-@dataclass(frozen=True, eq=False)
-class ExplanationRow:
-    """What one component found on all samples, or why it failed: for each sample an end of the bracket.
-
-    An attack's are what happened, a certifier's what is proved; None where the component failed.
-    """
-
-    name: str
-    kind: Kind
-    deviation: Float[Tensor, " batch"] | None
-    """The relative deviation that was reached, or that is proved to be the largest."""
-    keeps_top_1: Bool[Tensor, " batch"] | None
-    """Whether the most important feature has withstood, or is proved to stay the most important one."""
-    keeps_top_k: Bool[Tensor, " batch"] | None
-    """The same for the set of the k most important features."""
-    robust: Bool[Tensor, " batch"] | None
-    """Whether every feature's width was, or is proved to be, at most delta. None also where no delta was given."""
-    results: tuple[ExplanationAttackResult | ExplanationCertificate, ...]
-    """One for each goal of an attack: deviation, top-1, top-k. One for a certifier."""
-    seconds: float
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class ExplanationCrossing:
-    """A contradiction: on this sample, an attack achieved what a certifier proved to be impossible."""
-
-    sample: int
-    attack: str
-    certifier: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"sample {self.sample}: {self.attack} found {self.what}, against the proof of {self.certifier}"
-
-
-@dataclass(frozen=True, eq=False)
-class ExplanationComparison:
-    """The bracket of the explanations of one batch: what attacks reached, and what certifiers proved.
-
-    Printing it gives the table; `crossings` are contradictions, which mean that an attack or a certifier is wrong.
-    """
-
-    x: Float[Tensor, "batch *features"]
-    y: Int[Tensor, " batch"]
-    ball: Ball
-    of: Of
-    k: int
-    delta: float | None
-    weights: float
-    seed: int
-    value: Float[Tensor, "batch *features"]
-    """The explanation at `x`."""
-    rows: tuple[ExplanationRow, ...]
-    crossings: tuple[ExplanationCrossing, ...]
-
-    @property
-    def deviation(self) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """For each sample the largest relative deviation that was reached, and the smallest that is proved."""
-        low, high = (
-            torch.zeros_like(self.value.flatten(1)[:, 0]),
-            torch.full_like(self.value.flatten(1)[:, 0], math.inf),
-        )
-        for row in self.rows:
-            if row.deviation is not None and row.kind is Kind.EXPLANATION_ATTACK:
-                low = torch.maximum(low, row.deviation)
-            elif row.deviation is not None:
-                high = torch.minimum(high, row.deviation)
-        return low, high
-
-    def share(self, what: str) -> tuple[float, float]:
-        """Proved and empirical share of samples of which `"keeps_top_1"`, `"keeps_top_k"` or `"robust"` holds."""
-        proved = torch.zeros(len(self.y), dtype=torch.bool, device=self.y.device)
-        withstood = ~proved
-        for row in self.rows:
-            flags = getattr(row, what)
-            if flags is not None and row.kind is Kind.EXPLANATION_ATTACK:
-                withstood = withstood & flags
-            elif flags is not None:
-                proved = proved | flags
-        return proved.double().mean().item(), withstood.double().mean().item()
-
-    def __getitem__(self, name: str) -> ExplanationRow:
-        """The row of one component, by the name that it was asked for."""
-        for row in self.rows:
-            if row.name == name:
-                return row
-        raise KeyError(name)
-
-    def __str__(self) -> str:
-        return f"{rendered(explanation_table(self))}\n\n{explanation_conclusion([self])}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the explanations themselves, ready for JSON: per-sample lists in the order of the samples."""
-        low, high = self.deviation
-        return {
-            "samples": len(self.y),
-            "ball": {"norm": str(self.ball.norm), "eps": self.ball.radii, "clip": self.ball.clip},
-            "of": self.of,
-            "k": self.k,
-            "delta": self.delta,
-            "weights": self.weights,
-            "seed": self.seed,
-            "bracket": {"deviation": {"attacked": low.tolist(), "certified": high.tolist()}}
-            | {
-                what: dict(zip(("certified", "attacked"), self.share(what), strict=True))
-                for what in ("keeps_top_1", "keeps_top_k", "robust")
-                if what != "robust" or self.delta is not None
-            },
-            "rows": [
-                {
-                    "name": row.name,
-                    "kind": row.kind.value,
-                    "deviation": None if row.deviation is None else row.deviation.tolist(),
-                    "keeps_top_1": None if row.keeps_top_1 is None else row.keeps_top_1.tolist(),
-                    "keeps_top_k": None if row.keeps_top_k is None else row.keeps_top_k.tolist(),
-                    "robust": None if row.robust is None else row.robust.tolist(),
-                    "seconds": row.seconds,
-                    "error": row.error,
-                }
-                for row in self.rows
-            ],
-            "crossings": [asdict(crossing) for crossing in self.crossings],
-        }
 
 
 def compare_explanations(
@@ -198,11 +73,9 @@ def compare_explanations(
         raise ArgumentError("x", "empty", accepted="one sample or more", hint="Nothing can be compared.")
     if k < 1:
         raise ArgumentError("k", k, accepted="an integer of at least 1", hint="It counts features.")
-    named = [_resolved(component) for component in components]
-    if len({name for name, _ in named}) < len(named):
-        raise ArgumentError(
-            "components", [n for n, _ in named], accepted="each component once", hint="Drop the repetition."
-        )
+    named = resolved(
+        components, {Kind.EXPLANATION_ATTACK: ExplanationAttack, Kind.EXPLANATION_CERTIFIER: ExplanationCertifier}
+    )
     seed = fresh_seed() if seed is None else seed
     task = _Task(model, x, y, ball, of, min(k, x[0].numel()), delta, weights, seed)
     rows: list[ExplanationRow] = []
@@ -265,6 +138,8 @@ class _Task:
     def _certified(self, name: str, certifier: ExplanationCertifier) -> ExplanationRow:
         delta = math.inf if self.delta is None else self.delta
         found = certifier(self.model, self.x, self.y, self.ball, of=self.of, weights=self.weights, delta=delta)
+        if all(verdict in NO_ANSWER for verdict in found.verdicts):
+            return ExplanationRow(name, Kind.EXPLANATION_CERTIFIER, None, None, None, None, (found,), found.seconds)
         robust = torch.tensor([v is Verdict.CERTIFIED for v in found.verdicts], dtype=torch.bool, device=self.x.device)
         return ExplanationRow(
             name,
@@ -275,29 +150,12 @@ class _Task:
             None if self.delta is None else robust,
             (found,),
             found.seconds,
-            "; ".join(sorted({message for message in found.messages if message})),
         )
 
 
-def _resolved(
-    component: str | ExplanationAttack | ExplanationCertifier,
-) -> tuple[str, ExplanationAttack | ExplanationCertifier]:
-    if isinstance(component, ExplanationAttack | ExplanationCertifier):
-        return str(component), component
-    if not isinstance(component, str):
-        raise ArgumentError(
-            "components",
-            repr(component),
-            accepted="registered names, explanation attacks and explanation certifiers",
-            hint="List the names with rp.explanation_attacks() and rp.explanation_certifiers().",
-        )
-    kind = registry().kind_of(component, [Kind.EXPLANATION_ATTACK, Kind.EXPLANATION_CERTIFIER])
-    return component, registry().create(kind, component)
-
-
-def _crossings(rows: Sequence[ExplanationRow], k: int) -> tuple[ExplanationCrossing, ...]:
+def _crossings(rows: Sequence[ExplanationRow], k: int) -> tuple[Crossing, ...]:
     """Attacks against certificates: every explanation that was found, and what follows from the bounds."""
-    found: dict[ExplanationCrossing, None] = {}  # an ordered set
+    found: dict[Crossing, None] = {}  # an ordered set: the goals of one attack may meet the same bound
     pairs = [
         (attack, result, certifier, certificate)
         for attack in rows
@@ -308,17 +166,21 @@ def _crossings(rows: Sequence[ExplanationRow], k: int) -> tuple[ExplanationCross
         if isinstance(certificate, ExplanationCertificate)
     ]
     for attack, result, certifier, certificate in pairs:
+        search = partial(crossings, attack.name, certifier.name)
         bounds = certificate.gradient
         slack = (ROUNDING * bounds.magnitude.flatten(1).amax(1)).nan_to_num(posinf=0.0)
-        outside = torch.maximum(bounds.lower - result.gradient, result.gradient - bounds.upper).flatten(1).amax(1)
-        beyond = result.deviation > certificate.deviation * (1 + ROUNDING) + ROUNDING
-        for what, where in (
-            ("an explanation outside the bounds", outside > slack),
-            ("a larger deviation", beyond),
-            ("another most important feature", evicts(result.gradient, result.value, 1) & certificate.keeps_top(1)),
-            (f"another set of the {k} most important features",
-             evicts(result.gradient, result.value, k) & certificate.keeps_top(k)),
-        ):  # fmt: skip
-            for sample in where.nonzero().flatten().tolist():
-                found[ExplanationCrossing(sample, attack.name, certifier.name, what)] = None
+        low, up, reached = (t.flatten(1) for t in (bounds.lower, bounds.upper, result.gradient))
+        below, above = (low - reached).argmax(1, keepdim=True), (reached - up).argmax(1, keepdim=True)
+        lowest, highest = (reached.gather(1, at).squeeze(1) for at in (below, above))
+        what = "a component of the explanation"
+        deviation, most = result.deviation, certificate.deviation
+        kept = ~evicts(result.gradient, result.value, 1), ~evicts(result.gradient, result.value, k)
+        for crossing in (
+            *search(what, lowest, low.gather(1, below).squeeze(1), side="at least", slack=slack),
+            *search(what, highest, up.gather(1, above).squeeze(1), side="at most", slack=slack),
+            *search("the deviation", deviation, most, side="at most", slack=ROUNDING * (1 + most.nan_to_num())),
+            *search("the most important feature", kept[0], certificate.keeps_top(1), side="at least"),
+            *search(f"the {k} most important features", kept[1], certificate.keeps_top(k), side="at least"),
+        ):
+            found[crossing] = None
     return tuple(found)

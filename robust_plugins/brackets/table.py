@@ -1,53 +1,43 @@
-"""One printed table for one or several comparisons of the same samples."""
+"""`Table`: columns and rows of text, printed alike in the terminal and on pages; and how a ball is called there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from io import StringIO
-from typing import TYPE_CHECKING
 
 from robust_plugins.balls import Ball
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from robust_plugins.brackets.decisions import Comparison
+NAME = 56
+"""Longer words than this are folded: a component with many parameters would push its figures off the screen."""
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """Clean, attacked and certified accuracy: a row per component, a column per comparison, and the time per sample.
+@dataclass(frozen=True)
+class Table:
+    """Titles of columns, and rows with a cell for each. Printing it gives plain text without colours."""
 
-    The comparisons are of the same samples and components, one per ball; raises ValueError for none.
-    """
-    from rich import box  # here, so that importing the package stays quick
-    from rich.table import Table
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int = 2
+    """So many columns, the first ones, hold words and are aligned left; the others hold figures, aligned right."""
 
-    first = comparisons[0]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("accuracy of")
-    table.add_column("is")
-    for comparison in comparisons:
-        table.add_column(ball_name(comparison.ball), justify="right")
-    table.add_column("ms per sample", justify="right")
-    table.add_row("the model", "clean", *(f"{c.clean:.3f}" for c in comparisons), "")
-    for index, row in enumerate(first.rows):
-        rows = [c.rows[index] for c in comparisons]
-        shares = ["failed" if r.accuracy is None else f"{r.accuracy:.3f}" for r in rows]
-        milliseconds = [1000 * r.seconds / max(1, len(first.y)) for r in rows if r.accuracy is not None]
-        time = f"{sum(milliseconds) / len(milliseconds):.3g}" if milliseconds else ""
-        table.add_row(row.name, "attacked" if row.kind == "attack" else "certified", *shares, time)
-    return table
+    def __str__(self) -> str:
+        from rich import box  # here, so that importing the package stays quick
+        from rich.console import Console
+        from rich.table import Table as Drawn
+        from rich.text import Text
 
-
-def conclusion(comparisons: Sequence[Comparison]) -> str:
-    """In words: what is known of the robust accuracy, what failed, and what contradicts what."""
-    lines = []
-    for comparison in comparisons:
-        low, high = comparison.bracket
-        lines.append(f"{ball_name(comparison.ball)}: the robust accuracy is between {low:.3f} and {high:.3f}.")
-    errors = {f"{row.name} failed: {row.error}" for c in comparisons for row in c.rows if row.error}
-    crossings = [f"CONTRADICTION at {ball_name(c.ball)}, {x}" for c in comparisons for x in c.crossings]
-    return "\n".join([*lines, *sorted(errors), *(crossings or ["No attack contradicts a certificate."])])
+        drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False)
+        for index, title in enumerate(self.columns):
+            if index < self.words:
+                drawn.add_column(Text(title), overflow="fold", max_width=NAME)
+            else:
+                drawn.add_column(Text(title), justify="right", no_wrap=True)
+        for row in self.rows:
+            drawn.add_row(*map(Text, row))  # Text: a name in brackets is no markup
+        text = StringIO()
+        wide = sum(max(len(cell) for cell in column) + 3 for column in zip(self.columns, *self.rows, strict=True))
+        Console(file=text, width=wide, force_terminal=False, color_system=None).print(drawn)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
 
 
 def ball_name(ball: Ball) -> str:
@@ -55,12 +45,3 @@ def ball_name(ball: Ball) -> str:
     eps = (ball.radii or (0.0,)) if isinstance(ball.radii, tuple) else (ball.radii,)  # of no sample: nothing moves
     radius = f"{min(eps):.4g}" if min(eps) == max(eps) else f"{min(eps):.4g} to {max(eps):.4g}"
     return f"{type(ball).__name__} {radius}"
-
-
-def rendered(table: Table, *, width: int = 110) -> str:
-    """The table as plain text without trailing blanks."""
-    from rich.console import Console
-
-    text = StringIO()
-    Console(file=text, width=width, force_terminal=False, color_system=None).print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")

@@ -9,7 +9,7 @@ import click
 
 from robust_plugins.brackets import Comparison
 from robust_plugins.brackets import compare as run_comparison
-from robust_plugins.brackets.table import comparison_table, conclusion, rendered
+from robust_plugins.brackets.comparison import comparison_table, conclusion
 from robust_plugins.cli.printing import as_json, print_json
 from robust_plugins.cli.subject import Subject, available, with_subject
 from robust_plugins.decisions.results import Certificate, Verdict
@@ -50,8 +50,7 @@ def compare(
     if as_json:
         print_json(subject.to_dict() | {"comparisons": [table.to_dict() for table in tables]})
     else:
-        click.echo(f"{rendered(comparison_table(tables))}\n\n{conclusion(tables)}")
-    _explain(tables)
+        click.echo(f"{comparison_table(tables)}\n\n{conclusion(tables)}")
     ctx.exit(_exit_code(tables))
 
 
@@ -60,18 +59,6 @@ def _available() -> list[str]:
     if not names:
         raise PluginError("no attack or certifier is available; see `robust-plugins plugins list`")
     return names
-
-
-def _explain(tables: Sequence[Comparison]) -> None:
-    """Names on standard error why certifiers have no answer, where they say it: a bare zero would look like one."""
-    causes: dict[tuple[str, str], int] = {}
-    for table in tables:
-        for row in table.rows:
-            for message in row.result.messages if isinstance(row.result, Certificate) else ():
-                if message:
-                    causes[row.name, message] = causes.get((row.name, message), 0) + 1
-    for (name, message), count in causes.items():
-        click.echo(f"{name}, {count} times without an answer: {message}", err=True)
 
 
 def _exit_code(tables: Sequence[Comparison]) -> int:

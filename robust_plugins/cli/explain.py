@@ -11,8 +11,8 @@ import click
 import torch
 
 from robust_plugins.brackets import ExplanationComparison, compare_explanations, write_explanation_report
-from robust_plugins.brackets.explanation_table import explanation_conclusion, explanation_table
-from robust_plugins.brackets.table import ball_name, rendered
+from robust_plugins.brackets.explanation_comparison import explanation_conclusion, explanation_table
+from robust_plugins.brackets.table import ball_name
 from robust_plugins.cli.printing import as_json, print_json
 from robust_plugins.cli.subject import Subject, available, with_subject
 from robust_plugins.decisions.results import Verdict
@@ -97,7 +97,7 @@ def explain(
         print_json(subject.to_dict() | {"comparisons": [table.to_dict() for table in tables]})
     else:
         for table in tables:
-            click.echo(f"{ball_name(table.ball)}\n{rendered(explanation_table(table))}\n")
+            click.echo(f"{ball_name(table.ball)}\n{explanation_table(table)}\n")
         click.echo(explanation_conclusion(tables))
         if page is not None:
             click.echo(f"The page with the pictures: {page}")
@@ -109,4 +109,4 @@ def _exit_code(tables: Sequence[ExplanationComparison]) -> int:
         return 3
     rows = [row for table in tables for row in table.rows]
     errors = any(Verdict.ERROR in getattr(result, "verdicts", ()) for row in rows for result in row.results)
-    return 1 if errors or any(row.deviation is None for row in rows) else 0
+    return 1 if errors or any(row.error for row in rows) else 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import click
-from rich.markup import escape
 
 from robust_plugins.cli.printing import as_json, print_json, print_table
 from robust_plugins.errors import UnknownNameError
@@ -110,7 +109,7 @@ def _print_components(components: list[ComponentInfo], *, with_kind: bool = Fals
             (
                 c.kind if with_kind else c.plugin,
                 c.name,
-                escape(f"{c.status}: {c.missing}" if c.missing else c.status),
+                f"{c.status}: {c.missing}" if c.missing else c.status,
                 ", ".join(c.parameters),
             )
             for c in components

@@ -8,10 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
-from rich import box
-from rich.table import Table
 
-from robust_plugins.brackets.table import rendered
+from robust_plugins.brackets.table import Table
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 """The option `--json` of every command."""
@@ -24,10 +22,7 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints rows of text under their columns' names."""
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    click.echo(rendered(table))
+    click.echo(str(Table(tuple(columns), tuple(map(tuple, rows)), words=len(columns))))
 
 
 def finite(value: Any) -> Any:

@@ -43,7 +43,7 @@ def test_the_page_holds_table_plot_and_pictures(tmp_path, channels) -> None:
     assert text.count("<svg") == 2
     assert "x&#x27; - x" in text or "x' - x" in text
     for comparison in comparisons:
-        assert f"between {comparison.bracket[0]:.3f} and {comparison.bracket[1]:.3f}" in text
+        assert f"between {comparison.bracket.certified:.3f} and {comparison.bracket.empirical:.3f}" in text
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", text)  # nothing is fetched
     HTMLParser().feed(text)
 

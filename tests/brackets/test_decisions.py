@@ -11,7 +11,7 @@ from support.toys import Boxes, Plugin, SignStep
 from torch import Tensor, nn
 
 import robust_plugins as rp
-from robust_plugins.brackets.table import comparison_table, rendered
+from robust_plugins.brackets.comparison import comparison_table
 from robust_plugins.testing import fresh_registry  # noqa: F401 (a fixture)
 from robust_plugins.testing.networks import cnn_case, linear_case, mlp_case
 
@@ -50,10 +50,10 @@ def test_the_bracket_holds_the_components_shares() -> None:
     assert table.clean == pytest.approx(39 / 40)
     assert table["toy:sign-step"].accuracy == pytest.approx(1 - attack.success.float().mean().item())
     assert table["toy:boxes"].accuracy == pytest.approx(certificate.certified.float().mean().item())
-    assert table.bracket == (table["toy:boxes"].accuracy, table["toy:sign-step"].accuracy)
-    assert table.bracket[0] <= table.bracket[1] <= table.clean
+    assert table.bracket == rp.Bracket(table["toy:sign-step"].accuracy, table["toy:boxes"].accuracy)
+    assert table.bracket.certified <= table.bracket.empirical <= table.clean
     assert table.crossings == ()
-    assert json.loads(json.dumps(table.to_dict()))["bracket"]["certified"] == table.bracket[0]
+    assert json.loads(json.dumps(table.to_dict()))["bracket"] == table.bracket.to_dict()
     with pytest.raises(KeyError):
         table["art:pgd"]
 
@@ -79,7 +79,7 @@ def test_a_component_that_raises_is_a_row() -> None:
     assert failed.error == "MemoryError: too large"
     assert good.accuracy is not None
     assert "MemoryError: too large" in str(table)
-    assert table.bracket == (good.accuracy, table.clean)
+    assert table.bracket == rp.Bracket(None, good.accuracy)
 
 
 def test_the_printed_table() -> None:
@@ -88,19 +88,22 @@ def test_the_printed_table() -> None:
         rp.compare(case.model, case.x, case.y, rp.Linf(eps=e, clip=(0, 1)), ["toy:sign-step", "toy:boxes"], seed=0)
         for e in (0.01, 0.2)
     ]
-    text = rendered(comparison_table(comparisons))
+    text = str(comparison_table(comparisons))
     lines = text.splitlines()
-    assert lines[0].split() == ["accuracy", "of", "is", "Linf", "0.01", "Linf", "0.2", "ms", "per", "sample"]
+    assert lines[0].split() == ["accuracy", "of", "is", "Linf", "0.01", "Linf", "0.2"]
     assert lines[2].split()[:5] == ["the", "model", "clean", "0.750", "0.750"]
     assert lines[3].split()[:2] == ["toy:sign-step", "attacked"]
     assert lines[4].split()[:2] == ["toy:boxes", "certified"]
-    assert str(comparisons[0]).startswith(rendered(comparison_table(comparisons[:1])))
+    assert str(comparisons[0]).startswith(str(comparison_table(comparisons[:1])))
 
 
 def test_an_empty_batch_has_an_empty_bracket() -> None:
     case = mlp_case()
     table = rp.compare(case.model, case.x[:0], case.y[:0], case.ball, ["toy:sign-step", "toy:boxes"])
-    assert table.bracket == (0.0, 0.0)
+    assert table.bracket == rp.Bracket(None, None)
+    assert table.clean is None
+    assert "0.0" not in str(table).replace("Linf 0.08", "")
+    assert "there is no sample" in str(table)
 
 
 def test_progress_goes_to_standard_error(capsys) -> None:

@@ -1,0 +1,180 @@
+"""`Comparison`: what attacks and certifiers found on the same model and inputs, as data, as a table and in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from robust_plugins.balls import Ball
+from robust_plugins.brackets.answers import causes, closing, gaps, silence, verdict_counts
+from robust_plugins.brackets.crossing import Crossing
+from robust_plugins.brackets.table import Table, ball_name
+from robust_plugins.decisions.results import AttackResult, Certificate
+from robust_plugins.harness.bracket import Bracket
+from robust_plugins.registry.information import Kind
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What one component found on all samples, or why it has no answer."""
+
+    name: str
+    kind: Kind
+    accuracy: float | None
+    """An attack's: the share that is still classified correctly, an upper bound of the robust accuracy. A
+    certifier's: the share that is certified, a lower bound. None where there is no answer: the component failed, could
+    treat no sample, or there is no sample."""
+    seconds: float
+    """Wall-clock time of this one run, loading and warming up included: too noisy to compare components by."""
+    result: AttackResult | Certificate | None
+    error: str = ""
+    """The exception of a component that raised one."""
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """Why there is no answer, or none for some samples: a sentence for each cause."""
+        if self.error:
+            return (f"failed: {self.error}",)
+        if isinstance(self.result, Certificate):
+            return tuple(causes(self.result.verdicts, self.result.messages))
+        return ()
+
+    @property
+    def cell(self) -> str:
+        """The share as tables have it; in words where there is no answer, and with those samples counted beside it."""
+        verdicts = self.result.verdicts if isinstance(self.result, Certificate) else ()
+        if self.accuracy is None:
+            return "failed" if self.error else gaps(verdicts, counted=False) or "no samples"
+        missing = gaps(verdicts, counted=True)
+        return f"{self.accuracy:.3f} ({missing})" if missing else f"{self.accuracy:.3f}"
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The bracket of one model on one batch: clean accuracy, accuracy under each attack, certified accuracy.
+
+    Printing it gives the table. `bracket` is what is known of the robust accuracy, `crossings` the contradictions,
+    which mean that an attack or a certifier is wrong.
+    """
+
+    x: Float[Tensor, "batch *features"]
+    y: Int[Tensor, " batch"]
+    ball: Ball
+    seed: int
+    correct: Bool[Tensor, " batch"]
+    """Which samples the model classifies as `y`, unattacked."""
+    rows: tuple[Row, ...]
+    crossings: tuple[Crossing, ...]
+
+    @property
+    def clean(self) -> float | None:
+        """The share of samples that the model classifies as `y`; None for an empty batch."""
+        return share(self.correct)
+
+    @cached_property
+    def bracket(self) -> Bracket[float]:
+        """The robust accuracy: correct under every attack, and certified by any certifier.
+
+        A half is None where no component of its kind ran or has an answer. `clean` bounds it from above in any case.
+        """
+        certified, resisted = torch.zeros_like(self.correct), self.correct
+        for row in self.rows:
+            if isinstance(row.result, AttackResult):
+                resisted = resisted & ~row.result.success
+            elif row.result is not None:
+                certified = certified | row.result.certified
+        attacked, proved = (any(r.accuracy is not None for r in self._of(k)) for k in (Kind.ATTACK, Kind.CERTIFIER))
+        return Bracket(share(resisted) if attacked else None, share(certified) if proved else None)
+
+    def __getitem__(self, name: str) -> Row:
+        """The row of one component, by the name that it was asked for."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(name)
+
+    def __str__(self) -> str:
+        return f"{comparison_table([self])}\n\n{conclusion([self])}"
+
+    @property
+    def known(self) -> str:
+        """What is known of the robust accuracy, in words, and what ran on neither side."""
+        (high, low), clean = self.bracket, self.clean
+        if clean is None:
+            return "nothing is known of the robust accuracy: there is no sample"
+        no_attack = silence("attack", len(self._of(Kind.ATTACK)))
+        no_certifier = silence("certifier", len(self._of(Kind.CERTIFIER)))
+        if low is not None and high is not None:
+            return f"the robust accuracy is between {low:.3f} and {high:.3f}"
+        if high is not None:
+            return f"the robust accuracy is at most {high:.3f}; {no_certifier}"
+        if low is not None:
+            return f"the robust accuracy is at least {low:.3f}, and at most {clean:.3f}, which is clean; {no_attack}"
+        return f"the robust accuracy is at most {clean:.3f}, which is clean; {no_attack}, and {no_certifier}"
+
+    def _of(self, kind: Kind) -> list[Row]:
+        return [row for row in self.rows if row.kind is kind]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the tensors, ready for JSON: shares in [0, 1], seconds of wall-clock time.
+
+        What has no answer is None, with its `causes` beside it; so are numbers that are not finite, which JSON lacks.
+        """
+        return {
+            "samples": len(self.y),
+            "ball": {
+                "norm": str(self.ball.norm),
+                "eps": self.ball.radii,
+                "clip": self.ball.clip and [end if math.isfinite(end) else None for end in self.ball.clip],
+            },
+            "seed": self.seed,
+            "clean": self.clean,
+            "bracket": self.bracket.to_dict(),
+            "known": self.known,
+            "rows": [
+                {
+                    "name": row.name,
+                    "kind": row.kind.value,
+                    "accuracy": row.accuracy,
+                    "seconds": row.seconds,
+                    "verdicts": verdict_counts(row.result.verdicts) if isinstance(row.result, Certificate) else None,
+                    "causes": list(row.causes),
+                    "error": row.error,
+                }
+                for row in self.rows
+            ],
+            "crossings": [crossing.to_dict() for crossing in self.crossings],
+        }
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """Clean, attacked and certified accuracy: a row per component, a column per comparison.
+
+    The comparisons are of the same samples and components, one per ball; raises IndexError for none.
+    """
+    clean = ("the model", "clean", *("no samples" if c.clean is None else f"{c.clean:.3f}" for c in comparisons))
+    rows = [
+        (row.name, "attacked" if row.kind is Kind.ATTACK else "certified", *(c.rows[index].cell for c in comparisons))
+        for index, row in enumerate(comparisons[0].rows)
+    ]
+    return Table(("accuracy of", "is", *(ball_name(c.ball) for c in comparisons)), (clean, *rows))
+
+
+def conclusion(comparisons: Sequence[Comparison]) -> str:
+    """In words: what is known of the robust accuracy, what has no answer and why, and what contradicts what."""
+    known = [f"{ball_name(c.ball)}: {c.known}." for c in comparisons]
+    missing = dict.fromkeys(f"{row.name}: {cause}" for c in comparisons for row in c.rows for cause in row.causes)
+    crossings = [f"at {ball_name(c.ball)}, {crossing}" for c in comparisons for crossing in c.crossings]
+    return "\n".join([*known, *missing, *closing(crossings, any(c.bracket.complete for c in comparisons))])
+
+
+def share(flags: Bool[Tensor, " batch"]) -> float | None:
+    """The share that is True; None of nothing."""
+    return flags.double().mean().item() if len(flags) else None

@@ -1,0 +1,244 @@
+"""`ExplanationComparison`: what attacks and certifiers found of the same explanations, as data, table and words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from robust_plugins.balls import Ball
+from robust_plugins.brackets.answers import causes, closing, gaps, silence
+from robust_plugins.brackets.crossing import Crossing
+from robust_plugins.brackets.table import Table, ball_name
+from robust_plugins.explanations import ExplanationAttackResult, ExplanationCertificate
+from robust_plugins.explanations.explained import Of
+from robust_plugins.harness.bracket import Bracket
+from robust_plugins.registry.information import Kind
+
+Statement = Literal["keeps_top_1", "keeps_top_k", "robust"]
+
+
+@dataclass(frozen=True, eq=False)
+class ExplanationRow:
+    """What one component found on all samples, or why it has no answer: for each sample an end of the bracket.
+
+    An attack's are what happened, a certifier's what is proved; None where the component failed or has no answer for
+    any sample. Where a certifier lacks one for some samples, their deviation is infinite and nothing is proved of them.
+    """
+
+    name: str
+    kind: Kind
+    deviation: Float[Tensor, " batch"] | None
+    """The relative deviation that was reached, or that is proved to be the largest."""
+    keeps_top_1: Bool[Tensor, " batch"] | None
+    """Whether the most important feature has withstood, or is proved to stay the most important one."""
+    keeps_top_k: Bool[Tensor, " batch"] | None
+    """The same for the set of the k most important features."""
+    robust: Bool[Tensor, " batch"] | None
+    """Whether every feature's width was, or is proved to be, at most delta. None also where no delta was given."""
+    results: tuple[ExplanationAttackResult | ExplanationCertificate, ...]
+    """One for each goal of an attack: deviation, top-1, top-k. One for a certifier."""
+    seconds: float
+    """Wall-clock time of this one run, loading and warming up included: too noisy to compare components by."""
+    error: str = ""
+    """The exception of a component that raised one."""
+
+    @property
+    def said(self) -> str:
+        """What is said of the figures: that they were found, or that they are proved."""
+        return "attacked" if self.kind is Kind.EXPLANATION_ATTACK else "certified"
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """Why there is no answer, or none for some samples: a sentence for each cause."""
+        if self.error:
+            return (f"failed: {self.error}",)
+        certificates = [result for result in self.results if isinstance(result, ExplanationCertificate)]
+        return tuple(cause for c in certificates for cause in causes(c.verdicts, c.messages))
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The figures as tables have them; in words where there is no answer, which the first cell then says."""
+        verdicts = [v for r in self.results if isinstance(r, ExplanationCertificate) for v in r.verdicts]
+        if self.deviation is None or self.keeps_top_1 is None or self.keeps_top_k is None:
+            return ("failed" if self.error else gaps(verdicts, counted=False), "", "", "")
+        missing = gaps(verdicts, counted=True)
+        typical = _figure(self.deviation, attacked=self.kind is Kind.EXPLANATION_ATTACK)
+        shares = ["" if flags is None else f"{_share(flags):.3f}" for flags in self._statements()]
+        return (f"{typical} ({missing})" if missing else typical, *shares)
+
+    def _statements(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        return self.keeps_top_1, self.keeps_top_k, self.robust
+
+
+@dataclass(frozen=True, eq=False)
+class ExplanationComparison:
+    """The bracket of the explanations of one batch: what attacks reached, and what certifiers proved.
+
+    Printing it gives the table; `crossings` are contradictions, which mean that an attack or a certifier is wrong.
+    """
+
+    x: Float[Tensor, "batch *features"]
+    y: Int[Tensor, " batch"]
+    ball: Ball
+    of: Of
+    k: int
+    delta: float | None
+    weights: float
+    seed: int
+    value: Float[Tensor, "batch *features"]
+    """The explanation at `x`."""
+    rows: tuple[ExplanationRow, ...]
+    crossings: tuple[Crossing, ...]
+
+    @property
+    def deviation(self) -> Bracket[Float[Tensor, " batch"]]:
+        """For each sample the largest relative deviation that was reached, and the smallest that is proved.
+
+        A half is None where no component of its kind ran or has an answer; the proved one is infinite for samples of
+        which nothing is proved.
+        """
+        attacked = [row.deviation for row in self._of(Kind.EXPLANATION_ATTACK) if row.deviation is not None]
+        proved = [row.deviation for row in self._of(Kind.EXPLANATION_CERTIFIER) if row.deviation is not None]
+        return Bracket(
+            torch.stack(attacked).amax(0) if attacked else None, torch.stack(proved).amin(0) if proved else None
+        )
+
+    def share(self, what: Statement) -> Bracket[float]:
+        """The share of samples of which `"keeps_top_1"`, `"keeps_top_k"` or `"robust"` withstood, and is proved."""
+        withstood, proved = (
+            [flags for row in self._of(kind) if (flags := getattr(row, what)) is not None]
+            for kind in (Kind.EXPLANATION_ATTACK, Kind.EXPLANATION_CERTIFIER)
+        )
+        return Bracket(
+            _share(torch.stack(withstood).all(0)) if withstood else None,
+            _share(torch.stack(proved).any(0)) if proved else None,
+        )
+
+    def __getitem__(self, name: str) -> ExplanationRow:
+        """The row of one component, by the name that it was asked for."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(name)
+
+    def __str__(self) -> str:
+        return f"{explanation_table(self)}\n\n{explanation_conclusion([self])}"
+
+    @property
+    def known(self) -> str:
+        """What is known of the explanations, in words, and what ran on neither side."""
+        low, high = self.deviation
+        statements: dict[Statement, str] = {"keeps_top_1": "the top 1 are kept"}
+        if self.k > 1:
+            statements["keeps_top_k"] = f"the top {self.k} are kept"
+        if self.delta is not None:
+            statements["robust"] = f"no width exceeds {self.delta:.4g}"
+        found = [] if low is None else [_figure(low, attacked=True)]
+        proved = [] if high is None else [_figure(high, attacked=False)]
+        parts = []
+        if found or proved:
+            parts.append(f"the median relative deviation is {_range(found, proved)}")
+            parts += [f"{text} for {_shares(self.share(what))} of the samples" for what, text in statements.items()]
+        if not found:
+            parts.append(silence("attack", len(self._of(Kind.EXPLANATION_ATTACK))))
+        if not proved:
+            parts.append(silence("certifier", len(self._of(Kind.EXPLANATION_CERTIFIER))))
+        return "; ".join(parts)
+
+    def _of(self, kind: Kind) -> list[ExplanationRow]:
+        return [row for row in self.rows if row.kind is kind]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the explanations themselves, ready for JSON: per-sample lists in the order of the samples.
+
+        What has no answer is None, with its `causes` beside it; so are numbers that are not finite, which JSON lacks.
+        """
+        statements: list[Statement] = ["keeps_top_1", "keeps_top_k"]
+        statements += [] if self.delta is None else ["robust"]
+        deviation = {half: _numbers(values) for half, values in self.deviation.to_dict().items()}
+        return {
+            "samples": len(self.y),
+            "ball": {
+                "norm": str(self.ball.norm),
+                "eps": self.ball.radii,
+                "clip": self.ball.clip and [end if math.isfinite(end) else None for end in self.ball.clip],
+            },
+            "of": self.of,
+            "k": self.k,
+            "delta": self.delta,
+            "weights": self.weights,
+            "seed": self.seed,
+            "bracket": {"deviation": deviation} | {what: self.share(what).to_dict() for what in statements},
+            "known": self.known,
+            "rows": [
+                {
+                    "name": row.name,
+                    "kind": row.kind.value,
+                    "deviation": _numbers(row.deviation),
+                    "keeps_top_1": None if row.keeps_top_1 is None else row.keeps_top_1.tolist(),
+                    "keeps_top_k": None if row.keeps_top_k is None else row.keeps_top_k.tolist(),
+                    "robust": None if row.robust is None else row.robust.tolist(),
+                    "seconds": row.seconds,
+                    "causes": list(row.causes),
+                    "error": row.error,
+                }
+                for row in self.rows
+            ],
+            "crossings": [crossing.to_dict() for crossing in self.crossings],
+        }
+
+
+def explanation_table(comparison: ExplanationComparison) -> Table:
+    """A row per component: the median deviation, and shares of samples."""
+    k, delta = comparison.k, comparison.delta
+    titles = ("deviation (median)", "top 1 kept", f"top {k} kept", f"width <= {delta or 0:.4g}")
+    shown = [0, 1, *([2] if k > 1 else []), *([3] if delta is not None else [])]
+    return Table(
+        ("explanations", "are", *(titles[i] for i in shown)),
+        tuple((row.name, row.said, *(row.cells[i] for i in shown)) for row in comparison.rows),
+    )
+
+
+def explanation_conclusion(comparisons: Sequence[ExplanationComparison]) -> str:
+    """In words: what is known of the explanations, what has no answer and why, and what contradicts what."""
+    known = [f"{ball_name(c.ball)}: {c.known}." for c in comparisons]
+    missing = dict.fromkeys(f"{row.name}: {cause}" for c in comparisons for row in c.rows for cause in row.causes)
+    crossings = [f"at {ball_name(c.ball)}, {crossing}" for c in comparisons for crossing in c.crossings]
+    return "\n".join([*known, *missing, *closing(crossings, any(c.deviation.complete for c in comparisons))])
+
+
+def _figure(deviation: Tensor, *, attacked: bool) -> str:
+    """The median in words where it is no number: nothing was proved, or the explanation at x is 0 and has moved."""
+    median = deviation.median().item()
+    if math.isnan(median):
+        return "undefined"
+    if math.isinf(median):
+        return "infinite" if attacked else "unbounded"
+    return f"{median:.4f}"
+
+
+def _range(low: Sequence[str], high: Sequence[str]) -> str:
+    if low and high:
+        return f"between {low[0]} and {high[0]}"
+    return f"at least {low[0]}" if low else f"at most {high[0]}"
+
+
+def _shares(bracket: Bracket[float]) -> str:
+    high, low = bracket
+    if low is not None and high is not None:
+        return f"{low:.3f} to {high:.3f}"
+    return f"at most {high:.3f}" if high is not None else f"at least {low or 0:.3f}"
+
+
+def _share(flags: Tensor) -> float:
+    return flags.double().mean().item()
+
+
+def _numbers(values: Tensor | None) -> list[float | None] | None:
+    return None if values is None else [v if math.isfinite(v) else None for v in values.tolist()]
