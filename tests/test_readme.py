@@ -10,24 +10,27 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from robust_plugins.testing import fresh_registry  # noqa: F401 (a fixture)
+from robust_plugins.testing import attack_checks, certifier_checks, fresh_registry  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 def _normal(text: str) -> list[str]:
-    """Lines without what differs from run to run: times (the last column of tables, seconds) and trailing blanks."""
+    """Lines without what differs from run to run (seconds), rules and trailing blanks."""
     lines = [line.rstrip() for line in text.strip().splitlines()]
-    lines = [re.sub(r"^(.*(?:attacked|certified) +[\d. ]*\d) +[\d.e+-]+$", r"\1 #", line) for line in lines]
     return [re.sub(r"\d+(\.\d+)? s\b", "# s", re.sub(r"[─ ]+", " ", line)) for line in lines]
 
 
-def test_python_blocks_run_and_print_what_is_written(tmp_path, monkeypatch, fresh_registry) -> None:  # noqa: F811
-    """In one namespace, in order, as a reader would type them; a `text` block right after one is its output."""
+def test_python_blocks_run_and_print_what_is_written(tmp_path, monkeypatch, fresh_registry, request) -> None:  # noqa: F811
+    """In one namespace, in order, as a reader would type them; a `text` block right after one is its output.
+
+    The README's own tests of its plugin are then run too.
+    """
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "readme"}
     sys.modules["readme"] = type(sys)("readme")  # dataclasses look their module up
@@ -42,6 +45,18 @@ def test_python_blocks_run_and_print_what_is_written(tmp_path, monkeypatch, fres
             assert _normal(out.getvalue()) == _normal(expected), out.getvalue()
             compared += 1
     assert compared >= 2, "the README shows no output"
+    request.getfixturevalue("unchecked")  # conformance checks give wrong arguments, and watch all random states
+    assert _run_tests(namespace) == {"test_corners": len(attack_checks), "test_lipschitz": len(certifier_checks)}
+
+
+def _run_tests(namespace: dict[str, Any]) -> dict[str, int]:
+    """Runs the test functions of the README for all of their parameters, and counts these."""
+    counts = {}
+    for name, function in namespace.items():
+        if name.startswith("test_"):
+            (mark,) = function.pytestmark
+            counts[name] = len([function(**{mark.args[0]: value}) for value in mark.args[1]])
+    return counts
 
 
 def _commands() -> list[str]:
