@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, cast, get_args
 
 import numpy as np
@@ -65,20 +65,35 @@ class Ball(ABC):
         """The point of the ball nearest to `z`, then cut to `clip`.
 
         For `x` inside `clip`, cutting moves no coordinate away from `x`, so the result lies in both. For `Linf` it
-        is the nearest point of the set, and inside `bounds(x)` to the bit.
+        is the nearest point of the set, and inside `box(x)` to the bit.
         """
 
     @abstractmethod
     def _unit(self, like: Float[Tensor, "n batch dims"], draw: Draw, generator: torch.Generator | None) -> Tensor:
         """Points of the unit ball around zero, shaped like `like`: uniform ones, or corners."""
 
-    def bounds(self, x: Float[Tensor, "batch *features"]) -> Interval:
+    @abstractmethod
+    def steepest(self, gradient: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch *features"]:
+        """The step of length `eps` in this ball's norm along which a function with this gradient rises most.
+
+        `x + steepest(gradient)` maximises the linearised function over the ball without its clip range. Zero where the
+        gradient is.
+        """
+
+    def scaled(self, factor: float) -> Ball:
+        """The ball with its radius, or each of its radii, times `factor`."""
+        radii = self.radii
+        return replace(self, eps=tuple(factor * r for r in radii) if isinstance(radii, tuple) else factor * radii)
+
+    def box(self, x: Float[Tensor, "batch *features"]) -> Interval:
         """The smallest box around the ball, `[x - eps, x + eps]`, cut to `clip`. For `Linf` this is the set itself."""
         eps = self.eps_for(x)
         low, up = x - eps, x + eps
         if self.clip is not None and not x.requires_grad:
             return Interval(low.clamp_(*self.clip), up.clamp_(*self.clip))  # a training step feels two tensors less
         return Interval(self._clipped(low), self._clipped(up))
+
+    bounds = box
 
     def contains(
         self,
@@ -175,17 +190,21 @@ class Linf(Ball):
         return (z - x).flatten(1).abs().amax(1)
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:  # noqa: D102 (inherited)
-        box = self.bounds(x)
+        box = self.box(x)
         return torch.minimum(torch.maximum(z, box.lower), box.upper)
 
     def contains(self, z: Tensor, x: Tensor, *, tolerance: float = 1e-6) -> Tensor:
-        """As `Ball.contains`, against the box `bounds(x)`: what `project` returns lies in it with tolerance 0."""
-        box, slack = self.bounds(x), self._slack(x, tolerance).view(-1, *[1] * (x.dim() - 1))
+        """As `Ball.contains`, against the box `box(x)`: what `project` returns lies in it with tolerance 0."""
+        box, slack = self.box(x), self._slack(x, tolerance).view(-1, *[1] * (x.dim() - 1))
         return ((z >= box.lower - slack) & (z <= box.upper + slack)).flatten(1).all(1)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """As `Ball.steepest`: to the corner that the gradient's signs name."""
+        return self.eps_for(gradient) * gradient.sign()
 
     def _spread(self, unit: Tensor, x: Tensor) -> Tensor:
         # Stretched over the box that clip leaves, so that uniform points and corners are those of the set.
-        box = self.bounds(x)
+        box = self.box(x)
         return torch.minimum(torch.maximum(box.center + unit * box.radius, box.lower), box.upper)
 
     def _unit(self, like: Tensor, draw: Draw, generator: torch.Generator | None) -> Tensor:
@@ -209,6 +228,15 @@ class L2(Ball):
         # Where the point is outside, eps / length < 1; the where keeps 0 / 0 out of points at the centre.
         scale = torch.where(length > eps, eps / torch.where(length > 0, length, 1), 1)
         return self._clipped(x + (z - x) * scale)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """As `Ball.steepest`: along the gradient itself."""
+        flat = gradient.flatten(1)
+        if not flat.shape[1]:
+            return torch.zeros_like(gradient)
+        flat = flat / flat.abs().amax(1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny)  # squares stay normal
+        direction = torch.nn.functional.normalize(flat, dim=1)
+        return self.eps_for(gradient) * direction.view_as(gradient)
 
     def _unit(self, like: Tensor, draw: Draw, generator: torch.Generator | None) -> Tensor:
         direction = torch.nn.functional.normalize(_random(torch.randn, like, generator), dim=-1)
@@ -240,6 +268,15 @@ class L1(Ball):
         threshold = excess.gather(1, kept - 1) / kept
         shrunk = delta.sign() * (size - threshold).clamp(min=0)
         return self._clipped(x + torch.where(size.sum(1, keepdim=True) > eps, shrunk, delta).view_as(x))
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """As `Ball.steepest`: all of it along the component with the largest slope, the first of equals."""
+        flat = gradient.flatten(1)
+        if not flat.shape[1]:
+            return torch.zeros_like(gradient)
+        largest = flat.abs().argmax(1, keepdim=True)
+        step = torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign())
+        return self.eps_for(gradient) * step.view_as(gradient)
 
     def _unit(self, like: Tensor, draw: Draw, generator: torch.Generator | None) -> Tensor:
         dims = like.shape[-1]

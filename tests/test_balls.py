@@ -32,7 +32,7 @@ def test_samples_lie_in_the_ball_and_its_bounds(kind, clip, eps, seed, draw) -> 
     assert points.shape == (7, *x.shape)
     for z in points:
         assert ball.contains(z, x, tolerance=1e-9).all()
-        assert ball.bounds(x).contains(z, tolerance=1e-12).all()
+        assert ball.box(x).contains(z, tolerance=1e-12).all()
 
 
 @given(kinds, clips, radii, seeds, st.floats(0.01, 10))
@@ -72,7 +72,7 @@ def test_corners_are_vertices() -> None:
     x = torch.full((2, 5), 0.95)
     box = rp.Linf(eps=0.1, clip=(0.0, 1.0))
     z = box.sample(x, 50, draw="corner")
-    assert ((z == box.bounds(x).lower) | (z == box.bounds(x).upper)).all()
+    assert ((z == box.box(x).lower) | (z == box.box(x).upper)).all()
     cross = rp.L1(eps=0.5, clip=None).sample(x, 50, draw="corner") - x
     assert ((cross.abs() > 1e-6).sum(-1) == 1).all()
 
@@ -103,7 +103,7 @@ def test_eps_per_sample() -> None:
             assert ball[1:].radii == (0.5, 1.0)
             assert ball.sample(x, 4).shape == (4, 3, 2, 2)
     with pytest.raises(rp.ArgumentError, match="3 values for a batch of 2"):
-        rp.Linf(eps=[1, 2, 3], clip=None).bounds(x[:2])
+        rp.Linf(eps=[1, 2, 3], clip=None).box(x[:2])
 
 
 @pytest.mark.parametrize("kind", KINDS)

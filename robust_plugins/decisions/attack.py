@@ -6,7 +6,6 @@ everything afterwards, and states only what it has recomputed itself.
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,9 +20,10 @@ from torch import Tensor, nn
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.results import AttackResult
 from robust_plugins.errors import ArgumentError, ComponentError
-from robust_plugins.harness.arguments import check_inputs, check_labels, logits_of
+from robust_plugins.harness.arguments import as_labels, check_inputs, decided, first_decided, logits_of
+from robust_plugins.harness.call import Call, calling, ordinary
 from robust_plugins.harness.component import Component, chunks
-from robust_plugins.harness.evaluation import evaluating, fresh_seed, synchronize
+from robust_plugins.harness.evaluation import fresh_seed
 
 Target = Tensor | Literal["random", "least_likely"]
 
@@ -94,23 +94,17 @@ class Attack(Component, ABC):
             return [self(model, x, y, replace(ball, eps=e), target=target, seed=seed) for e in eps]
         check_inputs(model, x, ball)
         seed = fresh_seed() if seed is None else seed
-        x = x.detach()
-        synchronize(x)
-        start = time.perf_counter()
-        with evaluating(model, seed=seed, freeze=True), torch.inference_mode(False):
-            if x.is_inference():
-                x = x.clone()  # inference tensors cannot be differentiated
+        with calling(model, x.detach(), seed=seed, freeze=True) as call:
+            x, y = call.x, ordinary(y)
             with torch.no_grad():
-                clean = logits_of(model, x)
-            check_labels(y, x, clean.shape[1])
+                model, clean = decided(call.model, x)
+            y = as_labels(y, x, clean.shape[1])
             goal = None if target is None else _resolve_target(target, y, clean)
-            candidate = self._candidates(model, x, y if goal is None else goal, ball, targeted=goal is not None)
+            candidate = self._candidates(call, model, x, y if goal is None else goal, ball, targeted=goal is not None)
             with torch.no_grad():
                 x_adv, logits, success, loss = _better(model, x, clean, candidate, y, goal)
-        distance = ball.distance(x_adv, x)
-        synchronize(x)
-        seconds = time.perf_counter() - start
-        return AttackResult(x_adv, success, logits, distance, loss, seconds, seed, goal)
+                distance = ball.distance(x_adv, x)
+        return AttackResult(x_adv, success, logits, distance, loss, call.seconds, seed, goal)
 
     @final
     def search(
@@ -122,18 +116,21 @@ class Attack(Component, ABC):
         *,
         seed: int | None = None,
     ) -> Float[Tensor, "batch *features"]:
-        """What the attack found, projected onto the ball, and not compared with `x`: for training.
+        """Returns what the attack found, projected onto the ball and not compared with `x`: for training.
 
         The arguments are those of the call, and `model` is left as found too. Two passes of the model less than the
         call, whose result this is except where `x` itself is worse.
         """
         check_inputs(model, x, ball)
-        if not isinstance(y, Tensor) or y.shape != x.shape[:1]:
-            check_labels(y, x, 2)
-        with evaluating(model, seed=fresh_seed() if seed is None else seed, freeze=True):
-            return self._candidates(model, x.detach(), y, ball, targeted=False)
+        seed = fresh_seed() if seed is None else seed
+        with calling(model, x.detach(), seed=seed, freeze=True) as call:
+            with torch.no_grad():
+                model, classes = first_decided(call.model, call.x)
+            y = as_labels(ordinary(y), x, classes)
+            return self._candidates(call, model, call.x, y, ball, targeted=False)
 
-    def _candidates(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:
+    @final
+    def _candidates(self, call: Call, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:
         parts = [x[:0]]
         for part in chunks(len(x), self.batch_size):
             with torch.enable_grad(), _recurrent_gradients(model):
@@ -148,6 +145,8 @@ class Attack(Component, ABC):
             if not bool(valid.all()):
                 found = torch.where(valid, found, x[part])
             parts.append(ball[part].project(found, x[part]))
+        # Candidates are judged on the model as it was, whatever hooks and flags the attack has left on it.
+        call.check(self, tolerated=("hooks", "buffers", "requires_grad", "default dtype"))
         return torch.cat(parts)
 
 
@@ -160,7 +159,7 @@ def _recurrent_gradients(model: nn.Module) -> AbstractContextManager[None]:
 
 def _resolve_target(target: Target, y: Tensor, clean: Tensor) -> Tensor:
     if isinstance(target, Tensor):
-        check_labels(target, clean, clean.shape[1], name="target")
+        target = as_labels(ordinary(target), clean, clean.shape[1], name="target")
         if bool((target == y).any()):
             raise ArgumentError(
                 "target", "equal to y for some sample", accepted="a wrong class", hint="Choose target != y everywhere."
@@ -171,7 +170,7 @@ def _resolve_target(target: Target, y: Tensor, clean: Tensor) -> Tensor:
         step = torch.randint(1, clean.shape[1], y.shape, dtype=y.dtype).to(y.device)
         return (y + step) % clean.shape[1]
     if target == "least_likely":
-        return clean.scatter(1, y.unsqueeze(1), torch.inf).argmin(1).to(y.dtype)
+        return clean.scatter(1, y.unsqueeze(1), torch.inf).argmin(1)
     raise ArgumentError(
         "target",
         repr(target),
@@ -190,7 +189,7 @@ def _better(
         decision = z.argmax(1)
         success = decision != y if goal is None else decision == goal
         success &= ~z.isnan().any(1)  # no decision at all is no success
-        return success, F.cross_entropy(z, (y if goal is None else goal).long(), reduction="none")
+        return success, F.cross_entropy(z, y if goal is None else goal, reduction="none")
 
     (won, loss), (won_clean, loss_clean) = judged(logits), judged(clean)
     worse = loss >= loss_clean if goal is None else loss <= loss_clean

@@ -6,7 +6,6 @@ everything afterwards, and states only what it has recomputed itself.
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ from torch import Tensor, nn
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.results import Certificate, Verdict
 from robust_plugins.decisions.specifications import margin_spec
-from robust_plugins.errors import ArgumentError, ComponentError, UnsupportedModelError
-from robust_plugins.harness.arguments import check_inputs, check_labels, check_spec, logits_of
+from robust_plugins.errors import ComponentError, UnsupportedModelError
+from robust_plugins.harness.arguments import as_labels, check_inputs, check_spec, decided, first_decided
+from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import ERRORS, Component, chunks
-from robust_plugins.harness.evaluation import evaluating, evaluation_error, evaluation_mode, synchronize
+from robust_plugins.harness.evaluation import evaluation_error
 from robust_plugins.harness.memory import BUDGET, activation_sizes
 from robust_plugins.intervals import Interval
 
@@ -43,10 +43,6 @@ class Certifier(Component, ABC):
     """Relative to the scale of logits and bounds: margins within it of zero count as unknown, and bounds may miss
     the clean logits by it. The measured rounding error of the model's own evaluation is added. Zero for certifiers
     that round outward, for which nothing is added."""
-
-    tidy: ClassVar[bool] = False
-    """Whether `propagate` is known to leave the model and the random states as they are, and to check the classes of
-    `spec` itself: true of this package's own. `bounds` then spends no time on what would change nothing."""
 
     @abstractmethod
     def propagate(
@@ -100,7 +96,7 @@ class Certifier(Component, ABC):
         not an Interval of the right shape and dtype, are NaN, or cross by more than rounding does.
         """
 
-        def whole(x: Tensor, ball: Ball, spec: Tensor | None, classes: int) -> Interval:
+        def whole(model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None, classes: int) -> Interval:
             return self._ordered(self._propagated(model, x, ball, spec, classes))
 
         classes, parts = self._in_chunks(whole, model, x, ball, spec)
@@ -124,7 +120,7 @@ class Certifier(Component, ABC):
         `bounds`.
         """
 
-        def lower(x: Tensor, ball: Ball, spec: Tensor | None, _: int) -> Tensor:
+        def lower(model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None, _: int) -> Tensor:
             assert spec is not None  # given below
             found = self.propagate_lower(model, x, ball, spec)
             shape = (len(x), spec.shape[1])
@@ -138,29 +134,35 @@ class Certifier(Component, ABC):
         _, parts = self._in_chunks(lower, model, x, ball, spec)
         return torch.cat(parts) if parts else x.new_empty((0, spec.shape[1]))
 
+    @final
     def _in_chunks(
         self,
-        compute: Callable[[Tensor, Ball, Tensor | None, int], Result],
+        compute: Callable[[nn.Module, Tensor, Ball, Tensor | None, int], Result],
         model: nn.Module,
         x: Tensor,
         ball: Ball,
         spec: Tensor | None,
     ) -> tuple[int, list[Result]]:
-        """The number of classes, and `compute(x, ball, spec, classes)` for each chunk, the model in evaluation mode."""
+        """The number of classes, and `compute(model, x, ball, spec, classes)` of each chunk, in evaluation mode."""
         check_inputs(model, x, ball)
-        with evaluation_mode(model) if self.tidy else evaluating(model):
-            if self.tidy and isinstance(spec, Tensor) and spec.dim() == 3:
-                classes = spec.shape[2]
+        _check_rounding(self)
+        own = is_of_the_engine(self)
+        with calling(model, x, guarded=not own) as call:
+            x, spec = call.x, ordinary(spec)
+            if own and isinstance(spec, Tensor) and spec.dim() == 3 and spec.shape[2] > 2:
+                model, classes = call.model, spec.shape[2]  # checked by the certifier itself
             else:
                 with torch.no_grad():
-                    classes = _classes(model, x)
+                    model, classes = first_decided(call.model, x)
             if spec is not None:
                 check_spec(spec, x, classes)
-            size = self._chunk_size(model, x, classes)
-            return classes, [
-                compute(x[part], ball[part], None if spec is None else spec[part], classes)
+            size, given = self._chunk_size(model, x, classes), (lambda t: t) if own else torch.clone
+            parts = [
+                compute(model, given(x[part]), ball[part], None if spec is None else given(spec[part]), classes)
                 for part in chunks(len(x), size)
             ]
+            call.check(self)
+            return classes, parts
 
     @final
     def __call__(
@@ -180,35 +182,33 @@ class Certifier(Component, ABC):
         random states are left as found. Raises ArgumentError for unusable arguments.
         """
         check_inputs(model, x, ball)
-        x = x.detach()
-        synchronize(x)
-        start = time.perf_counter()
-        with torch.inference_mode(False), torch.no_grad(), evaluating(model):
-            if x.is_inference():
-                x = x.clone()
-            logits = logits_of(model, x)
-            check_labels(y, x, logits.shape[1])
+        _check_rounding(self)
+        with torch.no_grad(), calling(model, x.detach(), guarded=True) as call:
+            x = call.x
+            model, logits = decided(call.model, x)
+            y = as_labels(ordinary(y), x, logits.shape[1])
             spec = margin_spec(y, logits.shape[1], dtype=x.dtype)
             parts = [
                 self._judge(model, x[part], y[part], ball[part], spec[part], logits[part])
                 for part in chunks(len(x), self._chunk_size(model, x, logits.shape[1]))
             ]
-        synchronize(x)
+            call.check(self)
         margin = torch.cat([x.new_empty(0), *(m for m, _, _ in parts)])
         verdicts = tuple(v for _, vs, _ in parts for v in vs)
         messages = tuple(m for _, _, ms in parts for m in ms)
         certified = torch.tensor([v is Verdict.CERTIFIED for v in verdicts], dtype=torch.bool, device=x.device)
         falsified = torch.tensor([v is Verdict.FALSIFIED for v in verdicts], dtype=torch.bool, device=x.device)
         witness = torch.where(falsified.view(-1, *[1] * (x.dim() - 1)), x, torch.nan)
-        seconds = time.perf_counter() - start
-        return Certificate(verdicts, margin, logits, certified, witness, messages, seconds, self.soundness)
+        return Certificate(verdicts, margin, logits, certified, witness, messages, call.seconds, self.soundness)
 
+    @final
     def _chunk_size(self, model: nn.Module, x: Tensor, classes: int) -> int | None:
         if self.batch_size is not None or len(x) <= 1:
             return self.batch_size
         needed = self.bytes_per_sample(activation_sizes(model, x), classes, x.element_size())
         return max(1, BUDGET // max(1, needed))
 
+    @final
     def _ordered(self, found: Interval) -> Interval:
         """`found`, checked: raises ComponentError where it is NaN, or crosses by more than rounding does."""
         with torch.no_grad():
@@ -224,6 +224,7 @@ class Certifier(Component, ABC):
             )
         return found
 
+    @final
     def _propagated(self, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None, classes: int) -> Interval:
         found = self.propagate(model, x, ball, spec)
         shape = (len(x), classes if spec is None else spec.shape[1])
@@ -232,13 +233,14 @@ class Certifier(Component, ABC):
             raise ComponentError(f"{self}: propagate returned {what}; expected an Interval, {x.dtype} of shape {shape}")
         return found
 
+    @final
     def _judge(
         self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, spec: Tensor, logits: Tensor
     ) -> tuple[Tensor, list[Verdict], list[str]]:
         """Margin, verdict and message for each sample of one chunk."""
         wrong = (logits.argmax(1) != y).tolist()
         try:
-            found = self._propagated(model, x, ball, spec, logits.shape[1])
+            found = self._propagated(model, x.clone(), ball, spec.clone(), logits.shape[1])
         except UnsupportedModelError as error:
             verdicts = [Verdict.FALSIFIED if w else Verdict.UNSUPPORTED for w in wrong]
             messages = ["" if w else str(error) for w in wrong]
@@ -267,10 +269,24 @@ class Certifier(Component, ABC):
         return margin, verdicts, message
 
 
-def _classes(model: nn.Module, x: Tensor) -> int:
-    try:
-        return logits_of(model, x[:1]).shape[1]
-    except ArgumentError:
-        raise
-    except Exception:  # a model that was exported for the batch size of x, say
-        return logits_of(model, x).shape[1]
+_OWN: set[type[Certifier]] = set()
+"""The certifiers of the interval engine, and no subclass of theirs: they leave the model and the random states as they
+are, and check `spec` themselves, so `bounds` spends no time in training on what would change nothing."""
+
+
+def of_the_engine(certifier: type[Certifier]) -> type[Certifier]:
+    """Marks a certifier of this package's engine; any other class is refused."""
+    if certifier.__module__ != "robust_plugins.decisions.certifiers":
+        raise ComponentError(f"{certifier.__qualname__} is none of the engine's own certifiers: it is checked")
+    _OWN.add(certifier)
+    return certifier
+
+
+def is_of_the_engine(certifier: Certifier) -> bool:
+    """Whether it is one of the engine's own certifiers, and not of a class derived from one."""
+    return type(certifier) in _OWN
+
+
+def _check_rounding(certifier: Certifier) -> None:
+    if not (isinstance(certifier.rounding, float | int) and 0 <= certifier.rounding < 1):
+        raise ComponentError(f"{certifier}: its `rounding` is {certifier.rounding!r}; expected a number in [0, 1)")

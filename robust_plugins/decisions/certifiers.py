@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
-from robust_plugins.decisions.certifier import Certifier
+from robust_plugins.decisions.certifier import Certifier, of_the_engine
 from robust_plugins.decisions.specifications import apply_spec, margin_spec
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.arguments import check_spec
@@ -25,6 +24,7 @@ from robust_plugins.intervals.products import product
 from robust_plugins.registry.hookspecs import Register, hookimpl
 
 
+@of_the_engine
 @dataclass(frozen=True, kw_only=True)
 class IBP(Certifier):
     """Interval bound propagation, differentiable, the specification merged into the last linear layer.
@@ -35,8 +35,6 @@ class IBP(Certifier):
     """
 
     outward: bool = False
-
-    tidy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,7 +52,7 @@ class IBP(Certifier):
     ) -> Interval:
         with rounding.outward(self.outward):
             network = trace(model, x)
-            box = ball.bounds(x)
+            box = ball.box(x)
             until = network.nodes[-1].inputs[0] if spec is not None and _merges(network) else len(network.nodes) - 1
             found = propagate(network, box, until=until)
             if found is None:
@@ -62,6 +60,7 @@ class IBP(Certifier):
             return _last(network, found, spec)
 
 
+@of_the_engine
 @dataclass(frozen=True, kw_only=True)
 class CROWN(Certifier):
     """Backward linear relaxation of every activation's input and of the specification, differentiable.
@@ -72,8 +71,6 @@ class CROWN(Certifier):
     """
 
     memory: int = MEMORY
-
-    tidy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,7 +85,7 @@ class CROWN(Certifier):
         spec: Float[Tensor, "batch rows classes"] | None,
     ) -> Interval:
         network = trace(model, x)
-        values = crown(network, ball.bounds(x), memory=self.memory)
+        values = crown(network, ball.box(x), memory=self.memory)
         if spec is None:
             return values[-1]
         check_spec(spec, x, values[-1].shape[1])
@@ -103,12 +100,13 @@ class CROWN(Certifier):
         spec: Float[Tensor, "batch rows classes"],
     ) -> Float[Tensor, "batch rows"]:
         network = trace(model, x)
-        values = crown(network, ball.bounds(x), memory=self.memory)
+        values = crown(network, ball.box(x), memory=self.memory)
         check_spec(spec, x, values[-1].shape[1])
         relaxed = Relaxation(network, values, memory=self.memory).lower(len(values) - 1, spec)
         return torch.maximum(relaxed, _last(network, _before_last(network, values), spec).lower)
 
 
+@of_the_engine
 @dataclass(frozen=True, kw_only=True)
 class CROWNIBP(Certifier):
     """One linear relaxation from the specification back to the input, on IBP's bounds of the layers, differentiable.
@@ -116,8 +114,6 @@ class CROWNIBP(Certifier):
     Zhang et al. 2020, "Towards stable and efficient training of verifiably robust neural networks". Sound for every
     ball, over the smallest box around it. Much cheaper than CROWN where there are many neurons and few classes.
     """
-
-    tidy: ClassVar[bool] = True
 
     def propagate(  # noqa: D102 (inherited)
         self,
@@ -127,7 +123,7 @@ class CROWNIBP(Certifier):
         spec: Float[Tensor, "batch rows classes"] | None,
     ) -> Interval:
         network = trace(model, x)
-        values = network.forward(ball.bounds(x))
+        values = network.forward(ball.box(x))
         classes = values[-1].shape[1]
         if spec is None:
             rows = torch.eye(classes, dtype=x.dtype, device=x.device).expand(len(x), classes, classes)
@@ -144,7 +140,7 @@ class CROWNIBP(Certifier):
         spec: Float[Tensor, "batch rows classes"],
     ) -> Float[Tensor, "batch rows"]:
         network = trace(model, x)
-        values = network.forward(ball.bounds(x))
+        values = network.forward(ball.box(x))
         check_spec(spec, x, values[-1].shape[1])
         return Relaxation(network, values, memory=MEMORY).lower(len(values) - 1, spec)
 

@@ -121,7 +121,7 @@ class InputXGradient(Attribution):
         return x * gradients(x.unsqueeze(0))[0]
 
     def bounds(self, x: Tensor, ball: Ball, gradients: Bounds) -> Interval:  # noqa: D102 (inherited)
-        return ball.bounds(x) * gradients(x.unsqueeze(0), ball)[0]
+        return ball.box(x) * gradients(x.unsqueeze(0), ball)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +159,7 @@ class IntegratedGradients(Attribution):
             clip = None
         eps = (alphas.flatten(1) * ball.eps_for(x).flatten()).flatten()
         found = gradients(path, replace(ball, eps=eps, clip=clip))
-        return (ball.bounds(x) - baseline) * found.map(lambda t: (steps * t).sum(0))
+        return (ball.box(x) - baseline) * found.map(lambda t: (steps * t).sum(0))
 
     def _quadrature(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Points and weights, each of shape (n_steps, 1, ...) to broadcast against a stack of `x`."""

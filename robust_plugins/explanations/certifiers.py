@@ -52,7 +52,7 @@ class IBP(ExplanationCertifier):
         mode: Rounding = "outward" if self.outward else "nearest"
         with rounding.outward(self.outward):
             network = trace(model, x, weights=weight_intervals(model, weights))
-            values = network.forward(ball.bounds(x), rounding=mode)
+            values = network.forward(ball.box(x), rounding=mode)
             start = Interval.point(explained.coefficients)
             if explained.of == "loss":
                 start = start + softmax_range(values[-1], -1)
@@ -77,7 +77,7 @@ class CROWN(ExplanationCertifier):
         self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, weights: float
     ) -> Interval:
         network = trace(model, x, weights=weight_intervals(model, weights))
-        values = crown(network, ball.bounds(x), memory=self.memory)
+        values = crown(network, ball.box(x), memory=self.memory)
         start = Interval.point(explained.coefficients)
         if explained.of == "loss":
             start = start + probabilities(Relaxation(network, values, memory=self.memory), explained.y)
@@ -120,7 +120,7 @@ class Relaxed(CROWN):
         self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, weights: float
     ) -> Interval:
         network = trace(model, x, weights=weight_intervals(model, weights))
-        values = crown(network, ball.bounds(x), memory=self.memory)
+        values = crown(network, ball.box(x), memory=self.memory)
         if explained.of != "loss":
             return self._of_logits(network, values, explained.coefficients)
         others, coefficients = directions(explained.y, values[-1].shape[1])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.wrappers import TwoLogits, Untouched
 
 
 def check_inputs(model: nn.Module, x: Tensor, ball: Ball) -> None:
@@ -100,9 +102,50 @@ def check_spec(spec: Tensor, x: Tensor, classes: int) -> None:
     )
 
 
-def logits_of(model: nn.Module, x: Tensor) -> Tensor:
-    """`model(x)`, checked to be finite-class logits of shape (batch, classes) with at least two classes."""
-    out = model(x)
+def as_labels(y: Tensor, x: Tensor, classes: int, *, name: str = "y") -> Int[Tensor, " batch"]:
+    """`y` as int64 labels, checked as `check_labels` does. Integers of any dtype, bool, and shape (batch, 1) count."""
+    if isinstance(y, Tensor) and not y.is_floating_point() and not y.is_complex():
+        y = y.long()
+        if y.dim() == 2 and y.shape[1] == 1:
+            y = y.squeeze(1)
+    check_labels(y, x, classes, name=name)
+    return y
+
+
+def decided(model: nn.Module, x: Float[Tensor, "batch *features"]) -> tuple[nn.Module, Float[Tensor, "batch classes"]]:
+    """The module that gives logits of two or more classes in the place of `model`, and its logits at `x`.
+
+    A model of one output z, of shape (batch,) or (batch, 1), gets the logits (-z/2, z/2); one whose forward changes its
+    input in place is given copies. Any other is returned as it is. Raises ArgumentError for outputs that are no logits.
+    """
+    given = x.clone()
+    out = model(given)
+    if given._version:
+        model = Untouched(model)
+    if isinstance(out, Tensor) and len(out.shape) and len(out) == len(x) and out.shape[1:] in ((), (1,)):
+        model = TwoLogits(model, flat=out.dim() == 1)
+        z = out.view(-1, 1) / 2
+        return model, torch.cat((-z, z), 1)
+    return model, _checked(out, x)
+
+
+def first_decided(model: nn.Module, x: Float[Tensor, "batch *features"]) -> tuple[nn.Module, int]:
+    """The module that `decided` gives and the number of classes, found by running the first sample alone."""
+    try:
+        model, logits = decided(model, x[:1])
+    except ArgumentError:
+        raise
+    except Exception:  # a model that was exported for the batch size of x, say
+        model, logits = decided(model, x)
+    return model, logits.shape[1]
+
+
+def logits_of(model: nn.Module, x: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch classes"]:
+    """`model(x)`, checked to be logits of shape (batch, classes) with at least two classes. `x` is left as it is."""
+    return _checked(model(x.clone()), x)
+
+
+def _checked(out: object, x: Tensor) -> Tensor:
     if not isinstance(out, Tensor):
         raise ArgumentError(
             "model",
@@ -114,7 +157,7 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
         raise ArgumentError(
             "model",
             f"returning the shape {tuple(out.shape)} for a batch of {len(x)}",
-            accepted="logits of shape (batch, classes) with at least two classes",
-            hint="For one output z, return torch.stack((-z, z), 1) / 2, whose margin is z.",
+            accepted="logits of shape (batch, classes) with at least two classes, or one output per sample",
+            hint="Wrap it so that forward returns one row of logits for each sample.",
         )
     return out

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from inspect import getattr_static
 
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, ComponentError
 
 ERRORS = 8
-"""How many times the measured rounding error of the model's evaluation at a sample its bounds may be off by: that at
-other points of the ball, and that of the bounds themselves, are of its size but not known."""
+"""The factor on the rounding error measured at a sample that its bounds are allowed to be off by: the errors at other
+points of the ball, and those of the bounds themselves, are of the same size, but nobody has measured them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +23,33 @@ class Component:
 
     batch_size: int | None = None
 
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        check_final(cls)
+
     def __post_init__(self) -> None:
         if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
             raise ArgumentError(
                 "batch_size", self.batch_size, accepted="an integer of at least 1, or None", hint="None fits memory."
             )
+
+
+def check_final(component: type) -> None:
+    """Raises ComponentError where a class, or one that it mixes in, replaces a method that a base marks as final.
+
+    The public calls are final: what they check and restore is what their results rest on.
+    """
+    for base in component.__mro__:
+        for name, method in vars(base).items():
+            if getattr(method, "__final__", False) and getattr_static(component, name) is not method:
+                raise ComponentError(
+                    f"{component.__qualname__} replaces {base.__qualname__}.{name}, which is final; "
+                    f"override {_offered(base)} instead"
+                )
+
+
+def _offered(base: type) -> str:
+    return " or ".join(sorted(getattr(base, "__abstractmethods__", ()))) or "another method"
 
 
 def chunks(total: int, size: int | None) -> Iterator[slice]:

@@ -13,25 +13,26 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.errors import ComponentError
+from robust_plugins.harness.guard import Found
 
 
 @contextmanager
-def evaluating(model: nn.Module, *, seed: int | None = None, freeze: bool = False) -> Iterator[None]:
+def evaluating(
+    model: nn.Module, *, seed: int | None = None, freeze: bool = False, guarded: bool = True
+) -> Iterator[Found | None]:
     """Puts `model` into evaluation mode, and on leaving restores all that a backend may have changed.
 
-    Restored: the mode and the hooks of every submodule, `requires_grad` and `.grad` of every parameter, the values
-    of the buffers, torch's default dtype, and the random states of torch (all initialised devices), numpy and python.
-    With `seed` those three are seeded inside. `freeze` switches weight gradients off inside, for those who only need
-    gradients of inputs. Weights are not copied: raises ComponentError where they were changed in place.
+    Restored: the mode of every submodule, its hooks and attributes, `requires_grad` and `.grad` of every parameter, the
+    values of weights and buffers, torch's default dtype, and the random states of torch (all initialised devices),
+    numpy and python. Gives what was found, which tells what has been changed, and None unless `guarded`.
+
+    With `seed` the random states are seeded inside. `freeze` switches weight gradients off inside, for those who only
+    need gradients of inputs. Raises ComponentError where weights were changed.
     """
-    modules = list(model.modules())
-    modes = [(module, module.training) for module in modules]
-    hooks = [(h, dict(h)) for m in modules for h in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)]
-    dtype = torch.get_default_dtype()
+    modes = [(module, module.training) for module in model.modules()]
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    versions = [(p, p._version) for p, _, _ in parameters if not p.is_inference()]
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
     with _random_states():
+        found: Found | None = None
         try:
             if any(training for _, training in modes):
                 _to_evaluation(model)
@@ -39,27 +40,21 @@ def evaluating(model: nn.Module, *, seed: int | None = None, freeze: bool = Fals
                 parameter.grad = None  # a backend that adds to the gradient in place then never touches the user's
                 if freeze:
                     parameter.requires_grad_(False)
+            found = Found(model) if guarded else None
             if seed is not None:
                 seed_everything(seed)
-            yield
-            if any(parameter._version != version for parameter, version in versions):
-                raise ComponentError("the model's weights were changed in place by the component that was run on it")
+            yield found
+            if found is not None and any(change.kind == "weights" for change in found.changes()):
+                raise ComponentError("the model's weights were changed by the component that was run on it")
         finally:
-            torch.set_default_dtype(dtype)
+            if found is not None:
+                found.restore()
             for module, training in modes:
                 module.training = training
-            for now, before in hooks:
-                if now != before:
-                    now.clear()
-                    now.update(before)
             for parameter, requires_grad, grad in parameters:
                 if parameter.requires_grad != requires_grad:
                     parameter.requires_grad_(requires_grad)
                 parameter.grad = grad
-            with torch.no_grad():
-                for buffer, value in buffers:
-                    if not torch.equal(buffer, value):
-                        buffer.copy_(value)
 
 
 @contextmanager

@@ -65,7 +65,7 @@ class WarmUp(Regulariser):
         strength = self.weight * (1 - batch.factor)
         if strength == 0 or batch.factor == 0:  # over, or a box of radius zero: nothing explodes
             return batch.clean.new_zeros(())
-        box = batch.ball.bounds(batch.x)
+        box = batch.ball.box(batch.x)
         modes = [(module, module.training) for module in batch.model.modules()]
         try:
             for module, _ in modes:

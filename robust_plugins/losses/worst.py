@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robust_plugins.balls import Ball, Linf
 from robust_plugins.decisions.attack import Attack
-from robust_plugins.decisions.certifier import Certifier
+from robust_plugins.decisions.certifier import Certifier, is_of_the_engine
 from robust_plugins.decisions.registered import attack, certifier
 from robust_plugins.decisions.specifications import margin_spec
 from robust_plugins.errors import ArgumentError
@@ -55,7 +55,7 @@ class _Bounded(WorstCase):
 
         For continuous labels, the end of the interval that is further from the label.
         """
-        own = all(certifier.tidy for certifier in self.certifiers)  # those of the interval engine
+        own = all(map(is_of_the_engine, self.certifiers))
         # Bounds in half precision would bound nothing; the model's parameters are in full precision under autocast.
         with torch.autocast(batch.x.device.type, enabled=False), batch.bounding(history=own):
             if batch.continuous:

@@ -34,7 +34,7 @@ class ExactMargins(rp.Certifier):
     factor: float = 1.0
 
     def propagate(self, model: nn.Module, x: Tensor, ball: rp.Ball, spec: Tensor | None) -> rp.Interval:
-        box, layer = ball.bounds(x), model[0]
+        box, layer = ball.box(x), model[0]
         rows = torch.eye(4).expand(len(x), -1, -1) if spec is None else spec
         weight = rows @ layer.weight
         center = (rows @ model(box.center).unsqueeze(2)).squeeze(2)

@@ -29,7 +29,7 @@ class Boxes(rp.Certifier):
     shrink: ClassVar[float] = 1.0
 
     def propagate(self, model: nn.Module, x: Tensor, ball: rp.Ball, spec: Tensor | None) -> rp.Interval:
-        box = ball.bounds(x)
+        box = ball.box(x)
         center, radius = box.center, box.radius
         for layer in _layers(model):
             center, radius = _step(layer, center, radius)

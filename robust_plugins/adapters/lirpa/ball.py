@@ -22,7 +22,7 @@ def perturbed(converted: Bounded, x: Tensor, ball: Ball) -> Any:
     The ball's `eps` is one number unless its norm is L-infinity.
     """
     backend = converted.backend
-    box = ball.bounds(x)
+    box = ball.box(x)
     if math.isinf(ball.norm):
         x, one, other = (converted.folded(z) for z in (x, box.lower, box.upper))
         low, up = (torch.minimum(one, other), torch.maximum(one, other)) if converted.folded.steps else (one, other)

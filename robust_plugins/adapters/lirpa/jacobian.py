@@ -42,7 +42,7 @@ class Jacobian(ExplanationCertifier):
             raise ArgumentError("of", "'loss'", accepted="'logit' or 'margin'", hint="Use interval:relaxed for it.")
         if weights:
             raise ArgumentError("weights", weights, accepted="0", hint="Use interval:relaxed for intervals of weights.")
-        box = ball.bounds(x).detach()
+        box = ball.box(x).detach()
         ends = [self._one(model, x[i : i + 1], box[i : i + 1], explained.coefficients[i]) for i in range(len(x))]
         return Interval(*(torch.cat(found).view_as(x) for found in zip(*ends, strict=True)))
 

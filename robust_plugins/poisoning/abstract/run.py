@@ -228,7 +228,7 @@ class PoisoningRun:
 def _inputs(x: Tensor, ball: Ball | None) -> Inputs:
     if ball is None:
         return Inputs(Interval.point(x))
-    box = ball.bounds(x)
+    box = ball.box(x)
     if isinstance(ball, Linf):
         return Inputs(box, "crown")
     radius = ball.eps_for(x).expand_as(x)

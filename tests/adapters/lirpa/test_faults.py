@@ -43,7 +43,7 @@ def directly(model: nn.Module, method: str) -> rp.Interval:
     backend = compat.load()
     with backend.tracing([]):
         module = backend.module_class(model, X)
-    box = BALL.bounds(X)
+    box = BALL.box(X)
     around = backend.perturbation_class(norm=torch.inf, x_L=box.lower, x_U=box.upper)
     with torch.no_grad():
         low, up = module.compute_bounds(x=(backend.tensor_class(X, around),), method=method)

@@ -186,7 +186,7 @@ def directly(
     lirpa = compat.load()
     with lirpa.tracing([]):
         module = lirpa.module_class(model, x, bound_opts={"conv_mode": mode})
-    box = ball.bounds(x)
+    box = ball.box(x)
     ptb = lirpa.perturbation_class(eps=ball.eps, norm=norm, x_L=box.lower, x_U=box.upper)
     with torch.no_grad():
         return rp.Interval(*module.compute_bounds(x=(lirpa.tensor_class(x, ptb),), method=method))

@@ -82,8 +82,8 @@ def test_smaller_balls_than_boxes(ball: rp.L2 | rp.L1) -> None:
     norm = "l2" if isinstance(ball, rp.L2) else "l1"
     with torch.no_grad():
         network = trace(model, x)
-        values, forms = affine_forms(network, x, generators, norm=norm, box=ball.bounds(x))
-        boxed = affine_forms(network, x, generators, box=ball.bounds(x))[0]
+        values, forms = affine_forms(network, x, generators, norm=norm, box=ball.box(x))
+        boxed = affine_forms(network, x, generators, box=ball.box(x))[0]
         # The first layer is exact: the dual norm of its rows.
         dual = (ball.largest * model[0].weight).norm(dim=1, p=2 if norm == "l2" else torch.inf)
         assert torch.allclose(forms[1].radius, dual.expand(4, -1), rtol=1e-12)

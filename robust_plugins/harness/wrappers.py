@@ -1,0 +1,91 @@
+"""Models as people have them: what they are wrapped in, and how many numbers they return."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from robust_plugins.errors import ArgumentError
+
+_TRANSPARENT = (DistributedDataParallel, nn.DataParallel, AveragedModel)
+"""Wrappers that compute what the module inside them computes, whose code cannot be traced."""
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module that computes what `model` computes, without wrappers whose code cannot be followed.
+
+    DistributedDataParallel, DataParallel, AveragedModel and torch.compile are taken off, also around submodules: the
+    parents of these are then shallow copies with the same parameters. `model` itself is never changed, and returned
+    where it has no wrapper. Raises ArgumentError for wrappers that cannot be taken off.
+    """
+    if isinstance(model, torch.jit.ScriptModule) or not any(_wraps(module) for module in model.modules()):
+        return model
+    return _bare(model, {})
+
+
+def _wraps(module: nn.Module) -> bool:
+    attributes = vars(module)
+    if "_fsdp_wrapped_module" in attributes.get("_modules", ()):
+        raise ArgumentError(
+            "model", f"wrapped in {type(module).__name__}", accepted="a module that has all of its parameters",
+            hint="Load its full state dict into the module without the wrapper.",
+        )  # fmt: skip
+    return (
+        isinstance(module, _TRANSPARENT)
+        or "_orig_mod" in attributes.get("_modules", ())
+        or attributes.get("_compiled_call_impl") is not None  # by nn.Module.compile, in place
+    )
+
+
+def _bare(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    if module not in done:
+        inner: nn.Module = module
+        while isinstance(inner, _TRANSPARENT) or "_orig_mod" in inner._modules:
+            if inner._forward_hooks or inner._forward_pre_hooks:
+                raise ArgumentError(
+                    "model", f"with a hook on its wrapper {type(inner).__name__}", accepted="hooks inside the wrapper",
+                    hint="Register the hook on the module that is wrapped.",
+                )  # fmt: skip
+            inner = inner.module if isinstance(inner, _TRANSPARENT) else inner.get_submodule("_orig_mod")
+        children = {name: None if child is None else _bare(child, done) for name, child in inner._modules.items()}
+        if _wraps(inner) or any(inner._modules[name] is not child for name, child in children.items()):
+            inner = copy(inner)
+            inner._modules = children
+            inner._compiled_call_impl = None
+        done[module] = inner
+    return done[module]
+
+
+class TwoLogits(nn.Module):
+    """A model of one output z as the two logits (-z/2, z/2), whose margin is z: what attacks and certifiers take.
+
+    `flat` says whether z has the shape (batch,) instead of (batch, 1).
+    """
+
+    def __init__(self, model: nn.Module, *, flat: bool = False) -> None:
+        super().__init__()
+        self.model, self.flat = model, flat
+
+    def forward(self, x: Any) -> Any:  # tracing sends stand-ins for tensors
+        """Logits of shape (batch, 2)."""
+        z = self.model(x) / 2
+        if self.flat:
+            z = z.unsqueeze(1)
+        return torch.cat((-z, z), 1)
+
+
+class Untouched(nn.Module):
+    """A model whose forward changes its input in place, given a copy each time."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Any:
+        """What the model returns."""
+        return self.model(x.clone())
