@@ -69,8 +69,4 @@ def loss_of(
         added.append(WarmUp())
     if l1:
         added.append(L1(weight=l1))
-    if loss.schedule is not None and (reached := loss.schedule(epochs)) < 1:
-        click.echo(
-            f"Warning: the ramp is not over after {epochs} epochs: training ends at {reached:.3g} times eps.", err=True
-        )
     return replace(loss, regularisers=(*loss.regularisers, *added)) if added else loss

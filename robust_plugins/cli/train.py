@@ -205,7 +205,8 @@ def _linear_decay(optimizer: torch.optim.Optimizer, epochs: int) -> torch.optim.
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Warnings as one line each, without the place in the code."""
+    """Warnings as one line each, without the place in the code; what is said of ramps is always said."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("always", "the ramp")
         warnings.showwarning = lambda message, *_, **__: click.echo(f"Warning: {message}", err=True)
         yield

@@ -17,6 +17,7 @@ from robust_plugins.balls import Ball
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.arguments import check_labels
+from robust_plugins.losses.refused import refused_inputs
 from robust_plugins.losses.statistics import recorded, replayed, standing_in
 
 
@@ -61,7 +62,12 @@ class Batch:
             recorded(self._inner) as self._statistics,
             torch.set_grad_enabled(torch.is_grad_enabled() and (clean_counts or parallel or self._normalises())),
         ):
-            out = model(x)
+            try:
+                out = model(x)
+            except Exception as error:
+                if (refused := refused_inputs(error, model, x)) is None:
+                    raise
+                raise refused from error
         if not isinstance(out, Tensor) or out.dim() != 2 or len(out) != len(x):
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ArgumentError(

@@ -105,6 +105,14 @@ class MixedLoss:
         return self._source is not None and self._source.certified
 
     @property
+    def schedules(self) -> dict[str, Schedule]:
+        """All that depends on the epoch, by name: of the loss, of its weight, of its bounds and its regularisers."""
+        found = {"schedule": self.schedule, "gamma": self.gamma, "beta": getattr(self._source, "beta", None)}
+        for regulariser in self.regularisers:
+            found[f"{type(regulariser).__name__}.schedule"] = getattr(regulariser, "schedule", None)
+        return {name: schedule for name, schedule in found.items() if callable(schedule)}
+
+    @property
     def _source(self) -> WorstCase | None:
         if self.worst is not self._resolved[0]:
             self._resolved = self.worst, None if self.worst is None else worst_case(self.worst)

@@ -23,8 +23,8 @@ class EpochRecord:
     gamma: float | None
     seconds: float
     """Of training, without the scores."""
-    scores: dict[str, float]
-    """From `evaluate`, by name."""
+    scores: dict[str, float | str]
+    """From `evaluate`, by name: a number, or in words why there is none, such as `unsupported: ...`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,13 @@ class TrainingRecord:
 
     def __str__(self) -> str:
         lines = [row(epoch) for epoch in self.epochs]
-        return "\n".join([header(self.final.scores), *lines]) if lines else "no epoch"
+        return "\n".join([header(self.final.scores), *lines, *self.causes]) if lines else "no epoch"
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """Why the last epoch has no number for some of its scores, a line each."""
+        scores = self.final.scores if self.epochs else {}
+        return tuple(f"{name}: {value}" for name, value in scores.items() if isinstance(value, str))
 
 
 _COLUMNS = {
@@ -58,7 +64,12 @@ _COLUMNS = {
 """The columns before the scores, one of which is called `clean`, and their widths."""
 
 
-def header(scores: Mapping[str, float]) -> str:
+def checked_scores(scores: Mapping[str, Any]) -> dict[str, float | str]:
+    """The scores as plain numbers and texts, which a checkpoint and JSON can hold."""
+    return {str(name): value if isinstance(value, str) else float(value) for name, value in scores.items()}
+
+
+def header(scores: Mapping[str, float | str]) -> str:
     """The title line of a table whose last columns are these scores."""
     return "".join(f"{name:>{width}}" for name, width in _COLUMNS.items()) + "".join(f"  {n:>10}" for n in scores)
 
@@ -68,4 +79,5 @@ def row(epoch: EpochRecord) -> str:
     values = (epoch.loss, epoch.clean, epoch.worst, epoch.eps, epoch.gamma)
     texts = (str(epoch.epoch), *("" if v is None else f"{v:.4g}" for v in values), f"{epoch.seconds:.1f}")
     cells = [f"{text:>{width}}" for text, width in zip(texts, _COLUMNS.values(), strict=True)]
-    return "".join(cells) + "".join(f"  {score:>{max(10, len(name))}.4f}" for name, score in epoch.scores.items())
+    scores = {name: v.partition(":")[0] if isinstance(v, str) else f"{v:.4f}" for name, v in epoch.scores.items()}
+    return "".join(cells) + "".join(f"  {text:>{max(10, len(name))}}" for name, text in scores.items())

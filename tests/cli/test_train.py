@@ -211,7 +211,6 @@ def test_a_ramp_that_is_not_over_is_warned_about(tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 4
 
 
-@pytest.mark.filterwarnings("default:the ramp is over")
 def test_a_steep_ramp_is_warned_about_in_one_line(tmp_path: Path) -> None:
     result = run(*SHORT, "--ramp", "0", "1", "--out", str(tmp_path))
     assert result.stderr.startswith("Warning: the ramp is over after fewer than ")
