@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, cast
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -13,9 +14,20 @@ from torch import Tensor
 
 from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import Interval
+from robust_plugins.poisoning.columns import Columns, as_columns, chosen
 
 Norm = Literal["linf", "l2", "l1"]
 Change = Literal["none", "substitution", "addition", "removal"]
+
+if TYPE_CHECKING:
+    Count = int
+    Radii = float | Sequence[float] | Tensor
+    Given = Iterable[int] | Tensor
+else:  # numpy's numbers and arrays are neither int nor sequences, and are taken all the same
+    Count, Radii, Given = Integral, object, object
+
+_COUNTED = {"points": ("eps", "norm", "columns", "clip"), "labels": ("label_radius", "target")}
+"""The fields that say how the samples of a count may change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +35,14 @@ class PoisoningBudget:
     """All data sets that the poisoner can turn the training data into, batch by batch.
 
     In every batch, the features of at most `points` samples move by at most `eps` in `norm`, and at most `labels`
-    samples get another label. The order of the data, the batches and the initial parameters are fixed. A budget per
-    batch covers the same budget for the whole data set, which is what a poisoner has. With a count of 0 what belongs
-    to it has no effect. Sets of features are evaluated in the dtype of the data.
+    samples get another label; where a batch holds fewer, all of them. The order of the data, the batches and the
+    initial parameters are fixed. A budget per batch covers the same budget for the whole data set, which is what a
+    poisoner has. Sets of features are evaluated in the dtype of the data. A field that would have no effect is refused.
 
-    - `eps` is in the units of the features: a number, or one per feature (a tensor of one sample's shape, or a
-      sequence of its entries), which scales the norm's axes. `columns` are the indices, in the flattened sample, of
-      the features that may move; None: all. `clip` is the valid range of the features; moved ones stay in it.
+    - `eps` is in the units of the features: a number, or one per feature (an array of one sample's shape, or a
+      sequence of its entries), which scales the norm's axes. `columns` are the features that may move, by their indices
+      in the flattened sample or as a mask over all of them; None: all. `clip` is the valid range of the features; moved
+      ones stay in it.
     - With `label_radius` (regression) a label moves by at most that; without it (classification) it becomes any other
       class, or `target` alone.
     - `paired`: the samples with moved features and those with changed labels are nested, the larger set around the
@@ -38,78 +51,105 @@ class PoisoningBudget:
     `substitution(k)`, `addition(k)`, `removal(k)` and `privacy(k)` make budgets without limit on what the samples hold.
     """
 
-    points: int = 0
-    eps: float | Sequence[float] | Tensor = 0.0
+    points: Count = 0
+    eps: Radii = 0.0
     norm: Norm = "linf"
-    columns: tuple[int, ...] | None = None
+    columns: Given | None = None
     clip: tuple[float, float] | None = None
-    labels: int = 0
+    labels: Count = 0
     label_radius: float | None = None
-    target: int | None = None
+    target: Count | None = None
     paired: bool = False
     change: Change = "none"
-    k: int = 0
+    k: Count = 0
 
     def __post_init__(self) -> None:
-        for name, count in (("points", self.points), ("labels", self.labels), ("k", self.k)):
-            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-                raise ArgumentError(name, repr(count), accepted="an integer >= 0", hint="Count samples per batch.")
-        if self.norm not in ("linf", "l2", "l1"):
-            raise ArgumentError("norm", repr(self.norm), accepted="'linf', 'l2' or 'l1'", hint="Choose one of them.")
-        object.__setattr__(self, "eps", _plain(self.eps))
-        object.__setattr__(self, "columns", _columns(self.columns))
-        if self.clip is not None and not (len(self.clip) == 2 and self.clip[0] < self.clip[1]):
-            raise ArgumentError("clip", repr(self.clip), accepted="a pair (low, high), low < high", hint="Or None.")
-        if self.label_radius is not None and not (math.isfinite(self.label_radius) and self.label_radius >= 0):
-            raise ArgumentError(
-                "label_radius", self.label_radius, accepted="a finite number >= 0, or None", hint="In units of labels."
-            )
-        if self.label_radius is not None and self.target is not None:
-            raise ArgumentError(
-                "target",
-                self.target,
-                accepted="None with label_radius",
-                hint="Classes have a target, numbers a radius.",
-            )
-        if self.change not in ("none", "substitution", "addition", "removal"):
-            raise ArgumentError("change", repr(self.change), accepted="'substitution', 'addition', 'removal' or 'none'",
+        checked: dict[str, Any] = {
+            "points": _count("points", self.points),
+            "labels": _count("labels", self.labels),
+            "k": _count("k", self.k),
+            "eps": _plain(self.eps),
+            "columns": as_columns(self.columns),
+            "clip": None if self.clip is None else _range(self.clip),
+            "label_radius": None if self.label_radius is None else _label_radius(self.label_radius),
+            "target": None if self.target is None else _class(self.target),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        for name, accepted in (
+            ("norm", ("linf", "l2", "l1")),
+            ("change", ("none", "substitution", "addition", "removal")),
+            ("paired", (False, True)),
+        ):
+            value = getattr(self, name)
+            if value not in accepted or (name == "paired" and not isinstance(value, bool)):
+                names = [repr(a) for a in accepted]
+                raise ArgumentError(name, repr(value), accepted=f"{', '.join(names[:-1])} or {names[-1]}",
+                                    hint="Choose one of them.")  # fmt: skip
+        self._check_use()
+
+    def _check_use(self) -> None:
+        """Raises ArgumentError for fields that contradict each other, or that would have no effect."""
+        if self.change != "none":
+            self._check_unlimited()
+        elif self.k:
+            raise ArgumentError("k", self.k, accepted="0 but for samples substituted, added or removed",
                                 hint="Use PoisoningBudget.substitution(k) and the like.")  # fmt: skip
-        if (self.change == "none") != (self.k == 0) or (self.k and (self.points or self.labels)):
-            raise ArgumentError(
-                "k",
-                self.k,
-                accepted="with substitution, addition or removal only, and then without points and labels",
-                hint="A replaced sample can hold anything, so limits on features and labels add nothing.",
-            )
+        for counted, others in _COUNTED.items():
+            for field in others:
+                if not getattr(self, counted) and self._given(field):
+                    raise ArgumentError(field, repr(getattr(self, field)), accepted=f"only with {counted} above 0",
+                                        hint=f"Say of how many samples of a batch: {counted}=1.")  # fmt: skip
+        if self.paired and not (self.points and self.labels):
+            raise ArgumentError("paired", True, accepted="only with points and labels, both above 0",
+                                hint="Otherwise there is only one set of samples.")  # fmt: skip
+        if self.label_radius is not None and self.target is not None:
+            raise ArgumentError("target", self.target, accepted="None with label_radius",
+                                hint="Classes have a target, numbers a radius.")  # fmt: skip
         for name, count, size in (("eps", self.points, self.largest), ("label_radius", self.labels, self.label_radius)):
             if count and size == 0:
                 raise ArgumentError(name, size, accepted="above 0 where samples may change", hint="Or allow none.")
 
-    @classmethod
-    def substitution(cls, k: int) -> PoisoningBudget:
-        """At most `k` samples of every batch are replaced by any others."""
-        return cls(change="substitution", k=_positive(k))
+    def _check_unlimited(self) -> None:
+        if not self.k:
+            raise ArgumentError("k", 0, accepted=f"an integer of at least 1 for a {self.change}",
+                                hint="Count samples per batch, or allow nothing: PoisoningBudget().")  # fmt: skip
+        for name in [f.name for f in fields(self) if f.name not in ("change", "k") and self._given(f.name)]:
+            raise ArgumentError(name, repr(getattr(self, name)), accepted=f"no such field for a {self.change}",
+                                hint="Such a sample can hold anything, so limits add nothing.")  # fmt: skip
+
+    def _given(self, name: str) -> bool:
+        default = {f.name: f.default for f in fields(self)}[name]
+        return bool(getattr(self, name) != default)
 
     @classmethod
-    def addition(cls, k: int) -> PoisoningBudget:
+    def substitution(cls, k: Count) -> PoisoningBudget:
+        """At most `k` samples of every batch are replaced by any others.
+
+        An empty batch has none to replace; its bounds are those for `k` samples added, so that they hold for `privacy`.
+        """
+        return cls(change="substitution", k=_count("k", k, 1))
+
+    @classmethod
+    def addition(cls, k: Count) -> PoisoningBudget:
         """At most `k` samples are added to every batch; the step takes the mean over what the batch then holds."""
-        return cls(change="addition", k=_positive(k))
+        return cls(change="addition", k=_count("k", k, 1))
 
     @classmethod
-    def removal(cls, k: int) -> PoisoningBudget:
+    def removal(cls, k: Count) -> PoisoningBudget:
         """At most `k` samples are taken out of every batch, as by requests to be forgotten (unlearning).
 
         The gradient is the mean over what is left, and zero where nothing is (momentum and weight decay go on).
         """
-        return cls(change="removal", k=_positive(k))
+        return cls(change="removal", k=_count("k", k, 1))
 
     @classmethod
-    def privacy(cls, k: int) -> PoisoningBudget:
+    def privacy(cls, k: Count) -> PoisoningBudget:
         """Data sets at distance `k`, for `private_prediction`: samples added, removed or replaced, k in all.
 
         With per-sample clipping the bounds for k replaced samples hold for the k added and the k removed too: the mean
         of a batch in which the smallest value is replaced by the largest possible one is at least the mean with that
-        value removed, or with the largest one added.
+        value removed, or with the largest one added. A batch that is empty, or may become so, has any clipped mean.
         """
         return cls.substitution(k=k)
 
@@ -139,12 +179,10 @@ class PoisoningBudget:
         else:
             radius = x.new_full((shape.numel(),), cast("float", self.eps))
         if self.columns is not None:
-            if self.columns[-1] >= shape.numel():
-                raise ArgumentError("columns", self.columns[-1], accepted=f"below {shape.numel()}",
-                                    hint="Indices count the entries of the flattened sample from 0.")  # fmt: skip
-            chosen = torch.zeros_like(radius)
-            chosen[list(self.columns)] = 1
-            radius = radius * chosen
+            radius = radius * chosen(cast("Columns", self.columns), shape.numel()).to(radius)
+            if not bool((radius > 0).any()):
+                raise ArgumentError("columns", self.columns, accepted="some feature whose eps is above 0",
+                                    hint="As it is, none may move: leave points out.")  # fmt: skip
         return radius.view(1, *shape)
 
     def box(self, x: Float[Tensor, "batch *features"]) -> Interval:
@@ -158,7 +196,9 @@ class PoisoningBudget:
             low, high = torch.minimum(low.clamp(*self.clip), x), torch.maximum(high.clamp(*self.clip), x)
         return Interval(low, high)
 
-    def project(self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"]) -> Tensor:
+    def project(
+        self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"]
+    ) -> Float[Tensor, "batch *features"]:
         """Points of the sets around `x` near those of `z`; for `linf` the nearest ones."""
         radius = self.radius(x)
         step = torch.where(radius > 0, (z - x) / torch.where(radius > 0, radius, 1), 0)  # in units of the radius
@@ -173,26 +213,50 @@ class PoisoningBudget:
         return torch.minimum(torch.maximum(x + flat.view_as(x) * radius, box.lower), box.upper)
 
 
+def _count(name: str, value: object, least: int = 0) -> int:
+    """An integer, numpy's too, as Python's."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        at_least = ">= 0" if least == 0 else f"of at least {least}"
+        raise ArgumentError(name, repr(value), accepted=f"an integer {at_least}", hint="Count samples per batch.")
+    return int(value)
+
+
+def _class(value: object) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ArgumentError("target", repr(value), accepted="a class, as an integer", hint="None for any class.")
+    return int(value)
+
+
 def _plain(eps: object) -> float | tuple[float, ...]:
-    values = torch.as_tensor(eps, dtype=torch.float64).flatten().tolist() if not isinstance(eps, str) else [math.nan]
+    try:
+        kind = torch.as_tensor(eps)
+        found = kind if isinstance(eps, Tensor) else torch.as_tensor(eps, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):  # whatever torch says of things that are no numbers
+        kind = found = torch.tensor(math.nan)
+    values = [] if kind.dtype == torch.bool or kind.is_complex() else found.double().flatten().tolist()
     if not values or not all(math.isfinite(v) and v >= 0 for v in values):
         raise ArgumentError(
             "eps", repr(eps), accepted="a finite number >= 0, or one per feature", hint="In the units of the features."
         )
-    single = isinstance(eps, int | float) or (isinstance(eps, Tensor) and eps.dim() == 0)
-    return values[0] if single else tuple(values)
+    return tuple(values) if found.dim() else values[0]
 
 
-def _columns(columns: Sequence[int] | None) -> tuple[int, ...] | None:
-    if columns is None:
-        return None
-    indices = tuple(sorted({int(c) for c in columns}))
-    if not indices or indices[0] < 0:
-        raise ArgumentError("columns", repr(columns), accepted="indices >= 0, at least one", hint="Or None for all.")
-    return indices
+def _number(value: object) -> float:
+    """NaN for what is no number."""
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
 
 
-def _positive(k: int) -> int:
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-        raise ArgumentError("k", repr(k), accepted="an integer of at least 1", hint="Count samples per batch.")
-    return k
+def _range(clip: object) -> tuple[float, float]:
+    ends = [_number(v) for v in clip] if isinstance(clip, Iterable) and not isinstance(clip, str) else []
+    if len(ends) != 2 or not ends[0] < ends[1]:
+        raise ArgumentError("clip", repr(clip), accepted="a pair (low, high), low < high", hint="Or None.")
+    return ends[0], ends[1]
+
+
+def _label_radius(value: object) -> float:
+    radius = _number(value)
+    if not (math.isfinite(radius) and radius >= 0):
+        raise ArgumentError(
+            "label_radius", repr(value), accepted="a finite number >= 0, or None", hint="In units of labels."
+        )
+    return radius

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from robust_plugins.intervals import Interval
-from robust_plugins.poisoning.box.per_sample import Dense, Outer, PerSample
+from robust_plugins.poisoning.box.sums.per_sample import Dense, Outer, PerSample
 
 KINDS = ["point", "positive", "negative", "any"]
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from robust_plugins.intervals import Interval, Network, rounding
 from robust_plugins.poisoning.box import sample_gradients
-from robust_plugins.poisoning.box.per_sample import PerSample
 from robust_plugins.poisoning.box.sample_gradients import Forward, Inputs, Pass
 from robust_plugins.poisoning.box.sums.aggregation import MEMORY, Method, extreme_sums, extremes, replaced, total
+from robust_plugins.poisoning.box.sums.per_sample import PerSample
 from robust_plugins.poisoning.budget import PoisoningBudget
 from robust_plugins.poisoning.concrete.clipping import Clip, NormClip
 from robust_plugins.poisoning.concrete.losses import Objective
@@ -133,15 +133,17 @@ class Poisoned:
         result = {}
         for name, g in clean.gradients().items():
             if change == "substitution":
-                assert self.clip is not None
-                s = replaced(g, k, gamma=self.clip.gamma, method=self.method, memory=self.memory, group=self.group)
-                result[name] = _divided(s, size)
+                gamma = self._gamma
+                s = replaced(g, k, gamma=gamma, method=self.method, memory=self.memory, group=self.group)
+                # In an empty batch samples can only have been added: any clipped mean, for `PoisoningBudget.privacy`.
+                most = Interval(torch.full_like(s.lower, -gamma), torch.full_like(s.upper, gamma))
+                result[name] = self._more(_divided(s, size) if size else most, size)
             elif change == "addition":
                 # (S + j gamma) / (b + j) grows with j: no mean of clipped gradients exceeds gamma.
-                assert self.clip is not None
                 s = total(g, memory=self.memory, group=self.group)
-                extra = k * self.clip.gamma
-                result[name] = _divided(Interval(*rounding.widened(s.lower - extra, s.upper + extra)), size + k)
+                extra = k * self._gamma
+                mean = _divided(Interval(*rounding.widened(s.lower - extra, s.upper + extra)), size + k)
+                result[name] = self._more(mean, size)
             else:
                 # The mean of the b - j largest grows with j.
                 left = max(size - k, 1)
@@ -150,6 +152,18 @@ class Poisoned:
                 zero = Interval.point(torch.zeros_like(mean.lower))
                 result[name] = mean if size > k else mean.hull(zero)
         return result
+
+    @property
+    def _gamma(self) -> float:
+        assert self.clip is not None  # checked for unbounded budgets
+        return self.clip.gamma
+
+    def _more(self, mean: Interval, size: int) -> Interval:
+        """Rounded outward for sums that are longer by the samples added; none of their terms exceeds gamma."""
+        if not rounding.active():
+            return mean
+        slack = rounding.kappa(size + self.budget.k, mean.lower.dtype) * self._gamma
+        return Interval(*rounding.widened(mean.lower - slack, mean.upper + slack))
 
     def _size(self, y: Tensor) -> int:
         if self.group is None:

@@ -22,7 +22,7 @@ from robust_plugins.intervals import Relaxation as LinearRelaxation
 from robust_plugins.intervals.methods.affine_forms import Form, Norm, affine_forms, through_affine
 from robust_plugins.intervals.methods.crown import Support
 from robust_plugins.intervals.products import product, total
-from robust_plugins.poisoning.box.per_sample import Dense, Outer, PerSample
+from robust_plugins.poisoning.box.sums.per_sample import Dense, Outer, PerSample
 from robust_plugins.poisoning.concrete.losses import Objective
 
 PAIRS = 2**25

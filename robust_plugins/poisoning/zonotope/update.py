@@ -29,8 +29,10 @@ def update(
     The mean over an empty batch is 0.
     """
     if not len(x):
-        kept = 1 - lr * weight_decay
-        return replace(state, center=kept * state.center, generators=kept * state.generators, radii=kept * state.radii)
+        kept = 1 - lr * weight_decay  # below 0 where one decay overshoots; radii are sizes all the same
+        return replace(
+            state, center=kept * state.center, generators=kept * state.generators, radii=abs(kept) * state.radii
+        )
     clean = gradient(state, loss, x, y, memory=memory)
     poisoned = Poisoned(state, loss, clean, y, moves)
     axes = _axes(state, clean, poisoned, budget)

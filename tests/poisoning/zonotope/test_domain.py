@@ -87,8 +87,8 @@ def test_larger_budgets_are_wider(case: Case) -> None:
     widths = []
     for scale in (0, 1, 2):
         budget = case.limits
-        budget = replace(
-            budget, points=budget.points * scale, labels=budget.labels * scale, eps=budget.eps * (scale > 0)
+        budget = (
+            replace(budget, points=budget.points * scale, labels=budget.labels * scale) if scale else PoisoningBudget()
         )
         model, batches = case.model(), case.batches()
         zonotope = Zonotope.start(trace(model, batches[0][0]), case.names(model), case.loss, budget)

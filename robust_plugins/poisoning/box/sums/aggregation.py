@@ -22,9 +22,9 @@ from torch import Tensor
 from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import Interval, rounding
 from robust_plugins.intervals.products import product
-from robust_plugins.poisoning.box.per_sample import Outer, PerSample
 from robust_plugins.poisoning.box.sums import cvar
 from robust_plugins.poisoning.box.sums.compiled import deviations
+from robust_plugins.poisoning.box.sums.per_sample import Outer, PerSample
 
 Method = Literal["topk", "cvar"]
 MEMORY = 2**27

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robust_plugins.intervals import Interval, rounding
-from robust_plugins.poisoning.box.per_sample import Outer, PerSample
 from robust_plugins.poisoning.box.sums import _kernels
+from robust_plugins.poisoning.box.sums.per_sample import Outer, PerSample
 from robust_plugins.poisoning.box.sums.streaming import Deviations
 
 _INSERTION = 8

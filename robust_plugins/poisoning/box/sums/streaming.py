@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from robust_plugins.intervals import rounding
-from robust_plugins.poisoning.box.per_sample import PerSample, rows_of
+from robust_plugins.poisoning.box.sums.per_sample import PerSample, rows_of
 
 
 @dataclass(frozen=True, eq=False)

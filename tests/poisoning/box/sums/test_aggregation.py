@@ -14,9 +14,9 @@ from torch import Tensor
 
 from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import Interval, rounding
-from robust_plugins.poisoning.box.per_sample import Dense, Outer
 from robust_plugins.poisoning.box.sums import _kernels, compiled, streaming
 from robust_plugins.poisoning.box.sums.aggregation import extreme_sums, extremes, replaced, total
+from robust_plugins.poisoning.box.sums.per_sample import Dense, Outer
 
 K = st.integers(0, 14)
 MEMORY = st.sampled_from([1, 2000, 20000, 2**27])

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from support.per_sample_draws import Drawn, dense, outer, plain
 
 from robust_plugins.intervals import Interval, rounding
-from robust_plugins.poisoning.box.per_sample import Dense, Outer, PerSample
 from robust_plugins.poisoning.box.sums.aggregation import extreme_sums, extremes, replaced, total
+from robust_plugins.poisoning.box.sums.per_sample import Dense, Outer, PerSample
 
 BATCH = 60
 CUTS = (25, 0)  # the second process holds the samples from there on

@@ -14,9 +14,9 @@ import torch
 from support.per_sample_draws import box, dense, outer, plain
 
 from robust_plugins.intervals import Interval, rounding
-from robust_plugins.poisoning.box.per_sample import Outer
 from robust_plugins.poisoning.box.sums import _kernels, compiled
 from robust_plugins.poisoning.box.sums.aggregation import extremes, total
+from robust_plugins.poisoning.box.sums.per_sample import Outer
 from robust_plugins.poisoning.box.sums.streaming import Deviations
 
 
