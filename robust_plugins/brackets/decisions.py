@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
@@ -18,9 +18,10 @@ from robust_plugins.brackets.observing import observed
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.decisions.results import AttackResult, Certificate
-from robust_plugins.harness.arguments import check_inputs, check_labels, logits_of
-from robust_plugins.harness.component import ERRORS
-from robust_plugins.harness.evaluation import evaluating, evaluation_error, fresh_seed
+from robust_plugins.harness.arguments import as_labels, check_inputs, decided
+from robust_plugins.harness.call import calling, ordinary
+from robust_plugins.harness.component import ERRORS, chunks
+from robust_plugins.harness.evaluation import evaluation_error, fresh_seed
 from robust_plugins.registry.information import Kind
 
 ROUNDING = 1e-6
@@ -31,7 +32,7 @@ The margins of both sides are computed in floating point; the measured rounding 
 def compare(
     model: nn.Module,
     x: Float[Tensor, "batch *features"],
-    y: Int[Tensor, " batch"],
+    y: Integer[Tensor, " batch"],
     ball: Ball,
     components: Sequence[str | Attack | Certifier],
     *,
@@ -40,33 +41,47 @@ def compare(
 ) -> Comparison:
     """Runs every attack and certifier of `components` on the same samples and holds their answers together.
 
-    `components` are registered names, with parameters where wanted (`"art:pgd(steps=100)"`), or components
-    themselves. Attacks are untargeted and all get the same `seed`; None draws one, which the result states. All of
-    it happens in evaluation mode. A component that raises is a row with its error; the others go on. `progress`
-    shows a bar on standard error, or a line per component where that is no terminal. Observers (`on_run_start`,
-    `on_record`, `on_run_end`) are told.
+    - `model`: gives logits of shape (batch, classes), or one output per sample; an estimator of ART stands for its
+      network with its normalisation in front.
+    - `y`: the true classes, integers of any type, shape (batch,).
+    - `components`: registered names, with parameters where wanted (`"art:pgd(steps=100)"`), or components themselves.
+      A component that raises is a row with its error; the others go on.
+    - `seed`: of all attacks, which are untargeted; None draws one, which the result states.
+    - `progress`: shows a bar on standard error, or a line per component where that is no terminal.
+
+    All of it happens in evaluation mode. Observers (`on_run_start`, `on_record`, `on_run_end`) are told.
 
     Raises ArgumentError for an unusable model, batch or ball, UnknownNameError for an unknown component.
     """
-    check_inputs(model, x, ball)
-    with evaluating(model), torch.no_grad():
-        clean = logits_of(model, x)
-        rounding = evaluation_error(model, x, clean)
-    check_labels(y, x, clean.shape[1])
+    model = check_inputs(model, x, ball)
     named = resolved(components, {Kind.ATTACK: Attack, Kind.CERTIFIER: Certifier})
+    size = min((c.batch_size for _, c in named if c.batch_size is not None), default=None)
+    with torch.no_grad(), calling(model, x.detach()) as call:
+        judged, clean = decided(call.model, call.x, size=size)
+        y = as_labels(ordinary(y), call.x, clean.shape[1])
+        errors = (evaluation_error(judged, call.x[part], clean[part]) for part in chunks(len(x), size))
+        rounding = torch.cat([clean.new_empty(0), *errors])
+    correct = (clean.argmax(1) == y) & ~clean.isnan().any(1)  # NaN is no decision
     seed = fresh_seed() if seed is None else seed
     rows: list[Row] = []
     with observed([name for name, _ in named], ball, seed=seed, samples=len(x)) as tell:
         for name, component in with_bar(named, progress):
-            row = _run(name, component, model, x, y, ball, seed)
+            row = _run(name, component, model, x, y, ball, correct, seed)
             rows.append(row)
             if row.result is not None:
                 tell(name, row.result)
-    return Comparison(x, y, ball, seed, clean.argmax(1) == y, tuple(rows), _crossings(rows, y, rounding))
+    return Comparison(x, y, ball, seed, correct, tuple(rows), _crossings(rows, y, rounding))
 
 
 def _run(
-    name: str, component: Attack | Certifier, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, seed: int
+    name: str,
+    component: Attack | Certifier,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    correct: Tensor,
+    seed: int,
 ) -> Row:
     kind = Kind.ATTACK if isinstance(component, Attack) else Kind.CERTIFIER
     start = time.perf_counter()
@@ -78,15 +93,14 @@ def _run(
             result = component(model, x, y, ball)
     except (Exception, SystemExit) as error:  # one backend's failure must not lose the others' results
         return Row(name, kind, None, time.perf_counter() - start, None, f"{type(error).__name__}: {error}")
-    return Row(name, kind, _accuracy(result, y), result.seconds, result)
+    return Row(name, kind, _accuracy(result, correct), result.seconds, result)
 
 
-def _accuracy(result: AttackResult | Certificate, y: Tensor) -> float | None:
+def _accuracy(result: AttackResult | Certificate, correct: Tensor) -> float | None:
     if isinstance(result, AttackResult):
-        return share(~result.success)
+        return share(correct & ~result.success)
     # A wrong decision on x itself is falsified before any bound: that is no answer of the certifier.
-    wrong = (result.logits.argmax(1) != y).tolist()
-    asked = [verdict for verdict, w in zip(result.verdicts, wrong, strict=True) if not w]
+    asked = [verdict for verdict, right in zip(result.verdicts, correct.tolist(), strict=True) if right]
     silent = bool(asked) and all(verdict in NO_ANSWER for verdict in asked)
     return None if silent else share(result.certified)
 

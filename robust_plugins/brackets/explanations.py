@@ -66,7 +66,7 @@ def compare_explanations(
     Raises ArgumentError for an unusable model or ball and an unusable or empty batch, UnknownNameError for an unknown
     component.
     """
-    check_inputs(model, x, ball)
+    model = check_inputs(model, x, ball)
     with evaluating(model):
         value = Explained.at(model, x, y, of).gradient(model, x)
     if not len(x):

@@ -14,7 +14,7 @@ from typing import Literal, cast, final, overload
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
@@ -40,7 +40,7 @@ class Attack(Component, ABC):
         self,
         model: nn.Module,
         x: Float[Tensor, "batch *features"],
-        y: Int[Tensor, " batch"],
+        y: Integer[Tensor, " batch"],
         ball: Ball,
         *,
         targeted: bool,
@@ -70,7 +70,7 @@ class Attack(Component, ABC):
         self,
         model: nn.Module,
         x: Float[Tensor, "batch *features"],
-        y: Int[Tensor, " batch"],
+        y: Integer[Tensor, " batch"],
         ball: Ball,
         *,
         target: Target | None = None,
@@ -79,7 +79,9 @@ class Attack(Component, ABC):
     ) -> AttackResult | list[AttackResult]:
         """Attacks `model` (any batch to logits of shape (batch, classes)) at `x`, in evaluation mode.
 
-        - `y`: the true classes, shape (batch,). Success means a decision other than `y`.
+        At most `batch_size` samples go through the model at a time.
+
+        - `y`: the true classes, shape (batch,), integers of any type. Success means a decision other than `y`.
         - `target`: None for an untargeted attack; classes of shape (batch,) to reach instead; `"random"`, one
           uniformly random wrong class per sample (the average case); `"least_likely"`, the wrong class with the
           smallest clean logit.
@@ -92,17 +94,19 @@ class Attack(Component, ABC):
         """
         if eps is not None:
             return [self(model, x, y, replace(ball, eps=e), target=target, seed=seed) for e in eps]
-        check_inputs(model, x, ball)
+        model = check_inputs(model, x, ball)
         seed = fresh_seed() if seed is None else seed
         with calling(model, x.detach(), seed=seed, freeze=True) as call:
             x, y = call.x, ordinary(y)
             with torch.no_grad():
-                model, clean = decided(call.model, x)
+                model, clean = decided(call.model, x, size=self.batch_size)
             y = as_labels(y, x, clean.shape[1])
             goal = None if target is None else _resolve_target(target, y, clean)
             candidate = self._candidates(call, model, x, y if goal is None else goal, ball, targeted=goal is not None)
             with torch.no_grad():
-                x_adv, logits, success, loss = _better(model, x, clean, candidate, y, goal)
+                x_adv, logits, success, loss = _better(
+                    x, clean, candidate, logits_of(model, candidate, size=self.batch_size), y, goal
+                )
                 distance = ball.distance(x_adv, x)
         return AttackResult(x_adv, success, logits, distance, loss, call.seconds, seed, goal)
 
@@ -111,7 +115,7 @@ class Attack(Component, ABC):
         self,
         model: nn.Module,
         x: Float[Tensor, "batch *features"],
-        y: Int[Tensor, " batch"],
+        y: Integer[Tensor, " batch"],
         ball: Ball,
         *,
         seed: int | None = None,
@@ -121,11 +125,11 @@ class Attack(Component, ABC):
         The arguments are those of the call, and `model` is left as found too. Two passes of the model less than the
         call, whose result this is except where `x` itself is worse.
         """
-        check_inputs(model, x, ball)
+        model = check_inputs(model, x, ball)
         seed = fresh_seed() if seed is None else seed
         with calling(model, x.detach(), seed=seed, freeze=True) as call:
             with torch.no_grad():
-                model, classes = first_decided(call.model, call.x)
+                model, classes = first_decided(call.model, call.x, size=self.batch_size)
             y = as_labels(ordinary(y), x, classes)
             return self._candidates(call, model, call.x, y, ball, targeted=False)
 
@@ -180,10 +184,9 @@ def _resolve_target(target: Target, y: Tensor, clean: Tensor) -> Tensor:
 
 
 def _better(
-    model: nn.Module, x: Tensor, clean: Tensor, candidate: Tensor, y: Tensor, goal: Tensor | None
+    x: Tensor, clean: Tensor, candidate: Tensor, logits: Tensor, y: Tensor, goal: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The better of `x` and `candidate` for each sample: inputs, logits, success and loss."""
-    logits = logits_of(model, candidate)
+    """The better of `x` and `candidate` for each sample, with their logits: inputs, logits, success and loss."""
 
     def judged(z: Tensor) -> tuple[Tensor, Tensor]:
         decision = z.argmax(1)

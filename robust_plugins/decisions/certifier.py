@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeVar, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
@@ -144,7 +144,7 @@ class Certifier(Component, ABC):
         spec: Tensor | None,
     ) -> tuple[int, list[Result]]:
         """The number of classes, and `compute(model, x, ball, spec, classes)` of each chunk, in evaluation mode."""
-        check_inputs(model, x, ball)
+        model = check_inputs(model, x, ball)
         _check_rounding(self)
         own = is_of_the_engine(self)
         with calling(model, x, guarded=not own) as call:
@@ -153,7 +153,7 @@ class Certifier(Component, ABC):
                 model, classes = call.model, spec.shape[2]  # checked by the certifier itself
             else:
                 with torch.no_grad():
-                    model, classes = first_decided(call.model, x)
+                    model, classes = first_decided(call.model, x, size=self.batch_size)
             if spec is not None:
                 check_spec(spec, x, classes)
             size, given = self._chunk_size(model, x, classes), (lambda t: t) if own else torch.clone
@@ -169,7 +169,7 @@ class Certifier(Component, ABC):
         self,
         model: nn.Module,
         x: Float[Tensor, "batch *features"],
-        y: Int[Tensor, " batch"],
+        y: Integer[Tensor, " batch"],
         ball: Ball,
     ) -> Certificate:
         """Tries to prove, for each sample, that no input of the ball is classified otherwise than as `y`.
@@ -181,11 +181,11 @@ class Certifier(Component, ABC):
         the clean logits; UNSUPPORTED where the model has a layer that the certifier cannot bound. `model` and the
         random states are left as found. Raises ArgumentError for unusable arguments.
         """
-        check_inputs(model, x, ball)
+        model = check_inputs(model, x, ball)
         _check_rounding(self)
         with torch.no_grad(), calling(model, x.detach(), guarded=True) as call:
             x = call.x
-            model, logits = decided(call.model, x)
+            model, logits = decided(call.model, x, size=self.batch_size)
             y = as_labels(ordinary(y), x, logits.shape[1])
             spec = margin_spec(y, logits.shape[1], dtype=x.dtype)
             parts = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from robust_plugins.intervals import Interval
@@ -15,7 +15,7 @@ TABLE = 64
 
 
 def margin_spec(
-    y: Int[Tensor, " batch"], classes: int, *, dtype: torch.dtype | None = None
+    y: Integer[Tensor, " batch"], classes: int, *, dtype: torch.dtype | None = None
 ) -> Float[Tensor, "batch margins classes"]:
     """The rows `z_y - z_j` for every class `j != y`, in the order of `j`: shape (batch, classes - 1, classes).
 

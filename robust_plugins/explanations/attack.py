@@ -100,7 +100,7 @@ class ExplanationAttack(Component, ABC):
         Each sample keeps its best candidate, scored on the network itself. `model`, the random states and `x` are left
         as found. Raises ArgumentError for unusable arguments.
         """
-        check_inputs(model, x, ball)
+        model = check_inputs(model, x, ball)
         _check_goal(x, goal, k, target, threshold, weights)
         seed = fresh_seed() if seed is None else seed
         x = x.detach()

@@ -85,7 +85,7 @@ class ExplanationCertifier(Component, ABC):
         UnsupportedModelError for a model that cannot be bounded, ComponentError for results that are not an Interval
         of the right shape.
         """
-        _check(model, x, ball, weights)
+        model = _check(model, x, ball, weights)
         with evaluating(model):
             explained = Explained.at(model, x, y, of)
             parts = [
@@ -123,7 +123,7 @@ class ExplanationCertifier(Component, ABC):
         gradient at x; UNSUPPORTED where the model has a layer that the certifier cannot bound. `model` and the random
         states are left as found. Raises ArgumentError for unusable arguments.
         """
-        _check(model, x, ball, weights)
+        model = _check(model, x, ball, weights)
         allowed = _checked_delta(delta, x)
         x = x.detach()
         synchronize(x)
@@ -199,8 +199,8 @@ class ExplanationCertifier(Component, ABC):
         return found, value, [(Verdict.ERROR, m) if m else None for m in messages]
 
 
-def _check(model: nn.Module, x: Tensor, ball: Ball, weights: float) -> None:
-    check_inputs(model, x, ball)
+def _check(model: nn.Module, x: Tensor, ball: Ball, weights: float) -> nn.Module:
+    model = check_inputs(model, x, ball)
     if not (isinstance(weights, int | float) and math.isfinite(weights) and weights >= 0):
         raise ArgumentError(
             "weights",
@@ -208,6 +208,7 @@ def _check(model: nn.Module, x: Tensor, ball: Ball, weights: float) -> None:
             accepted="a finite number >= 0",
             hint="It is the relative radius of the weights' intervals, for example 0.01; 0 keeps them fixed.",
         )
+    return model
 
 
 def _checked_delta(delta: float | Tensor, x: Tensor) -> Tensor:

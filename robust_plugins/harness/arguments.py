@@ -8,21 +8,21 @@ from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
-from robust_plugins.harness.wrappers import TwoLogits, Untouched
+from robust_plugins.harness.component import chunks
+from robust_plugins.harness.wrappers import TwoLogits, Untouched, as_module
 
 
-def check_inputs(model: nn.Module, x: Tensor, ball: Ball) -> None:
-    """Raises ArgumentError unless `x` is a finite float32 or float64 batch inside the ball's clip range, of the model's
+def check_inputs(model: object, x: Tensor, ball: Ball) -> nn.Module:
+    """The module that `model` stands for: itself, or what an estimator of another library computes.
+
+    Raises ArgumentError unless `x` is a finite float32 or float64 batch inside the ball's clip range, of the model's
     dtype and device.
     """
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(
-            "model", type(model).__name__, accepted="a torch.nn.Module", hint="Wrap a function in a small nn.Module."
-        )
     if not isinstance(ball, Ball):
         raise ArgumentError(
             "ball", repr(ball), accepted="rp.Linf, rp.L2 or rp.L1", hint="For example rp.Linf(eps=0.1, clip=(0, 1))."
         )
+    model = as_module(model, ball.clip)
     if not isinstance(x, Tensor):
         raise ArgumentError(
             "x", type(x).__name__, accepted="a torch.Tensor of shape (batch, *features)", hint="Use torch.as_tensor(x)."
@@ -46,7 +46,7 @@ def check_inputs(model: nn.Module, x: Tensor, ball: Ball) -> None:
             break
     ball.eps_for(x)  # a per-sample eps must fit the batch
     if len(x) == 0:
-        return
+        return model
     low, high = torch.aminmax(x)
     if not torch.isfinite(low + high):
         raise ArgumentError(
@@ -59,6 +59,7 @@ def check_inputs(model: nn.Module, x: Tensor, ball: Ball) -> None:
             accepted=f"values inside the ball's clip range {ball.clip}",
             hint="Scale or clamp x, or give the ball the range that x really has.",
         )
+    return model
 
 
 def check_labels(y: Tensor, x: Tensor, classes: int, *, name: str = "y") -> None:
@@ -112,37 +113,54 @@ def as_labels(y: Tensor, x: Tensor, classes: int, *, name: str = "y") -> Int[Ten
     return y
 
 
-def decided(model: nn.Module, x: Float[Tensor, "batch *features"]) -> tuple[nn.Module, Float[Tensor, "batch classes"]]:
+def decided(
+    model: nn.Module, x: Float[Tensor, "batch *features"], *, size: int | None = None
+) -> tuple[nn.Module, Float[Tensor, "batch classes"]]:
     """The module that gives logits of two or more classes in the place of `model`, and its logits at `x`.
 
     A model of one output z, of shape (batch,) or (batch, 1), gets the logits (-z/2, z/2); one whose forward changes its
-    input in place is given copies. Any other is returned as it is. Raises ArgumentError for outputs that are no logits.
+    input in place is given copies. Any other is returned as it is. `size` is the number of samples that the model may
+    see at a time, None for all. Raises ArgumentError for outputs that are no logits.
     """
-    given = x.clone()
+    first = x[:size]
+    given = first.clone()
     out = model(given)
     if given._version:
         model = Untouched(model)
-    if isinstance(out, Tensor) and len(out.shape) and len(out) == len(x) and out.shape[1:] in ((), (1,)):
+    if isinstance(out, Tensor) and len(out.shape) and len(out) == len(first) and out.shape[1:] in ((), (1,)):
         model = TwoLogits(model, flat=out.dim() == 1)
         z = out.view(-1, 1) / 2
-        return model, torch.cat((-z, z), 1)
-    return model, _checked(out, x)
+        logits = torch.cat((-z, z), 1)
+    else:
+        logits = _checked(out, first)
+    if len(first) == len(x):
+        return model, logits
+    return model, torch.cat((logits, logits_of(model, x[len(first) :], size=size)))
 
 
-def first_decided(model: nn.Module, x: Float[Tensor, "batch *features"]) -> tuple[nn.Module, int]:
+def first_decided(
+    model: nn.Module, x: Float[Tensor, "batch *features"], *, size: int | None = None
+) -> tuple[nn.Module, int]:
     """The module that `decided` gives and the number of classes, found by running the first sample alone."""
     try:
         model, logits = decided(model, x[:1])
     except ArgumentError:
         raise
     except Exception:  # a model that was exported for the batch size of x, say
-        model, logits = decided(model, x)
+        model, logits = decided(model, x[:size])
     return model, logits.shape[1]
 
 
-def logits_of(model: nn.Module, x: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch classes"]:
-    """`model(x)`, checked to be logits of shape (batch, classes) with at least two classes. `x` is left as it is."""
-    return _checked(model(x.clone()), x)
+def logits_of(
+    model: nn.Module, x: Float[Tensor, "batch *features"], *, size: int | None = None
+) -> Float[Tensor, "batch classes"]:
+    """`model(x)`, checked to be logits of shape (batch, classes) with at least two classes. `x` is left as it is.
+
+    `size` is the number of samples that the model may see at a time, None for all.
+    """
+    if size is None or len(x) <= size:
+        return _checked(model(x.clone()), x)
+    return torch.cat([logits_of(model, x[part]) for part in chunks(len(x), size)])
 
 
 def _checked(out: object, x: Tensor) -> Tensor:

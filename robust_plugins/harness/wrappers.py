@@ -1,7 +1,8 @@
-"""Models as people have them: what they are wrapped in, and how many numbers they return."""
+"""Models as people have them: objects of other libraries, what they are wrapped in, how many numbers they return."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from typing import Any
 
@@ -14,6 +15,38 @@ from robust_plugins.errors import ArgumentError
 
 _TRANSPARENT = (DistributedDataParallel, nn.DataParallel, AveragedModel)
 """Wrappers that compute what the module inside them computes, whose code cannot be traced."""
+
+
+Converter = Callable[[object, tuple[float, float] | None], nn.Module | None]
+"""From an object given as a model, and the ball's clip range, to the module that computes the same; None where the
+object is none of those that it knows. Raises ArgumentError for one that it knows and cannot convert."""
+
+_converters: list[Converter] = []
+
+
+def converts(converter: Converter) -> Converter:
+    """Registers what makes modules of another library's models; every public call asks it then."""
+    _converters.append(converter)
+    return converter
+
+
+def as_module(model: object, clip: tuple[float, float] | None) -> nn.Module:
+    """`model` itself where it is a module, else what a converter makes of it, anew each time.
+
+    `clip` is the range of inputs that the call is about, which has to be the one that `model` was made for. Raises
+    ArgumentError for anything else.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    for converter in _converters:
+        if (module := converter(model, clip)) is not None:
+            return module
+    raise ArgumentError(
+        "model",
+        type(model).__name__,
+        accepted="a torch.nn.Module, or a PyTorchClassifier of ART",
+        hint="Wrap a function in a small nn.Module.",
+    )
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

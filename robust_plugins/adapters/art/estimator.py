@@ -11,6 +11,7 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
+from robust_plugins.adapters.art.silence import silent
 from robust_plugins.balls import Ball
 
 
@@ -42,7 +43,7 @@ def estimator_for(
     cuda = x.device.type == "cuda"
     # ART takes whichever GPU is current.
     place: AbstractContextManager[object] = torch.cuda.device(x.device) if cuda else nullcontext()
-    with place:
+    with place, silent():  # ART logs how many layers it sees
         return classifier(
             model=Shielded(model, x),
             loss=nn.CrossEntropyLoss(),

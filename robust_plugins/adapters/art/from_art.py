@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robust_plugins.adapters.art.model import check_defences, is_normalising
+from robust_plugins.adapters.art.silence import silent
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.errors import ArgumentError, ComponentError, PluginError, UnknownNameError
+from robust_plugins.harness.wrappers import TwoLogits, Untouched
 
 if TYPE_CHECKING:
     from art.attacks import EvasionAttack
@@ -29,6 +33,9 @@ OVERRIDDEN = {
 }
 """Constructor arguments that the call sets, and from what."""
 
+MARGINS = 3
+"""So many classes the loss 'difference_logits_ratio' needs: it divides by the best logit less the third best."""
+
 REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
 """What ART raises for parameters and inputs that it cannot handle, on purpose or by stumbling."""
 
@@ -42,6 +49,8 @@ class ArtAttack(Attack):
 
     method: type
     parameters: tuple[tuple[str, Any], ...] = ()
+    built_for: Any = field(default=None, compare=False)
+    """The estimator of a configured object: its bare network is not the model that it stands for."""
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.parameters)
@@ -57,22 +66,24 @@ class ArtAttack(Attack):
                 accepted=f"None: ART's {self.method.__name__} has no targeted form",
                 hint="Leave `target` out, or choose another attack.",
             )
-        estimator = estimator_for(model, x, ball, classes=classes_of(model, x))
+        _check_model(model, self.built_for)
+        classes = classes_of(model, x)
+        estimator = estimator_for(model, x, ball, classes=classes)
         found = x.clone()
         for eps, part in _groups(ball, x):
             before = x[part].cpu().numpy().astype("float32")
             labels = one_hot(y[part], estimator.nb_classes)
             try:
-                attack = self._configured(estimator, ball, eps, len(before), targeted)
                 # Norms of zero divide, and ART masks the result afterwards.
-                with reproducible(), np.errstate(divide="ignore", invalid="ignore"):
+                with reproducible(), np.errstate(divide="ignore", invalid="ignore"), self._quiet():
+                    attack = self._configured(estimator, ball, eps, len(before), targeted)
                     after = attack.generate(x=before.copy(), y=labels)  # ART may write into what it is given
             except REFUSALS as error:
                 raise ArgumentError(
                     "attack",
                     f"{self}, which ART refuses: {type(error).__name__}: {error}",
                     accepted="an attack and parameters that ART can run for this ball and these inputs",
-                    hint=_hint(ball),
+                    hint=_hint(ball, classes < MARGINS),
                 ) from error
             if np.shape(after) != before.shape:
                 raise ComponentError(f"{self}: ART returned no example for each input, but {type(after).__name__}")
@@ -95,7 +106,31 @@ class ArtAttack(Attack):
             given.setdefault("verbose", False)
         given |= {name: value for name, value in ours.items() if name in accepted}
         given |= {name: estimator for name in MODEL if name in accepted}
-        return self.method(**given)
+        attack = self.method(**given)
+        if estimator.nb_classes < MARGINS and isinstance(getattr(attack, "attacks", None), list):
+            attack.attacks = [part for part in attack.attacks if not _is_of_margins(part)]
+            if not attack.attacks:
+                raise ValueError(f"the loss of each of its attacks needs {MARGINS} classes")
+        return attack
+
+    def _quiet(self) -> AbstractContextManager[None]:
+        return nullcontext() if dict(self.parameters).get("verbose") else silent()
+
+
+def _is_of_margins(attack: EvasionAttack) -> bool:
+    return getattr(attack, "loss_type", None) == "difference_logits_ratio"
+
+
+def _check_model(model: nn.Module, built_for: Any) -> None:
+    while isinstance(model, TwoLogits | Untouched):
+        model = model.model
+    if built_for is not None and is_normalising(built_for) and model is getattr(built_for, "model", None):
+        raise ArgumentError(
+            "model",
+            "the bare network of the estimator that this attack was built for, without its normalisation",
+            accepted="the estimator itself, or a torch.nn.Module that normalises its inputs",
+            hint="Pass the estimator in the place of the network.",
+        )
 
 
 def from_art(attack: type[EvasionAttack] | EvasionAttack, **parameters: Any) -> Attack:
@@ -107,21 +142,25 @@ def from_art(attack: type[EvasionAttack] | EvasionAttack, **parameters: Any) -> 
     Each call builds ART's attack anew for the model and the ball at hand; an object that was passed in, and its
     estimator, are never touched. Of the constructor's arguments these are set by the call, where there are any:
 
-    - `estimator`, `classifier`, `estimator_orig`: the model, with cross-entropy on its logits and the ball's clip
-      range as clip values; defences and preprocessing of an object's own estimator are not taken over.
+    - `estimator`, `classifier`, `estimator_orig`: the model of the call, with cross-entropy on its logits and the
+      ball's clip range as clip values. Give an estimator of ART as the model, and its normalisation is part of it; the
+      bare network of an object's own normalising estimator is refused, for it is another model.
     - `norm`, `eps`: the ball's. Samples with different eps are attacked in groups of equal eps, and those with eps 0
       not at all. An attack without these searches in its own norm, and the common call projects what it finds.
     - `targeted`: from `target=` of the call.
-    - `verbose`: False unless it is a parameter here. `batch_size`: the whole batch (at least ART's default) unless it
+    - `verbose`: False unless it is a parameter here; without it nothing that ART prints, logs or draws is shown.
+      `batch_size`: the whole batch (at least ART's default) unless it
       is a parameter here; an object keeps its own.
 
     All others are kept: mind ART's defaults, such as `eps_step=0.1`, which suit inputs in [0, 1] and a large eps.
     ART computes in float32; for other models inputs and logits are cast, and the result keeps the inputs' dtype.
 
+    ART's AutoAttack leaves out the attacks whose loss needs three classes where there are two.
+
     Raises ArgumentError for what is no evasion attack of ART, for an argument that the call sets, and for a configured
-    object whose parameters cannot be read; UnknownNameError, with the nearest names, for an unknown parameter;
-    PluginError where ART is missing. The call raises ArgumentError where ART refuses the parameters, the norm, the
-    inputs' shape, a missing clip range or a target.
+    object whose parameters cannot be read or whose estimator has a defence that is no normalisation; UnknownNameError,
+    with the nearest names, for an unknown parameter; PluginError where ART is missing. The call raises ArgumentError
+    where ART refuses the parameters, the norm, the inputs' shape, a missing clip range or a target.
     """
     try:
         from art.attacks import EvasionAttack
@@ -147,8 +186,15 @@ def from_art(attack: type[EvasionAttack] | EvasionAttack, **parameters: Any) -> 
         if name not in _arguments(method):
             known = _arguments(method).keys() - OVERRIDDEN.keys() - set(MODEL)
             raise UnknownNameError(f"parameter of ART's {method.__name__}:", name, known)
-    kept = {} if isinstance(attack, type) else _parameters_of(attack)
-    return ArtAttack(method=method, parameters=tuple((k, _wrapped(v)) for k, v in sorted((kept | parameters).items())))
+    built_for = None if isinstance(attack, type) else getattr(attack, "estimator", None)
+    check_defences(built_for)
+    kept = ({} if isinstance(attack, type) else _parameters_of(attack)) | parameters
+    return ArtAttack(
+        batch_size=kept.get("batch_size"),  # ART's own applies to its passes only, and not to ours
+        method=method,
+        parameters=tuple((k, _wrapped(v)) for k, v in sorted(kept.items())),
+        built_for=built_for,
+    )
 
 
 def _arguments(method: type) -> dict[str, inspect.Parameter]:
@@ -192,7 +238,9 @@ def _groups(ball: Ball, x: Tensor) -> Iterator[tuple[float, Tensor]]:
         yield eps, torch.tensor([i for i, value in enumerate(values) if value == eps], device=x.device)
 
 
-def _hint(ball: Ball) -> str:
+def _hint(ball: Ball, few: bool) -> str:
+    if few:
+        return f"The loss 'difference_logits_ratio' needs {MARGINS} classes; its documentation says what else it takes."
     if ball.clip is None:
         return "Some attacks need a clip range: give the ball one."
     return "Its documentation says which norms, shapes and values it takes."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -231,11 +232,59 @@ def test_generators_of_art_are_seeded_only_inside() -> None:
     assert np.random.RandomState is original
 
 
-def test_progress_bars_are_off_unless_asked_for(x: Tensor, capfd: pytest.CaptureFixture[str]) -> None:
-    model, np_y = mlp(), np.zeros(12, dtype=np.int64)
-    rp.from_art(evasion.DeepFool, max_iter=1)(model, x, torch.from_numpy(np_y), rp.L2(eps=0.1, clip=(0, 1)))
-    assert capfd.readouterr().err == ""
-    rp.from_art(evasion.DeepFool, max_iter=1, verbose=True)(
-        model, x, torch.from_numpy(np_y), rp.L2(eps=0.1, clip=(0, 1))
-    )
+@pytest.mark.parametrize("configured_first", [False, True])
+def test_the_ensemble_of_two_classes(x: Tensor, configured_first: bool) -> None:
+    """Its loss of logit ratios divides by the third best logit, which two classes do not have."""
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    y = decisions(model, x)
+    ball = rp.Linf(eps=0.5, clip=(0, 1))
+    attack = rp.from_art(configured(evasion.AutoAttack) if configured_first else evasion.AutoAttack)
+    result = attack(model, x, y, ball, seed=0)
+    assert result.success.all()
+    assert ball.contains(result.x_adv, x).all()
+    ratios = configured(evasion.AutoProjectedGradientDescent, loss_type="difference_logits_ratio")
+    with pytest.raises(rp.ArgumentError, match="each of its attacks needs 3 classes"):
+        rp.from_art(evasion.AutoAttack, attacks=[ratios])(model, x, y, ball, seed=0)
+    with pytest.raises(rp.ArgumentError, match="'difference_logits_ratio' needs 3 classes"):
+        rp.from_art(ratios)(model, x, y, ball, seed=0)
+
+
+def test_nothing_that_art_prints_is_shown_unless_asked_for(
+    x: Tensor, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    model, y, ball = mlp(), torch.zeros(12, dtype=torch.int64), rp.L2(eps=0.1, clip=(0, 1))
+    parts = [configured(evasion.AutoProjectedGradientDescent, **STEPS, nb_random_init=1)]
+    attacks = [
+        rp.from_art(evasion.DeepFool, max_iter=1),
+        rp.from_art(evasion.AutoAttack, attacks=parts),
+        rp.from_art(configured(evasion.AutoAttack, attacks=parts)),
+        rp.from_art(Talkative),
+        rp.attack("art:pgd", steps=1),
+    ]
+    caplog.clear()  # of what ART logs while it is configured, which is not ours to silence
+    for attack in attacks:
+        attack(model, x, y, ball)
+        assert capfd.readouterr() == ("", "")
+    assert not [record for record in caplog.records if record.name.startswith("art")]
+    assert logging.getLogger("art").level == logging.NOTSET
+    rp.from_art(evasion.DeepFool, max_iter=1, verbose=True)(model, x, y, ball)
     assert "DeepFool" in capfd.readouterr().err
+    rp.from_art(Talkative, verbose=True)(model, x, y, ball)
+    assert capfd.readouterr().out == "one more step\n"
+    assert "one more line" in caplog.text
+
+
+class Talkative(evasion.FastGradientMethod):  # type: ignore[misc]
+    """An attack that prints, draws and logs whatever it is told."""
+
+    def __init__(self, estimator: Any, verbose: bool = True) -> None:
+        super().__init__(estimator)
+
+    def generate(self, x: np.ndarray, y: np.ndarray | None = None, **kwargs: Any) -> np.ndarray:
+        from tqdm import tqdm
+
+        print("one more step")
+        logging.getLogger("art.attacks.evasion").warning("one more line")
+        return np.stack(list(tqdm(x)))
