@@ -1,0 +1,25 @@
+"""The components of the registry that take part: all, and those that round outward besides."""
+
+from __future__ import annotations
+
+import robust_plugins as rp
+
+
+def certifiers() -> dict[str, rp.Certifier]:
+    """Every certifier that can run here, by name."""
+    found = {}
+    for info in rp.certifiers():
+        if info.status == "loaded":
+            found[info.name] = rp.certifier(info.name)
+            if "outward" in info.parameters:
+                found[f"{info.name}(outward=True)"] = rp.certifier(info.name, outward=True)
+    return found
+
+
+def explanation_certifiers() -> dict[str, rp.ExplanationCertifier]:
+    """Every explanation certifier that can run here, by name."""
+    return {
+        info.name: rp.explanation_certifier(info.name)
+        for info in rp.explanation_certifiers()
+        if info.status == "loaded"
+    }
