@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.results import AttackResult
 from robust_plugins.errors import ArgumentError, ComponentError
-from robust_plugins.harness.arguments import as_labels, check_inputs, decided, first_decided, logits_of
+from robust_plugins.harness.arguments import as_labels, decided, first_decided, logits_of
 from robust_plugins.harness.call import Call, calling, ordinary
 from robust_plugins.harness.component import Component, chunks
 from robust_plugins.harness.evaluation import fresh_seed
@@ -94,10 +94,9 @@ class Attack(Component, ABC):
         """
         if eps is not None:
             return [self(model, x, y, replace(ball, eps=e), target=target, seed=seed) for e in eps]
-        model = check_inputs(model, x, ball)
         seed = fresh_seed() if seed is None else seed
-        with calling(model, x.detach(), seed=seed, freeze=True) as call:
-            x, y = call.x, ordinary(y)
+        with calling(model, x, ball, seed=seed, freeze=True) as call:
+            x, y = call.x.detach(), ordinary(y)
             with torch.no_grad():
                 model, clean = decided(call.model, x, size=self.batch_size)
             y = as_labels(y, x, clean.shape[1])
@@ -125,13 +124,13 @@ class Attack(Component, ABC):
         The arguments are those of the call, and `model` is left as found too. Two passes of the model less than the
         call, whose result this is except where `x` itself is worse.
         """
-        model = check_inputs(model, x, ball)
         seed = fresh_seed() if seed is None else seed
-        with calling(model, x.detach(), seed=seed, freeze=True) as call:
+        with calling(model, x, ball, seed=seed, freeze=True) as call:
+            x = call.x.detach()
             with torch.no_grad():
-                model, classes = first_decided(call.model, call.x, size=self.batch_size)
+                model, classes = first_decided(call.model, x, size=self.batch_size)
             y = as_labels(ordinary(y), x, classes)
-            return self._candidates(call, model, call.x, y, ball, targeted=False)
+            return self._candidates(call, model, x, y, ball, targeted=False)
 
     @final
     def _candidates(self, call: Call, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:

@@ -19,7 +19,7 @@ from robust_plugins.balls import Ball
 from robust_plugins.decisions.results import Certificate, Verdict
 from robust_plugins.decisions.specifications import margin_spec
 from robust_plugins.errors import ComponentError, UnsupportedModelError
-from robust_plugins.harness.arguments import as_labels, check_inputs, check_spec, decided, first_decided
+from robust_plugins.harness.arguments import as_labels, check_spec, decided, first_decided
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import ERRORS, Component, chunks
 from robust_plugins.harness.evaluation import evaluation_error
@@ -144,10 +144,9 @@ class Certifier(Component, ABC):
         spec: Tensor | None,
     ) -> tuple[int, list[Result]]:
         """The number of classes, and `compute(model, x, ball, spec, classes)` of each chunk, in evaluation mode."""
-        model = check_inputs(model, x, ball)
         _check_rounding(self)
         own = is_of_the_engine(self)
-        with calling(model, x, guarded=not own) as call:
+        with calling(model, x, ball, guarded=not own) as call:
             x, spec = call.x, ordinary(spec)
             if own and isinstance(spec, Tensor) and spec.dim() == 3 and spec.shape[2] > 2:
                 model, classes = call.model, spec.shape[2]  # checked by the certifier itself
@@ -181,10 +180,9 @@ class Certifier(Component, ABC):
         the clean logits; UNSUPPORTED where the model has a layer that the certifier cannot bound. `model` and the
         random states are left as found. Raises ArgumentError for unusable arguments.
         """
-        model = check_inputs(model, x, ball)
         _check_rounding(self)
-        with torch.no_grad(), calling(model, x.detach(), guarded=True) as call:
-            x = call.x
+        with torch.no_grad(), calling(model, x, ball) as call:
+            x = call.x.detach()
             model, logits = decided(call.model, x, size=self.batch_size)
             y = as_labels(ordinary(y), x, logits.shape[1])
             spec = margin_spec(y, logits.shape[1], dtype=x.dtype)

@@ -129,7 +129,7 @@ def decided(
         model = Untouched(model)
     if isinstance(out, Tensor) and len(out.shape) and len(out) == len(first) and out.shape[1:] in ((), (1,)):
         model = TwoLogits(model, flat=out.dim() == 1)
-        z = out.view(-1, 1) / 2
+        z = out.reshape(-1, 1) / 2
         logits = torch.cat((-z, z), 1)
     else:
         logits = _checked(out, first)

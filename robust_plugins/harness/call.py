@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, overload
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from robust_plugins.balls import Ball
 from robust_plugins.errors import ComponentError
+from robust_plugins.harness.arguments import check_inputs
 from robust_plugins.harness.evaluation import evaluating, evaluation_mode, synchronize
 from robust_plugins.harness.guard import Found, Kind
 from robust_plugins.harness.wrappers import unwrapped
@@ -43,16 +46,12 @@ class Call:
         Raises ComponentError, naming the places, for changes other than the kinds `tolerated` and those that the
         model's own forward makes.
         """
-        changes = [] if self.found is None else self.found.changes()
-        if self.found is None or not changes:
-            return
-        self.found.restore()
+        changes = [] if self.found is None else self.found.settle()
         own = set()
-        if any(change.kind not in tolerated for change in changes):
+        if self.found is not None and any(change.kind not in tolerated for change in changes):
             with suppress(Exception), torch.no_grad():
                 self.model(self.x[:1].clone())
-            own = set(self.found.changes())
-            self.found.restore()
+            own = set(self.found.settle())
         bad = [str(change) for change in changes if change.kind not in tolerated and change not in own]
         if bad:
             named = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
@@ -61,7 +60,13 @@ class Call:
 
 @contextmanager
 def calling(
-    model: nn.Module, x: Tensor, *, seed: int | None = None, freeze: bool = False, guarded: bool = True
+    model: nn.Module,
+    x: Float[Tensor, "batch *features"],
+    ball: Ball | None = None,
+    *,
+    seed: int | None = None,
+    freeze: bool = False,
+    guarded: bool = True,
 ) -> Iterator[Call]:
     """Runs a component on `model` at `x` as every public call does, and leaves everything as found.
 
@@ -70,13 +75,19 @@ def calling(
     compute the same, in evaluation mode, its gradients out of the way. Calls in several threads wait for each other,
     because they share the model's mode and the random states.
 
+    - `ball`: checks the model, `x` and the ball as `check_inputs` does, before anything else.
     - `seed`: seeds torch, numpy and python inside; their states are restored in any case.
     - `freeze`: weights need no gradients inside.
     - `guarded`: everything of the model is compared and restored, and the random states are. Without it, for
       components that are known to leave them alone, only its mode is switched.
     """
     gradients = torch.is_grad_enabled()
-    with _lock, _neutral(x.dtype), ExitStack() as stack:
+    with _lock, ExitStack() as stack:
+        if ball is not None:
+            model = check_inputs(
+                model, x, ball
+            )  # a call in another thread may have the model in another state until now
+        stack.enter_context(_neutral(x.dtype))
         stack.enter_context(torch.set_grad_enabled(gradients))  # leaving inference mode switches gradients on
         model = unwrapped(model)
         stack.enter_context(_ordinary_weights(model))

@@ -32,7 +32,7 @@ def evaluating(
     modes = [(module, module.training) for module in model.modules()]
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     with _random_states():
-        found: Found | None = None
+        found, ended = None, False
         try:
             if any(training for _, training in modes):
                 _to_evaluation(model)
@@ -44,11 +44,12 @@ def evaluating(
             if seed is not None:
                 seed_everything(seed)
             yield found
-            if found is not None and any(change.kind == "weights" for change in found.changes()):
+            ended = True
+            if found is not None and any(change.kind == "weights" for change in found.settle()):
                 raise ComponentError("the model's weights were changed by the component that was run on it")
         finally:
-            if found is not None:
-                found.restore()
+            if found is not None and not ended:
+                found.settle()
             for module, training in modes:
                 module.training = training
             for parameter, requires_grad, grad in parameters:
