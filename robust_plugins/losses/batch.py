@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,21 +16,9 @@ from robust_plugins.balls import Ball
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.arguments import check_labels
+from robust_plugins.harness.wrappers import TwoLogits, unwrapped
 from robust_plugins.losses.refused import refused_inputs
 from robust_plugins.losses.statistics import recorded, replayed, standing_in
-
-
-class TwoLogits(nn.Module):
-    """A model of one output z as the two logits (-z/2, z/2), whose margin is z: what attacks and certifiers take."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Any) -> Any:  # tracing sends stand-ins for tensors
-        """(batch, 1) to (batch, 2)."""
-        z = self.model(x) / 2
-        return torch.cat((-z, z), 1)
 
 
 class Batch:
@@ -80,7 +67,7 @@ class Batch:
             self.model = pair if pair is not None and pair.model is self._inner else TwoLogits(self._inner)
         self.clean: Tensor = torch.cat((-out, out), 1) / 2 if self.single and not self.continuous else out
         self.y = self._labels(y)
-        self._ball = ball if ball is None or factor == 1.0 else scaled(ball, factor)
+        self._ball = ball if ball is None or factor == 1.0 else ball.scaled(factor)
         self._seen: dict[object, Tensor] = {}
 
     @property
@@ -154,23 +141,6 @@ class Batch:
         y = y.long()  # bool, too: classes 0 and 1
         check_labels(y, self.x, self.clean.shape[1])
         return y
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside DistributedDataParallel, DataParallel and torch.compile, whose graph can be traced."""
-    while True:
-        if isinstance(model, DistributedDataParallel | nn.DataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
-
-
-def scaled(ball: Ball, factor: float) -> Ball:
-    """The ball with its radius, or radii, times `factor`."""
-    radii = ball.radii
-    return replace(ball, eps=tuple(factor * r for r in radii) if isinstance(radii, tuple) else factor * radii)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from robust_plugins.balls import Ball
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.errors import ArgumentError
-from robust_plugins.losses.batch import Batch, TwoLogits, WorstCase
+from robust_plugins.harness.wrappers import TwoLogits
+from robust_plugins.losses.batch import Batch, WorstCase
 from robust_plugins.losses.combiners import Combiner, Worst
 from robust_plugins.losses.ramp import Ramp
 from robust_plugins.losses.regularisers import Regulariser

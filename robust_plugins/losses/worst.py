@@ -16,7 +16,7 @@ from robust_plugins.decisions.registered import attack, certifier
 from robust_plugins.decisions.specifications import margin_spec
 from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import Interval
-from robust_plugins.losses.batch import Batch, WorstCase, scaled
+from robust_plugins.losses.batch import Batch, WorstCase
 from robust_plugins.registry.information import Kind
 from robust_plugins.registry.registry import registry
 
@@ -179,7 +179,7 @@ class SmallBox(_Bounded):
         x, ball = batch.x, batch.ball
         shift = (1 - self.ratio) * ball.eps_for(x)
         center = torch.minimum(torch.maximum(batch.attacked(self.attack), x - shift), x + shift)
-        return center, scaled(ball, self.ratio)
+        return center, ball.scaled(self.ratio)
 
 
 def worst_case(source: str | Attack | Certifier | WorstCase) -> WorstCase:

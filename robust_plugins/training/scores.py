@@ -13,7 +13,7 @@ from robust_plugins.decisions.registered import attack, certifier
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.component import chunks
 from robust_plugins.harness.evaluation import evaluating
-from robust_plugins.losses.batch import TwoLogits
+from robust_plugins.harness.wrappers import TwoLogits
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
