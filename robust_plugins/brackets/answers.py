@@ -35,6 +35,14 @@ def causes(verdicts: Sequence[Verdict], messages: Sequence[str]) -> list[str]:
     ]
 
 
+def gathered(missing: Iterable[tuple[str, str]]) -> list[str]:
+    """A line for each cause, behind the names of all components that have it."""
+    names: dict[str, dict[str, None]] = {}
+    for name, cause in missing:
+        names.setdefault(cause, {})[name] = None
+    return [f"{', '.join(found)}: {cause}" for cause, found in names.items()]
+
+
 def silence(kind: Literal["attack", "certifier"], ran: int) -> str:
     """Why one half of a bracket is missing, where `ran` components of that kind were run."""
     return f"no {kind} has an answer" if ran else f"no {kind} ran"

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from robust_plugins.balls import Ball
-from robust_plugins.brackets.answers import causes, closing, gaps, silence, verdict_counts
+from robust_plugins.brackets.answers import causes, closing, gaps, gathered, silence, verdict_counts
 from robust_plugins.brackets.crossing import Crossing
 from robust_plugins.brackets.table import Table, ball_name
 from robust_plugins.decisions.results import AttackResult, Certificate
@@ -72,6 +72,8 @@ class Comparison:
     """Which samples the model classifies as `y`, unattacked."""
     rows: tuple[Row, ...]
     crossings: tuple[Crossing, ...]
+    undecided: int = 0
+    """For so many samples the model's logits are NaN, unattacked: no decision, which counts as a wrong one."""
 
     @property
     def clean(self) -> float | None:
@@ -136,6 +138,7 @@ class Comparison:
             },
             "seed": self.seed,
             "clean": self.clean,
+            "undecided": self.undecided,
             "bracket": self.bracket.to_dict(),
             "known": self.known,
             "rows": [
@@ -159,7 +162,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
 
     The comparisons are of the same samples and components, one per ball; raises IndexError for none.
     """
-    clean = ("the model", "clean", *("no samples" if c.clean is None else f"{c.clean:.3f}" for c in comparisons))
+    clean = ("the model", "clean", *(_clean_cell(c) for c in comparisons))
     rows = [
         (row.name, "attacked" if row.kind is Kind.ATTACK else "certified", *(c.rows[index].cell for c in comparisons))
         for index, row in enumerate(comparisons[0].rows)
@@ -170,9 +173,20 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
 def conclusion(comparisons: Sequence[Comparison]) -> str:
     """In words: what is known of the robust accuracy, what has no answer and why, and what contradicts what."""
     known = [f"{ball_name(c.ball)}: {c.known}." for c in comparisons]
-    missing = dict.fromkeys(f"{row.name}: {cause}" for c in comparisons for row in c.rows for cause in row.causes)
+    undecided = {
+        f"The model's logits are NaN for {c.undecided} of {len(c.y)} samples, which count as wrong decisions."
+        for c in comparisons
+        if c.undecided
+    }
+    missing = gathered((row.name, cause) for c in comparisons for row in c.rows for cause in row.causes)
     crossings = [f"at {ball_name(c.ball)}, {crossing}" for c in comparisons for crossing in c.crossings]
-    return "\n".join([*known, *missing, *closing(crossings, any(c.bracket.complete for c in comparisons))])
+    return "\n".join([*known, *undecided, *missing, *closing(crossings, any(c.bracket.complete for c in comparisons))])
+
+
+def _clean_cell(comparison: Comparison) -> str:
+    if comparison.clean is None:
+        return "no samples"
+    return f"{comparison.clean:.3f}" + (f" ({comparison.undecided} NaN)" if comparison.undecided else "")
 
 
 def share(flags: Bool[Tensor, " batch"]) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Integer
@@ -26,7 +26,8 @@ from robust_plugins.registry.information import Kind
 
 ROUNDING = 1e-6
 """Relative to the logits' scale: how far an attack's margin may lie below a proved one before it is a contradiction.
-The margins of both sides are computed in floating point; the measured rounding error of the model is added."""
+The margins of both sides are computed in floating point; the model's rounding error, measured at x and at the point
+that the attack found, is added."""
 
 
 def compare(
@@ -59,18 +60,23 @@ def compare(
     with torch.no_grad(), calling(model, x.detach()) as call:
         judged, clean = decided(call.model, call.x, size=size)
         y = as_labels(ordinary(y), call.x, clean.shape[1])
-        errors = (evaluation_error(judged, call.x[part], clean[part]) for part in chunks(len(x), size))
-        rounding = torch.cat([clean.new_empty(0), *errors])
-    correct = (clean.argmax(1) == y) & ~clean.isnan().any(1)  # NaN is no decision
+        rounding = _errors(judged, call.x, clean, size)
+    undecided = clean.isnan().any(1)
+    correct = (clean.argmax(1) == y) & ~undecided
     seed = fresh_seed() if seed is None else seed
     rows: list[Row] = []
+    errors: dict[str, Tensor] = {}
     with observed([name for name, _ in named], ball, seed=seed, samples=len(x)) as tell:
         for name, component in with_bar(named, progress):
             row = _run(name, component, model, x, y, ball, correct, seed)
             rows.append(row)
+            if isinstance(row.result, AttackResult):
+                with torch.no_grad(), calling(judged, row.result.x_adv) as call:
+                    there = _errors(call.model, call.x, row.result.logits, size)
+                errors[name] = torch.maximum(rounding, there.nan_to_num(nan=0.0))
             if row.result is not None:
                 tell(name, row.result)
-    return Comparison(x, y, ball, seed, correct, tuple(rows), _crossings(rows, y, rounding))
+    return Comparison(x, y, ball, seed, correct, tuple(rows), _crossings(rows, y, errors), int(undecided.sum()))
 
 
 def _run(
@@ -96,16 +102,21 @@ def _run(
     return Row(name, kind, _accuracy(result, correct), result.seconds, result)
 
 
+def _errors(model: nn.Module, x: Tensor, logits: Tensor, size: int | None) -> Tensor:
+    parts = [evaluation_error(model, x[part], logits[part]) for part in chunks(len(x), size)]
+    return torch.cat([logits.new_empty(0), *parts])
+
+
 def _accuracy(result: AttackResult | Certificate, correct: Tensor) -> float | None:
     if isinstance(result, AttackResult):
         return share(correct & ~result.success)
     # A wrong decision on x itself is falsified before any bound: that is no answer of the certifier.
-    asked = [verdict for verdict, right in zip(result.verdicts, correct.tolist(), strict=True) if right]
+    asked = [v for v, right in zip(result.verdicts, correct.tolist(), strict=True) if right or v in NO_ANSWER]
     silent = bool(asked) and all(verdict in NO_ANSWER for verdict in asked)
     return None if silent else share(result.certified)
 
 
-def _crossings(rows: Sequence[Row], y: Tensor, rounding: Tensor) -> tuple[Crossing, ...]:
+def _crossings(rows: Sequence[Row], y: Tensor, errors: Mapping[str, Tensor]) -> tuple[Crossing, ...]:
     found: list[Crossing] = []
     for attack in rows:
         if not isinstance(attack.result, AttackResult):
@@ -113,7 +124,7 @@ def _crossings(rows: Sequence[Row], y: Tensor, rounding: Tensor) -> tuple[Crossi
         logits = attack.result.logits
         others = logits.scatter(1, y.unsqueeze(1), -torch.inf).amax(1)
         achieved = logits.gather(1, y.unsqueeze(1)).squeeze(1) - others
-        slack = ROUNDING * logits.abs().amax(1) + ERRORS * rounding
+        slack = ROUNDING * logits.abs().amax(1) + ERRORS * errors[attack.name]
         for certifier in rows:
             if isinstance(certifier.result, Certificate):
                 proof = certifier.result

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from robust_plugins.balls import Ball
-from robust_plugins.brackets.answers import causes, closing, gaps, silence
+from robust_plugins.brackets.answers import causes, closing, gaps, gathered, silence
 from robust_plugins.brackets.crossing import Crossing
 from robust_plugins.brackets.table import Table, ball_name
 from robust_plugins.explanations import ExplanationAttackResult, ExplanationCertificate
@@ -59,14 +59,18 @@ class ExplanationRow:
         if self.error:
             return (f"failed: {self.error}",)
         certificates = [result for result in self.results if isinstance(result, ExplanationCertificate)]
-        return tuple(cause for c in certificates for cause in causes(c.verdicts, c.messages))
+        found = [cause for c in certificates for cause in causes(c.verdicts, c.messages)]
+        undefined = self.results[0].deviation.isnan() if not certificates and self.results else torch.zeros(0)
+        if bool(undefined.any()):
+            found.append(f"undefined on {int(undefined.sum())} of {len(undefined)} samples: their explanation is NaN")
+        return tuple(found)
 
     @property
     def cells(self) -> tuple[str, ...]:
         """The figures as tables have them; in words where there is no answer, which the first cell then says."""
         verdicts = [v for r in self.results if isinstance(r, ExplanationCertificate) for v in r.verdicts]
         if self.deviation is None or self.keeps_top_1 is None or self.keeps_top_k is None:
-            return ("failed" if self.error else gaps(verdicts, counted=False), "", "", "")
+            return ("failed" if self.error else gaps(verdicts, counted=False) or "undefined", "", "", "")
         missing = gaps(verdicts, counted=True)
         typical = _figure(self.deviation, attacked=self.kind is Kind.EXPLANATION_ATTACK)
         shares = ["" if flags is None else f"{_share(flags):.3f}" for flags in self._statements()]
@@ -208,16 +212,14 @@ def explanation_table(comparison: ExplanationComparison) -> Table:
 def explanation_conclusion(comparisons: Sequence[ExplanationComparison]) -> str:
     """In words: what is known of the explanations, what has no answer and why, and what contradicts what."""
     known = [f"{ball_name(c.ball)}: {c.known}." for c in comparisons]
-    missing = dict.fromkeys(f"{row.name}: {cause}" for c in comparisons for row in c.rows for cause in row.causes)
+    missing = gathered((row.name, cause) for c in comparisons for row in c.rows for cause in row.causes)
     crossings = [f"at {ball_name(c.ball)}, {crossing}" for c in comparisons for crossing in c.crossings]
     return "\n".join([*known, *missing, *closing(crossings, any(c.deviation.complete for c in comparisons))])
 
 
 def _figure(deviation: Tensor, *, attacked: bool) -> str:
     """The median in words where it is no number: nothing was proved, or the explanation at x is 0 and has moved."""
-    median = deviation.median().item()
-    if math.isnan(median):
-        return "undefined"
+    median = deviation.nanmedian().item()  # NaN where the explanation at x is: counted among the causes
     if math.isinf(median):
         return "infinite" if attacked else "unbounded"
     return f"{median:.4f}"

@@ -120,6 +120,9 @@ class _Task:
             attack(self.model, self.x, self.y, self.ball, of=self.of, weights=self.weights, seed=self.seed, **goal)
             for goal in (goals if self.k > 1 else goals[:2])
         )
+        seconds = sum(result.seconds for result in results)
+        if bool(results[0].deviation.isnan().all()):
+            return ExplanationRow(name, Kind.EXPLANATION_ATTACK, None, None, None, None, results, seconds)
         value, found = results[0].value, torch.stack([result.gradient for result in results])
         each = found.flatten(0, 1), value.repeat(len(results), *[1] * (value.dim() - 1))
         both = torch.cat((found, value.unsqueeze(0)))
@@ -132,7 +135,7 @@ class _Task:
             ~evicts(*each, self.k).view(len(results), -1).any(0),
             None if self.delta is None else (width <= self.delta).flatten(1).all(1),
             results,
-            sum(result.seconds for result in results),
+            seconds,
         )
 
     def _certified(self, name: str, certifier: ExplanationCertifier) -> ExplanationRow:

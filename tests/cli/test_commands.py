@@ -173,7 +173,7 @@ def test_compare_chooses_components_with_parameters() -> None:
 
 def test_compare_reads_weights_files_and_archives(tmp_path: Path) -> None:
     x = np.random.default_rng(0).random((40, 3))
-    np.savez(tmp_path / "own.npz", x_train=x, y_train=x[:, 0] > 0.5, x_test=x, y_test=(x[:, 0] > 0.5).astype(int))
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=x[:, 0], x_test=x, y_test=(x[:, 0] > 0.5).astype(int))
     arguments = ["compare", "--data", str(tmp_path / "own.npz"), "--eps", "0.1", "--json"]
     wrong = run(*arguments, "--model", "linear")
     assert (wrong.exit_code, "accepted: integers" in wrong.stderr) == (2, True)
