@@ -3,7 +3,7 @@
 Every quantity is a bracket: what an attack achieved, and what a certifier proved.
 """
 
-from robust_plugins.adapters.art import from_art
+from robust_plugins.adapters.art.from_art import from_art
 from robust_plugins.balls import L1, L2, Ball, Linf
 from robust_plugins.brackets import (
     Comparison,

@@ -8,11 +8,8 @@ from typing import Any
 
 import click
 
-from robust_plugins.cli.compare import compare
-from robust_plugins.cli.explain import explain
+from robust_plugins.cli import compare, explain, poison, train
 from robust_plugins.cli.listings import data, models, plugins, recipes
-from robust_plugins.cli.poison import poison
-from robust_plugins.cli.train import train
 from robust_plugins.errors import ArgumentError, PluginError, RobustPluginsError, UnknownNameError
 from robust_plugins.registry.information import Kind
 from robust_plugins.registry.registry import registry
@@ -65,7 +62,7 @@ def commands() -> None:
     """Attacks, certificates and robust training for PyTorch models, behind one interface."""
 
 
-for _command in (compare, explain, train, poison, plugins, data, models, recipes):
+for _command in (compare.compare, explain.explain, train.train, poison.poison, plugins, data, models, recipes):
     commands.add_command(_command)
 
 
