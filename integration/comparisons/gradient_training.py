@@ -102,7 +102,7 @@ def pneumonia(seed: int, *, data: rp.Dataset, epochs: int, samples: int = 100) -
     ball, still = rp.Linf(eps=0.01, clip=data.clip), rp.Linf(eps=0.0, clip=data.clip)
     gamma = 0.01
     width = rp.GradientCertLoss(
-        alpha=0.5, ball=ball, weights=gamma, schedule=Ramp(start=0, end=0.75 * epochs, shape="linear")
+        alpha=0.5, ball=ball, radius=gamma, schedule=Ramp(start=0, end=0.75 * epochs, shape="linear")
     )
     rows = {}
     for name, penalty in (("plain", None), ("width", lambda m, x, y, e: width(m, x, y, epoch=e))):

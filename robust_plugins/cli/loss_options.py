@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from robust_plugins.balls import Ball
-from robust_plugins.losses import L1, MixedLoss, Ramp, Regulariser, WarmUp, recipe, recipes
+from robust_plugins.losses import L1Penalty, MixedLoss, Ramp, Regulariser, WarmUp, recipe, recipes
 from robust_plugins.losses.ramp import Shape
 from robust_plugins.registry.naming import parse_component
 
@@ -68,5 +68,5 @@ def loss_of(
             )
         added.append(WarmUp())
     if l1:
-        added.append(L1(weight=l1))
+        added.append(L1Penalty(weight=l1))
     return replace(loss, regularisers=(*loss.regularisers, *added)) if added else loss

@@ -8,11 +8,10 @@ from robust_plugins.losses.gradient_penalties import HessianPenalty, L2Penalty
 from robust_plugins.losses.mixed import MixedLoss, Terms
 from robust_plugins.losses.ramp import Ramp
 from robust_plugins.losses.recipes import recipe, recipes
-from robust_plugins.losses.regularisers import L1, Regulariser, WarmUp, ibp_initialisation
+from robust_plugins.losses.regularisers import L1Penalty, Regulariser, WarmUp, ibp_initialisation
 from robust_plugins.losses.worst import Attacked, Blended, Certified, SmallBox
 
 __all__ = [
-    "L1",
     "MART",
     "TRADES",
     "Attacked",
@@ -23,6 +22,7 @@ __all__ = [
     "Diverging",
     "GradientCertLoss",
     "HessianPenalty",
+    "L1Penalty",
     "L2Penalty",
     "MixedLoss",
     "MixedMargins",

@@ -81,10 +81,8 @@ class MixedMargins(_WithAttack):
     """`L(alpha * certified margins + (1 - alpha) * adversarial margins)`: CC-IBP. De Palma et al. 2024."""
 
     def loss(self, batch: Batch, worst: WorstCase) -> Combined:  # noqa: D102 (inherited)
-        adversarial = batch.adversarial(self.attack)
-        if not batch.continuous:
-            # The worst logits are zero at the true class, so these must be too before they are mixed.
-            adversarial = adversarial - adversarial.gather(1, batch.y.unsqueeze(1))
+        # The worst logits are zero at the true class, so these must be too before they are mixed.
+        adversarial = batch.mixable(batch.adversarial(self.attack))
         mixed = self.alpha * batch.worst(worst) + (1 - self.alpha) * adversarial
         with torch.no_grad():
             parts = self._losses(batch, worst)
@@ -143,6 +141,11 @@ class MART(Combiner):
         _check_weight("weight", self.weight)
 
     def loss(self, batch: Batch, worst: WorstCase) -> Combined:  # noqa: D102 (inherited)
+        if batch.shares is not None:
+            raise ArgumentError(
+                "y", "shares of classes, with MART", accepted="one class per sample",
+                hint="Its loss sets one class against all others: take y.argmax(1), or TRADES.",
+            )  # fmt: skip
         clean, attacked = batch.clean.log_softmax(1), _pair(batch, worst).log_softmax(1)
         rival = attacked.masked_fill(~batch.wrong, -torch.inf).argmax(1, keepdim=True)
         # log(1 - p) of the rival as the log of the sum of the others: exact where p is near one.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -13,19 +14,24 @@ from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations import ExplanationCertifier, explanation_certifier
 from robust_plugins.explanations.explained import Of
+from robust_plugins.losses.batch import Batch
+from robust_plugins.losses.refused import check_gradients
+from robust_plugins.losses.regularisers import Regulariser, classes_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientCertLoss:
+class GradientCertLoss(Regulariser):
     """A term to add to any loss: `alpha` times the width of the bounds on the explanation over the ball.
 
-        loss = F.cross_entropy(model(x), y) + penalty(model, x, y, epoch=epoch)
+        loss = rp.recipe("standard", regularisers=[penalty])                           # for rp.fit
+        value = F.cross_entropy(model(x), y) + penalty(model, x, y, epoch=epoch)       # in a loop of your own
 
-    - `ball`, `of`, `weights`: what is bounded, and over what, as for `rp.ExplanationCertifier`. The term is the
-      Euclidean norm of a sample's widths, averaged over the batch. The logit's gradient (default) costs less accuracy
-      than the loss's.
-    - `schedule`: from the epoch to a factor in [0, 1] of `ball.eps` and of `weights`, such as `rp.losses.Ramp`; None
-      trains at full strength from the start, which can collapse to a constant network.
+    - `ball`, `of`: what is bounded, and over what, as for `rp.ExplanationCertifier`. The term is the Euclidean norm of
+      a sample's widths, averaged over the batch. The logit's gradient (default) costs less accuracy than the loss's.
+    - `radius`: how far every parameter may be off besides, relative to its size.
+    - `schedule`: from the epoch to a factor in [0, 1] of `ball.eps` and of `radius`, such as `rp.Ramp`. None takes that
+      of the mixed loss whose regulariser it is; on its own, and where that has none, it is at full strength from the
+      start, which can collapse to a constant network.
     - `certifier`: whose bounds; the cheapest ones, by name or the component itself. A network that is trained on them
       can be certified with tighter ones.
 
@@ -34,14 +40,18 @@ class GradientCertLoss:
 
     ball: Ball
     alpha: float = 1.0
-    weights: float = 0.0
+    radius: float = 0.0
     of: Of = "logit"
     schedule: Callable[[float], float] | None = None
     certifier: str | ExplanationCertifier = "interval:ibp"
 
     def __post_init__(self) -> None:
-        if not self.alpha >= 0:
-            raise ArgumentError("alpha", self.alpha, accepted="a number >= 0", hint="0 switches the term off.")
+        if not 0 <= self.alpha < math.inf:
+            raise ArgumentError("alpha", self.alpha, accepted="a finite number >= 0", hint="0 switches the term off.")
+        if not 0 <= self.radius < math.inf:
+            raise ArgumentError(
+                "radius", self.radius, accepted="a finite number >= 0", hint="0 keeps parameters fixed."
+            )
 
     def __call__(
         self,
@@ -57,6 +67,7 @@ class GradientCertLoss:
         what the schedule asks for. Raises ArgumentError where there is a schedule and no epoch, and as the certifier
         does.
         """
+        check_gradients()
         if self.schedule is None:
             factor = 1.0
         elif epoch is None:
@@ -65,11 +76,21 @@ class GradientCertLoss:
             )
         else:
             factor = self.schedule(epoch)
+        return self._width(model, x, y, factor)
+
+    def penalty(self, batch: Batch) -> Float[Tensor, ""]:
+        """The term for one batch of a mixed loss. Batch normalisation uses the statistics of the clean batch."""
+        y = classes_of(batch, self)
+        factor = batch.factor if self.schedule is None else self.schedule(batch.epoch)
+        with batch.bounding(history=False):
+            return self._width(batch.model, batch.x, y, factor)
+
+    def _width(self, model: nn.Module, x: Tensor, y: Tensor, factor: float) -> Tensor:
         if not len(x):
             return x.sum()
-        radii = self.ball.radii
-        eps = tuple(factor * r for r in radii) if isinstance(radii, tuple) else factor * radii
+        ball = self.ball.scaled(factor)
         certifier = explanation_certifier(self.certifier) if isinstance(self.certifier, str) else self.certifier
-        bounds = certifier.bounds(model, x, y, replace(self.ball, eps=eps), of=self.of, weights=factor * self.weights)
-        norms: Tensor = torch.linalg.vector_norm(bounds.width.flatten(1), dim=1)
+        with torch.autocast(x.device.type, enabled=False):  # bounds in half precision would bound nothing
+            bounds = certifier.bounds(model, x, y, ball, of=self.of, weights=factor * self.radius)
+            norms: Tensor = torch.linalg.vector_norm(bounds.width.flatten(1), dim=1)
         return self.alpha * norms.mean()

@@ -12,10 +12,14 @@ from torch import Tensor, nn
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations.explained import Explained, Of
 from robust_plugins.explanations.surrogate import smoothed
+from robust_plugins.harness.call import ordinary
+from robust_plugins.losses.batch import Batch
+from robust_plugins.losses.refused import check_gradients
+from robust_plugins.losses.regularisers import Regulariser, classes_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class L2Penalty:
+class L2Penalty(Regulariser):
     """A term to add to any loss: `alpha` times the squared Euclidean norm of the explanation, averaged over the batch.
 
     `of`: whose gradient with respect to the input, as for `rp.ExplanationCertifier`. Drucker and Le Cun 1992,
@@ -32,15 +36,23 @@ class L2Penalty:
         self, model: nn.Module, x: Float[Tensor, "batch *features"], y: Int[Tensor, " batch"]
     ) -> Float[Tensor, ""]:
         """The term for one batch in the model's present mode, differentiable in its parameters; 0 for an empty one."""
+        check_gradients()
         if not len(x):
             return x.sum()
+        x = ordinary(x)
         explained = Explained.at(model, x, y, self.of)
         gradient = explained.gradient(model, x, create_graph=True)
         return self.alpha * gradient.flatten(1).square().sum(1).mean()
 
+    def penalty(self, batch: Batch) -> Float[Tensor, ""]:
+        """The term for one batch of a mixed loss. Batch normalisation uses the statistics of the clean batch."""
+        y = classes_of(batch, self)
+        with batch.replaying():
+            return self(batch.model, batch.x, y)
+
 
 @dataclass(frozen=True, kw_only=True)
-class HessianPenalty:
+class HessianPenalty(Regulariser):
     """A term to add to any loss: `alpha` times the squared Frobenius norm of the explanation's Jacobian.
 
     The Jacobian of a gradient is the Hessian, which says how fast the explanation turns. Its norm is estimated
@@ -69,8 +81,10 @@ class HessianPenalty:
 
         The directions are drawn from torch's random state.
         """
+        check_gradients()
         if not len(x):
             return x.sum()
+        x = ordinary(x)
         explained = Explained.at(model, x, y, self.of)
         z = x.detach().requires_grad_()
         with smoothed(self.beta):
@@ -85,7 +99,13 @@ class HessianPenalty:
             total = total + product.flatten(1).square().sum(1).mean()
         return self.alpha * total / self.samples
 
+    def penalty(self, batch: Batch) -> Float[Tensor, ""]:
+        """The term for one batch of a mixed loss. Batch normalisation uses the statistics of the clean batch."""
+        y = classes_of(batch, self)
+        with batch.replaying():
+            return self(batch.model, batch.x, y)
+
 
 def _check_alpha(alpha: float) -> None:
-    if not alpha >= 0:
-        raise ArgumentError("alpha", alpha, accepted="a number >= 0", hint="0 switches the term off.")
+    if not 0 <= alpha < math.inf:
+        raise ArgumentError("alpha", alpha, accepted="a finite number >= 0", hint="0 switches the term off.")

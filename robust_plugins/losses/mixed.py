@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
@@ -16,7 +18,9 @@ from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.wrappers import TwoLogits
 from robust_plugins.losses.batch import Batch, WorstCase
 from robust_plugins.losses.combiners import Combiner, Worst
+from robust_plugins.losses.labels import Labels, Task, check_task
 from robust_plugins.losses.ramp import Ramp
+from robust_plugins.losses.refused import check_gradients
 from robust_plugins.losses.regularisers import Regulariser
 from robust_plugins.losses.worst import worst_case
 
@@ -24,7 +28,7 @@ Schedule = Callable[[float], float]
 """From the epoch, which may be a fraction, to a number: `rp.Ramp`, or any function."""
 
 PATIENCE = 100
-"""So many batches without a step are warned about."""
+"""How many batches may pass without `step` before it is warned about: fewer would be one epoch of somebody's."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,14 @@ class MixedLoss:
       with `step`; a loss that is never stepped is warned about, too.
     - `combiner`: makes R of the worst case; the default is its loss.
     - `regularisers`: added to all of it.
+    - `task`: "classification", where L is the cross-entropy; "binary", where it is that of the logits (-z/2, z/2) of a
+      model of one output z; or "regression", where it is the mean squared error, and the worst case the further end of
+      a certifier's interval. Labels of classification may be classes, one-hot rows, or shares of all classes (soft
+      labels), for which bounds are those of the cross-entropy itself, and attacks those of the largest share. None
+      takes integers and booleans for classes and floating point for numbers, except between 0 and 1, where the
+      task is inferred from the first batch, with a warning that names it: zeros and ones for one output are binary,
+      rows with a sum of 1 classification, all else regression.
 
-    With integer labels L is the cross-entropy, for a model of one output z that of the logits (-z/2, z/2). With
-    floating-point labels L is the mean squared error, and the worst case the further end of a certifier's interval.
     Adversarial examples are found in evaluation mode; the forward pass on them is in the model's own mode. Bounds are
     those of the model in evaluation mode, in full precision under autocast. Batch normalisation in training mode uses
     the statistics of the clean batch for all of them; gradients flow through these, except for the bounds of other
@@ -76,6 +85,9 @@ class MixedLoss:
     schedule: Schedule | None = None
     combiner: Combiner = field(default_factory=Worst)
     regularisers: Sequence[Regulariser] = ()
+    task: Task | None = None
+    inferred: Task | None = field(default=None, init=False, repr=False)
+    """What labels in floating point were first taken for, where `task` does not say."""
     epoch: float = field(default=0.0, init=False)
     """Where training is; `step` sets it."""
 
@@ -146,17 +158,28 @@ class MixedLoss:
     ) -> Float[Tensor, ""]:
         """The loss of one batch, with `terms` as an attribute. `model`'s mode, flags and gradients are left as found.
 
-        `model` maps a batch to outputs of shape (batch, classes), and is given itself or within
-        DistributedDataParallel. `y` holds classes, or numbers for regression. Attacks draw their seeds from torch's
-        random state. Raises ArgumentError for arguments that do not fit, and as the attack or the certifier does.
+        `model` maps a batch to outputs of shape (batch, classes), or one per sample, and is given itself, compiled,
+        averaged or within DistributedDataParallel. `y` holds classes, or numbers for regression; see `task`. Attacks
+        draw their seeds from torch's random state. Under `torch.no_grad()` it is the same number. Raises ArgumentError
+        for arguments that do not fit and under `torch.inference_mode()`, and as the attack or the certifier does.
         """
+        check_gradients()
+        if not isinstance(x, Tensor):
+            raise ArgumentError("x", type(x).__name__, accepted="a torch.Tensor", hint="Use torch.as_tensor(x).")
         if not len(x):
             raise ArgumentError("x", "an empty batch", accepted="at least one sample", hint="Leave the batch out.")
         factor = 1.0 if self.schedule is None else self._scheduled("schedule", self.schedule)
         gamma = self._scheduled("gamma", self.gamma) if callable(self.gamma) else 1 - factor * (1 - self.gamma)
         self._warn_where_nothing_is_stepped()
         counts = gamma > 0 or self.combiner.uses_clean
-        batch = Batch(model, x, y, self.ball, factor=factor, epoch=self.epoch, clean_counts=counts, pair=self._pair)
+        batch = Batch(
+            model, x, y, self.ball, factor=factor, epoch=self.epoch, clean_counts=counts, pair=self._pair,
+            task=self.task, earlier=self.inferred,
+        )  # fmt: skip
+        if batch.labels.why:
+            self._say_what_was_inferred(batch.labels)
+        elif self.task is None and y.is_floating_point():
+            self.inferred = batch.labels.task
         self._pair = batch.model if isinstance(batch.model, TwoLogits) else None
         clean = batch.loss(batch.clean)
         total = clean
@@ -168,7 +191,8 @@ class MixedLoss:
             worst, parts = self.combiner.loss(batch, source)
             total = worst if gamma == 0 else gamma * clean + (1 - gamma) * worst
         for regulariser in self.regularisers:
-            name, term = type(regulariser).__name__, regulariser.penalty(batch)
+            with torch.autocast(x.device.type, enabled=False):  # bounds and second derivatives in full precision
+                name, term = type(regulariser).__name__, regulariser.penalty(batch)
             parts[name] = term + parts[name] if name in parts else term
             total = total + term
         total.terms = Terms(  # type: ignore[attr-defined] # a tensor takes attributes
@@ -189,6 +213,16 @@ class MixedLoss:
             )  # fmt: skip
         return float(value)
 
+    def _say_what_was_inferred(self, labels: Labels) -> None:
+        if self.inferred is None:
+            others = " or ".join(f'task="{task}"' for task in get_args(Task) if task != labels.task)
+            warnings.warn(
+                f'labels are {labels.why}: taken for those of {labels.task}. Name task="{labels.task}" to keep it so, '
+                f"or {others}",
+                stacklevel=3,
+            )
+        self.inferred = labels.task
+
     def _warn_where_nothing_is_stepped(self) -> None:
         self._calls += 1
         if self._calls == PATIENCE and (_moves(self.schedule, self.epoch) or _moves(self.gamma, self.epoch)):
@@ -197,6 +231,7 @@ class MixedLoss:
             )
 
     def _check_kinds(self) -> None:
+        check_task(self.task)
         number = isinstance(self.gamma, int | float) and not isinstance(self.gamma, bool)
         if not callable(self.gamma) and not (number and 0 <= self.gamma <= 1):
             raise ArgumentError(
@@ -205,7 +240,7 @@ class MixedLoss:
         if isinstance(self.regularisers, Regulariser) or not all(isinstance(r, Regulariser) for r in self.regularisers):
             raise ArgumentError(
                 "regularisers", repr(self.regularisers), accepted="a list of rp.losses.Regulariser",
-                hint="For example [rp.losses.L1(weight=1e-5)].",
+                hint="For example [rp.losses.L1Penalty(weight=1e-5)].",
             )  # fmt: skip
         for name, value, kind, accepted in (
             ("worst", self.worst, str | Attack | Certifier | WorstCase | None, "an attack, a certifier, or its name"),

@@ -32,3 +32,12 @@ def refused_inputs(error: Exception, model: nn.Module, x: Tensor) -> ArgumentErr
             hint=f"Convert them with x.to({first.dtype}).",
         )  # fmt: skip
     return None
+
+
+def check_gradients() -> None:
+    """Raises ArgumentError under `torch.inference_mode`, where nothing has gradients."""
+    if torch.is_inference_mode_enabled():
+        raise ArgumentError(
+            "mode", "torch.inference_mode()", accepted="a place where gradients can be recorded: training needs them",
+            hint="Leave it, or evaluate under torch.no_grad().",
+        )  # fmt: skip

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.evaluation import evaluation_mode
 from robust_plugins.intervals import Interval, trace
 from robust_plugins.losses.batch import Batch
 
@@ -20,12 +22,12 @@ class Regulariser(ABC):
     """A term that is added to the mixed loss."""
 
     @abstractmethod
-    def penalty(self, batch: Batch) -> Tensor:
+    def penalty(self, batch: Batch) -> Float[Tensor, ""]:
         """The term for one batch, a scalar with gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class L1(Regulariser):
+class L1Penalty(Regulariser):
     """`weight` times the sum of the absolute values of all weights; biases and batch-norm parameters are left out."""
 
     weight: float
@@ -33,7 +35,7 @@ class L1(Regulariser):
     def __post_init__(self) -> None:
         _check_weight(self.weight)
 
-    def penalty(self, batch: Batch) -> Tensor:  # noqa: D102 (inherited)
+    def penalty(self, batch: Batch) -> Float[Tensor, ""]:  # noqa: D102 (inherited)
         sizes = [p.abs().sum() for p in batch.model.parameters() if p.dim() > 1]
         return self.weight * torch.stack(sizes).sum() if sizes else batch.clean.new_zeros(())
 
@@ -61,21 +63,14 @@ class WarmUp(Regulariser):
         if not 0 < self.tolerance < math.inf:
             raise ArgumentError("tolerance", self.tolerance, accepted="a finite number above 0", hint="Try 0.5.")
 
-    def penalty(self, batch: Batch) -> Tensor:  # noqa: D102 (inherited)
+    def penalty(self, batch: Batch) -> Float[Tensor, ""]:  # noqa: D102 (inherited)
         strength = self.weight * (1 - batch.factor)
         if strength == 0 or batch.factor == 0:  # over, or a box of radius zero: nothing explodes
             return batch.clean.new_zeros(())
         box = batch.ball.box(batch.x)
-        modes = [(module, module.training) for module in batch.model.modules()]
-        try:
-            for module, _ in modes:
-                module.training = False
-            with batch.bounding(history=True):
-                network = trace(batch.model, batch.x)
-                values = network.forward(box)
-        finally:
-            for module, training in modes:
-                module.training = training
+        with evaluation_mode(batch.model), batch.bounding(history=True):
+            network = trace(batch.model, batch.x)
+            values = network.forward(box)
         inputs = [
             values[node.inputs[0]]
             for node, layer in zip(network.nodes, network.layers, strict=True)
@@ -122,6 +117,16 @@ def ibp_initialisation(model: nn.Module) -> None:
         transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
         fan_in = layer.weight[:, 0].numel() // layer.groups if transposed else layer.weight[0].numel()
         layer.weight.normal_(0.0, math.sqrt(2 * math.pi) / fan_in)
+
+
+def classes_of(batch: Batch, regulariser: Regulariser) -> Int[Tensor, " batch"]:
+    """The labels of the batch; raises ArgumentError for numbers, of which no class is explained."""
+    if batch.continuous:
+        raise ArgumentError(
+            "regularisers", f"{type(regulariser).__name__}, for regression", accepted="those that need no classes",
+            hint="Leave it out: it explains the decision for a class.",
+        )  # fmt: skip
+    return batch.y
 
 
 def _check_weight(weight: float) -> None:

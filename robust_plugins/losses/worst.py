@@ -53,7 +53,9 @@ class _Bounded(WorstCase):
     def outputs(self, batch: Batch) -> Tensor:
         """Zero for the true class and minus the margin's lower bound for the others: Gowal et al. 2018, section 3.
 
-        For continuous labels, the end of the interval that is further from the label.
+        For shares q of classes, the cross-entropy is log sum_j exp(z_j - z_y) - (q . z - z_y), y the largest share: the
+        last column is the lower bound of that line, so that their loss is above that of every input of the ball. For
+        continuous labels, the end of the interval that is further from the label.
         """
         own = all(map(is_of_the_engine, self.certifiers))
         # Bounds in half precision would bound nothing; the model's parameters are in full precision under autocast.
@@ -63,9 +65,13 @@ class _Bounded(WorstCase):
                 self._check_differentiable(batch, interval.lower)
                 return _further(interval, batch)
             classes = batch.clean.shape[1]
-            margins = self.lower(batch, margin_spec(batch.y, classes, dtype=batch.x.dtype))
+            spec = margin_spec(batch.y, classes, dtype=batch.x.dtype)
+            if batch.shares is not None:
+                spec = torch.cat((spec, _linear(batch, batch.shares)), 1)
+            margins = self.lower(batch, spec)
             self._check_differentiable(batch, margins)
-            return margins.new_zeros((len(margins), classes)).masked_scatter(batch.wrong, -margins)
+            worst = margins.new_zeros((len(margins), classes)).masked_scatter(batch.wrong, -margins[:, : classes - 1])
+            return worst if batch.shares is None else torch.cat((worst, margins[:, classes - 1 :]), 1)
 
     def _check_differentiable(self, batch: Batch, bounds: Tensor) -> None:
         if bounds.requires_grad or not torch.is_grad_enabled():
@@ -192,8 +198,17 @@ def worst_case(source: str | Attack | Certifier | WorstCase) -> WorstCase:
     return Certified(certifier=source) if isinstance(source, Certifier) else source
 
 
+def _linear(batch: Batch, shares: Tensor) -> Tensor:
+    """The row `q - e_y`, whose product with the logits is `q . z - z_y`."""
+    row = shares.to(batch.x.dtype)
+    return row.scatter_add(1, batch.y.unsqueeze(1), torch.full_like(row[:, :1], -1)).unsqueeze(1)
+
+
 def _whole(certifier: Certifier, batch: Batch) -> Certifier:
-    """The certifier for the batch in one chunk: it fits into memory with its graph, or training would fail anyhow."""
+    """The certifier, which bounds the whole batch at once unless it has a batch size of its own.
+
+    Estimates of memory would cost a pass of the model, and a batch whose graph does not fit cannot be trained on.
+    """
     return certifier if certifier.batch_size is not None else replace(certifier, batch_size=max(1, len(batch.x)))
 
 

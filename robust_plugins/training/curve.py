@@ -28,7 +28,10 @@ def learning_curve(epochs: Sequence[Mapping[str, Any]]) -> str:
             left.plot(numbers, values, marker=".", label=label, linestyle="-" if name == "loss" else "--")
     for name in dict.fromkeys(name for epoch in epochs for name in epoch["scores"]):
         shares = [epoch["scores"].get(name, float("nan")) for epoch in epochs]
-        right.plot(numbers, shares, marker=".", label=name)
+        # Where there is no number, the reason takes its place, in the last epoch's words.
+        words = [share.partition(":")[0] for share in shares if isinstance(share, str)]
+        label = f"{name} ({words[-1]})" if words else name
+        right.plot(numbers, [float("nan") if isinstance(s, str) else s for s in shares], marker=".", label=label)
     left.set(xlabel="epoch", ylabel="loss in training")
     right.set(xlabel="epoch", ylabel="accuracy on test samples", ylim=(-0.02, 1.02))
     for axes in (left, right):

@@ -13,11 +13,11 @@ from torch import nn
 
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.progress import reporting
+from robust_plugins.losses.refused import check_gradients
 from robust_plugins.training.record import EpochRecord, TrainingRecord, checked_scores, header, row
 from robust_plugins.training.refusals import (
     batches_of,
     check_count,
-    check_gradients,
     check_scheduler,
     check_trainable,
     warn_of_ramps,

@@ -108,15 +108,6 @@ def check_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer, epochs: in
         )  # fmt: skip
 
 
-def check_gradients() -> None:
-    """Raises ArgumentError under `torch.inference_mode`, where nothing has gradients; `torch.no_grad` is undone."""
-    if torch.is_inference_mode_enabled():
-        raise ArgumentError(
-            "mode", "torch.inference_mode()", accepted="a place where gradients are recorded: training needs them",
-            hint="Call it outside of torch.inference_mode().",
-        )  # fmt: skip
-
-
 def warn_of_ramps(loss: Any, batches: int | None, epochs: int, *, stacklevel: int) -> None:
     """Warns of a ramp that is over after so few steps that training collapses, and of one that outlasts training."""
     if not isinstance(loss, MixedLoss):

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.registered import attack, certifier
-from robust_plugins.errors import ArgumentError
+from robust_plugins.decisions.results import Certificate, Verdict
+from robust_plugins.errors import ArgumentError, ComponentError, UnsupportedModelError
+from robust_plugins.harness.arguments import decided
+from robust_plugins.harness.call import calling
 from robust_plugins.harness.component import chunks
-from robust_plugins.harness.evaluation import evaluating
-from robust_plugins.harness.wrappers import TwoLogits
+from robust_plugins.losses.labels import Task, labels_of
+
+MISSING = (Verdict.UNSUPPORTED, Verdict.ERROR, Verdict.TIMEOUT)
+"""Verdicts that are no answer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:
     """A function from a model to its accuracies on these samples, to be passed to `rp.fit` as `evaluate`.
 
-    `attack` and `certifier` are registered names, with parameters, or None to leave that column out. The attack starts
-    from `seed` every time, and what was wrong without it counts as broken. Certified accuracy counts what is proved and
-    correct. A model of one output z has the logits (-z/2, z/2). Raises ArgumentError for an empty batch and
-    UnknownNameError for an unknown component.
+    - `y`: classes, in floating point too, or one-hot rows.
+    - `attack` and `certifier` are registered names, with parameters, or None to leave that column out. The attack
+      starts from `seed` every time, and what was wrong without it counts as broken. Certified accuracy counts what is
+      proved and correct.
+
+    A model of one output z has the logits (-z/2, z/2). Raises ArgumentError for an empty batch and for labels that are
+    no classes, and UnknownNameError for an unknown component.
     """
 
     x: Float[Tensor, "batch *features"]
-    y: Int[Tensor, " batch"]
+    y: Shaped[Tensor, "batch *outputs"]
     ball: Ball
     attack: str | None = "art:pgd(steps=10)"
     certifier: str | None = "interval:ibp"
@@ -44,30 +55,76 @@ class Scores:
             if name is not None:
                 make(name)  # a misspelt name is found before the training, not after its first epoch
 
-    def __call__(self, model: nn.Module) -> dict[str, float]:
+    def __call__(self, model: nn.Module) -> dict[str, float | str]:
         """`clean`, and under their components' names what they leave or prove: shares between 0 and 1.
 
-        The model is evaluated in evaluation mode and left as found; a model that the certifier cannot bound scores 0.
+        What could not be computed is said in words, with its cause: `"unsupported: ..."` where the certifier cannot
+        bound the model, `"error: ..."` where a component failed, `"timeout: ..."`. The model is evaluated in evaluation
+        mode, under any ambient mode, and left as found.
         """
-        counts: dict[str, int] = {}
-
-        def count(name: str, good: Tensor) -> None:
-            counts[name] = counts.get(name, 0) + int(good.sum())
-
+        found: dict[str, _Count] = {"clean": _Count()}
         for part in chunks(len(self.x), self.batch_size):
             x, y, ball = self.x[part], self.y[part], self.ball[part]
-            with torch.no_grad(), evaluating(model):
-                logits = model(x)
-                if logits.dim() == 2 and logits.shape[1] == 1:
-                    model = TwoLogits(model)
-                    logits = model(x)
-                right = (logits.argmax(1) == y) & logits.isfinite().all(1)
-            count("clean", right)
+            with torch.no_grad(), calling(model, x, guarded=False) as call:
+                logits = decided(call.model, call.x)[1]
+                classes = _classes(y, logits)
+                right = (logits.argmax(1) == classes) & logits.isfinite().all(1)
+            found["clean"].add(right)
             if self.attack is not None:
-                count(_bare(self.attack), right & ~attack(self.attack)(model, x, y, ball, seed=self.seed).success)
+                count = found.setdefault(_bare(self.attack), _Count())
+                count.attempt(partial(self._withstood, model, x, classes, ball, right))
             if self.certifier is not None:
-                count(_bare(self.certifier), certifier(self.certifier)(model, x, y, ball).certified)
-        return {name: good / len(self.x) for name, good in counts.items()}
+                count = found.setdefault(_bare(self.certifier), _Count())
+                count.attempt(partial(self._proved, model, x, classes, ball))
+        return {name: count.said(len(self.x)) for name, count in found.items()}
+
+    def _withstood(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, right: Tensor) -> Tensor:
+        assert self.attack is not None  # its column is there
+        return right & ~attack(self.attack)(model, x, y, ball, seed=self.seed).success
+
+    def _proved(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> Certificate:
+        assert self.certifier is not None  # its column is there
+        return certifier(self.certifier)(model, x, y, ball)
+
+
+class _Count:
+    """How many samples are good, and for how many there is no answer, for which reasons."""
+
+    def __init__(self) -> None:
+        self.good = 0
+        self.missing: Counter[str] = Counter()
+
+    def add(self, good: Tensor) -> None:
+        self.good += int(good.sum())
+
+    def attempt(self, answer: Callable[[], Tensor | Certificate]) -> None:
+        try:
+            found = answer()
+        except UnsupportedModelError as error:
+            self.missing[f"{Verdict.UNSUPPORTED}: {error}"] += 1
+        except ComponentError as error:
+            self.missing[f"{Verdict.ERROR}: {error}"] += 1
+        else:
+            self.add(found.certified if isinstance(found, Certificate) else found)
+            if isinstance(found, Certificate):
+                causes = zip(found.verdicts, found.messages, strict=True)
+                self.missing.update(f"{v}: {message}" for v, message in causes if v in MISSING)
+
+    def said(self, total: int) -> float | str:
+        """The share of good samples; where some have no answer, the most frequent reason why."""
+        return self.missing.most_common(1)[0][0] if self.missing else self.good / total
+
+
+def _classes(y: Tensor, logits: Tensor) -> Tensor:
+    task: Task = "binary" if logits.shape[1] == 2 else "classification"
+    labels = labels_of(y, logits, task)
+    if labels.shares is not None:
+        raise ArgumentError(
+            "y", "shares of classes", accepted="one class per sample: shares are neither right nor wrong",
+            hint="Take those with the largest share, y.argmax(1), or (y > 0.5) for shares of class 1.",
+        )  # fmt: skip
+    assert labels.classes is not None  # the task has classes
+    return labels.classes
 
 
 def _bare(name: str) -> str:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import robust_plugins as rp
 from robust_plugins.cli import commands
-from robust_plugins.losses import L1, WarmUp, ibp_initialisation
+from robust_plugins.losses import L1Penalty, WarmUp, ibp_initialisation
 from robust_plugins.training.curve import learning_curve
 
 COMMON = ("--model", "mlp(widths=(16, 16))", "--data", "digits", "--eps", "0.02", "--samples", "50", "--attack",
@@ -119,7 +119,7 @@ def test_it_is_what_the_library_does(tmp_path: Path) -> None:
     digits = rp.dataset("digits")
     ball = rp.Linf(eps=0.02, clip=digits.clip)
     loss = rp.recipe("ibp", ball=ball, epochs=4, schedule=rp.Ramp(start=0.5, end=3, shape="linear"))
-    loss = replace(loss, regularisers=(WarmUp(), L1(weight=1e-4)))
+    loss = replace(loss, regularisers=(WarmUp(), L1Penalty(weight=1e-4)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         model = rp.model("mlp", input_shape=digits.input_shape, classes=10, widths=(16, 16))

@@ -19,14 +19,14 @@ BALL = rp.Linf(eps=0.05, clip=(0.0, 1.0))
 @pytest.mark.parametrize("weights", [0.0, 0.02])
 def test_it_is_the_width_of_the_bounds(of: str, weights: float) -> None:
     case = mlp_case(normalised=False)
-    term = rp.GradientCertLoss(alpha=0.3, ball=BALL, of=of, weights=weights)(case.model, case.x, case.y)
+    term = rp.GradientCertLoss(alpha=0.3, ball=BALL, of=of, radius=weights)(case.model, case.x, case.y)
     bounds = IBP().bounds(case.model, case.x, case.y, BALL, of=of, weights=weights)
     torch.testing.assert_close(term, 0.3 * bounds.width.square().sum(1).sqrt().mean())
 
 
 def test_its_gradient_is_that_of_finite_differences() -> None:
     case = mlp_case(activation=nn.Tanh, normalised=False).to(torch.float64, "cpu")
-    penalty = rp.GradientCertLoss(ball=BALL, weights=0.05)
+    penalty = rp.GradientCertLoss(ball=BALL, radius=0.05)
     penalty(case.model, case.x, case.y).backward()
     assert case.model[-1].bias.grad is None  # no gradient depends on it
     for parameter in list(case.model.parameters())[:-1]:
@@ -43,11 +43,11 @@ def test_its_gradient_is_that_of_finite_differences() -> None:
 def test_the_schedule_scales_the_ball_and_the_weights() -> None:
     case = mlp_case(normalised=False)
     ramp = Ramp(start=0, end=10, shape="linear")
-    penalty = rp.GradientCertLoss(ball=BALL, weights=0.02, schedule=ramp)
-    half = rp.GradientCertLoss(ball=rp.Linf(eps=0.025, clip=(0.0, 1.0)), weights=0.01)
+    penalty = rp.GradientCertLoss(ball=BALL, radius=0.02, schedule=ramp)
+    half = rp.GradientCertLoss(ball=rp.Linf(eps=0.025, clip=(0.0, 1.0)), radius=0.01)
     torch.testing.assert_close(penalty(case.model, case.x, case.y, epoch=5), half(case.model, case.x, case.y))
     assert penalty(case.model, case.x, case.y, epoch=0) == 0
-    each = rp.GradientCertLoss(ball=rp.Linf(eps=[0.05] * 6, clip=(0.0, 1.0)), weights=0.02, schedule=ramp)
+    each = rp.GradientCertLoss(ball=rp.Linf(eps=[0.05] * 6, clip=(0.0, 1.0)), radius=0.02, schedule=ramp)
     torch.testing.assert_close(each(case.model, case.x, case.y, epoch=5), half(case.model, case.x, case.y))
     with pytest.raises(rp.ArgumentError, match="epoch"):
         penalty(case.model, case.x, case.y)

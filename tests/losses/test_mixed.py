@@ -16,7 +16,7 @@ from support.by_hand import MIXED, adversarial, fixed, hand_ibp, network, sample
 from torch import Tensor, nn
 
 import robust_plugins as rp
-from robust_plugins.losses import L1, WarmUp
+from robust_plugins.losses import L1Penalty, WarmUp
 from robust_plugins.losses.batch import Batch
 
 BALL = rp.Linf(eps=0.1, clip=(0, 1))
@@ -291,11 +291,11 @@ def test_warm_up_is_the_mean_over_layers() -> None:
 
 def test_terms_of_one_name_are_added() -> None:
     model, (x, y) = network(), samples()
-    twice = _ibp(gamma=1.0, regularisers=[L1(weight=0.01), L1(weight=0.02)])(model, x, y)
-    once = _ibp(gamma=1.0, regularisers=[L1(weight=0.03)])(model, x, y)
-    assert twice.terms.parts["L1"].item() == pytest.approx(once.terms.parts["L1"].item())
+    twice = _ibp(gamma=1.0, regularisers=[L1Penalty(weight=0.01), L1Penalty(weight=0.02)])(model, x, y)
+    once = _ibp(gamma=1.0, regularisers=[L1Penalty(weight=0.03)])(model, x, y)
+    assert twice.terms.parts["L1Penalty"].item() == pytest.approx(once.terms.parts["L1Penalty"].item())
     assert twice.item() == pytest.approx(once.item())
-    assert L1(weight=1.0).penalty(Batch(nn.Sequential(nn.Flatten()), x, y, None)).item() == 0
+    assert L1Penalty(weight=1.0).penalty(Batch(nn.Sequential(nn.Flatten()), x, y, None)).item() == 0
 
 
 def test_exp_ibp_where_a_loss_is_zero() -> None:
@@ -347,9 +347,9 @@ def test_labels_of_other_kinds() -> None:
 
 def test_l1_and_the_initialisation() -> None:
     model, (x, y) = network(), samples()
-    value = _ibp(gamma=1.0, regularisers=[L1(weight=0.01)])(model, x, y)
+    value = _ibp(gamma=1.0, regularisers=[L1Penalty(weight=0.01)])(model, x, y)
     expected = 0.01 * (model[0].weight.abs().sum() + model[2].weight.abs().sum())
-    assert value.terms.parts["L1"].item() == pytest.approx(expected.item())
+    assert value.terms.parts["L1Penalty"].item() == pytest.approx(expected.item())
     wide = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Flatten(), nn.Linear(200, 300), nn.Linear(300, 2))
     last, bias = wide[3].weight.clone(), wide[0].bias.clone()
     rp.ibp_initialisation(wide)
@@ -434,7 +434,8 @@ def test_two_processes_give_the_parameters_of_one(tmp_path: Path) -> None:
 def test_arguments_that_do_not_fit() -> None:
     model, (x, y) = network(), samples()
     for name, wrong in {
-        "gamma": "0.5", "schedule": 3, "regularisers": L1(weight=1.0), "combiner": "mtl", "worst": 3, "ball": 0.1,
+        "gamma": "0.5", "schedule": 3, "regularisers": L1Penalty(weight=1.0), "combiner": "mtl", "worst": 3,
+        "ball": 0.1, "task": "multi-label",
     }.items():  # fmt: skip
         with pytest.raises(rp.ArgumentError, match=f"`{name}`"):
             _ibp(**{name: wrong})
@@ -467,13 +468,13 @@ def test_arguments_that_do_not_fit() -> None:
         rp.MixedLoss(worst="art:fgsm", gamma=0.5, ball=BALL)(model, x, torch.zeros(6, 4, dtype=x.dtype))
     with pytest.raises(rp.ArgumentError, match="compare two inputs"):
         _ibp(combiner=rp.losses.TRADES())(model, x, y)
-    with pytest.raises(rp.ArgumentError, match=r"shape \(batch, 1\)"):
-        _ibp()(nn.Sequential(nn.Linear(5, 1), nn.Flatten(0)).double(), x, y)
+    with pytest.raises(rp.ArgumentError, match=r"outputs of shape \(batch, classes\), or one per sample"):
+        _ibp()(nn.Sequential(nn.Linear(5, 8), nn.Unflatten(1, (2, 4))).double(), x, y)
     box = rp.losses.SmallBox(attack=rp.attack("art:fgsm"), certifier=rp.certifier("interval:ibp"), ratio=0.5)
     with pytest.raises(rp.ArgumentError, match=r"rp\.Linf"):
         _ibp(worst=box, ball=rp.L2(eps=0.1, clip=None))(model, x, y)
     with pytest.raises(rp.ArgumentError, match="without ReLU"):
         _ibp(schedule=lambda epoch: 0.5, regularisers=[WarmUp()])(nn.Sequential(nn.Linear(5, 4)).double(), x, y)
-    for wrong in (lambda: L1(weight=-1.0), lambda: WarmUp(weight=-1.0), lambda: WarmUp(tolerance=0.0)):
+    for wrong in (lambda: L1Penalty(weight=-1.0), lambda: WarmUp(weight=-1.0), lambda: WarmUp(tolerance=0.0)):
         with pytest.raises(rp.ArgumentError):
             wrong()

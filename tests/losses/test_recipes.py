@@ -270,7 +270,7 @@ def test_bounds_and_regularisers_of_your_own(name: str) -> None:
     ball = rp.L2(eps=0.3, clip=(0, 1)) if name != "sabr" else BALL
     parameters = {"ball": ball, "epochs": 1, "schedule": lambda epoch: 0.5 if name == "crown-ibp" else 1.0}
     values = []
-    for more in ({}, {"certifier": "lirpa:ibp"}, {"regularisers": [rp.losses.L1(weight=2.0)]}):
+    for more in ({}, {"certifier": "lirpa:ibp"}, {"regularisers": [rp.losses.L1Penalty(weight=2.0)]}):
         torch.manual_seed(7)
         values.append(rp.recipe(name, **parameters, **more)(model, x, y))
     own, other, penalised = values
