@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final, get_args
@@ -14,11 +13,13 @@ from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
-from robust_plugins.explanations.explained import Explained, Of
-from robust_plugins.explanations.task import Goal, Search
+from robust_plugins.explanations.certificate import euclidean
+from robust_plugins.explanations.explained import Of, explained_by
+from robust_plugins.explanations.task import Goal, Task
 from robust_plugins.harness.arguments import check_inputs
+from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import Component, chunks
-from robust_plugins.harness.evaluation import evaluating, fresh_seed, synchronize
+from robust_plugins.harness.evaluation import fresh_seed
 from robust_plugins.harness.memory import BUDGET
 
 
@@ -63,7 +64,7 @@ class ExplanationAttack(Component, ABC):
     """
 
     @abstractmethod
-    def search(self, task: Search) -> None:
+    def search(self, task: Task) -> None:
         """Offers candidates to `task.offer`, which projects and scores them on the network and keeps the best.
 
         `task.gradient` and `task.objective` are there to be followed. The model is in evaluation mode with weight
@@ -103,27 +104,32 @@ class ExplanationAttack(Component, ABC):
         model = check_inputs(model, x, ball)
         _check_goal(x, goal, k, target, threshold, weights)
         seed = fresh_seed() if seed is None else seed
-        x = x.detach()
-        synchronize(x)
-        start = time.perf_counter()
-        with torch.inference_mode(False), evaluating(model, seed=seed, freeze=True):
-            if x.is_inference():
-                x = x.clone()  # inference tensors cannot be differentiated
-            explained = Explained.at(model, x, y, of)
-            goals = None if target is None else target.detach().to(x).expand(x.shape)
+        with calling(model, x.detach(), seed=seed, freeze=True) as call:
+            x = call.x
+            model, explained = explained_by(call.model, x, ordinary(y), of)
+            goals = None if target is None else ordinary(target.detach()).to(x).expand(x.shape)
             tasks = []
             for part in chunks(len(x), self._chunk_size(model, weights)):
                 aim = None if goals is None else goals[part]
-                task = Search(model, x[part], ball[part], explained[part], goal, k=k, target=aim, weights=weights)
+
+                def task(part: slice = part, aim: Tensor | None = aim) -> Task:
+                    return Task(
+                        model, x[part].clone(), ball[part], explained[part], goal, k=k, target=aim, weights=weights
+                    )
+
+                searched = task()
                 with torch.enable_grad():
-                    self.search(task)
-                tasks.append(task)
-            value = torch.cat([x[:0], *(task.value for task in tasks)])
-            gradient = torch.cat([x[:0], *(task.best_gradient for task in tasks)])
+                    self.search(searched)
+                # What was found is scored again by a task that the attack never had, on the model as it was.
+                call.check(self, tolerated=("hooks", "buffers", "requires_grad", "default dtype"))
+                judged = task()
+                judged.offer(searched.best, searched.best_weights)
+                tasks.append(judged)
+            value = torch.cat([x[:0], *(t.value for t in tasks)])
+            gradient = torch.cat([x[:0], *(t.best_gradient for t in tasks)])
             deviation, evicted = relative_deviation(gradient, value), evicts(gradient, value, k)
-            distance = None if goals is None else torch.linalg.vector_norm((gradient - goals).flatten(1), dim=1)
-            x_adv, weights_adv = torch.cat([x[:0], *(task.best for task in tasks)]), _joined(tasks)
-        synchronize(x)
+            distance = None if goals is None else euclidean(gradient - goals)
+            x_adv, weights_adv = torch.cat([x[:0], *(t.best for t in tasks)]), _joined(tasks, call.model, model)
         return ExplanationAttackResult(
             x_adv=x_adv,
             weights_adv=weights_adv,
@@ -136,10 +142,11 @@ class ExplanationAttack(Component, ABC):
             goal=goal,
             k=k,
             of=of,
-            seconds=time.perf_counter() - start,
+            seconds=call.seconds,
             seed=seed,
         )
 
+    @final
     def _chunk_size(self, model: nn.Module, weights: float) -> int | None:
         if self.batch_size is not None or weights == 0:
             return self.batch_size
@@ -152,8 +159,7 @@ def relative_deviation(
     gradient: Float[Tensor, "batch *features"], value: Float[Tensor, "batch *features"]
 ) -> Float[Tensor, " batch"]:
     """`|gradient - value| / |value|` for each sample, Euclidean norms; 0 where both are equal, even 0."""
-    length: Tensor = torch.linalg.vector_norm(value.flatten(1), dim=1)
-    moved: Tensor = torch.linalg.vector_norm((gradient - value).flatten(1), dim=1)
+    length, moved = euclidean(value), euclidean(gradient - value)
     return torch.where(moved == 0, 0.0, moved / length)
 
 
@@ -179,9 +185,12 @@ def _success(
     return deviation > threshold if distance is None else distance <= threshold
 
 
-def _joined(tasks: list[Search]) -> dict[str, Tensor] | None:
+def _joined(tasks: list[Task], own: nn.Module, attacked: nn.Module) -> dict[str, Tensor] | None:
+    """The weights that were found, by their names in the user's model and not in a wrapper around it."""
     found = [task.best_weights for task in tasks if task.best_weights is not None]
-    return {name: torch.cat([part[name] for part in found]) for name in found[0]} if found else None
+    names = {id(p): name for name, p in own.named_parameters()}
+    inside = {name: names[id(p)] for name, p in attacked.named_parameters()}
+    return {inside[name]: torch.cat([part[name] for part in found]) for name in found[0]} if found else None
 
 
 def _check_goal(x: Tensor, goal: Goal, k: int, target: Tensor | None, threshold: float | None, weights: float) -> None:

@@ -6,7 +6,7 @@
 
 Inputs have the shape (batch, *features); `target` is the class whose logit is explained, one for all samples or one for
 each, shape (batch,). The model maps a batch to logits of shape (batch, classes); it is evaluated in evaluation mode and
-left as found.
+left as found. Inference mode, autocasting, `no_grad` and the default dtype change nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from robust_plugins.balls import Ball
+from robust_plugins.balls import Ball, Linf
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations import ExplanationCertifier, explanation_certifier
-from robust_plugins.explanations.explained import Explained
+from robust_plugins.explanations.band import with_room
+from robust_plugins.explanations.explained import explained_by
 from robust_plugins.explanations.quadrature import Method, quadrature
-from robust_plugins.harness.evaluation import evaluating
+from robust_plugins.harness.arguments import check_inputs
+from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.intervals import Interval
 
 __all__ = ["Attribution", "InputXGradient", "IntegratedGradients", "Saliency", "SmoothGrad"]
@@ -47,15 +49,15 @@ class Attribution(ABC):
 
     def attribute(self, inputs: Float[Tensor, "batch *features"], target: Target) -> Float[Tensor, "batch *features"]:
         """The attribution of every feature, shaped like `inputs`. Raises ArgumentError for unusable arguments."""
-        y = _classes(inputs, target)
+        model = check_inputs(self.model, inputs, Linf(eps=0.0, clip=None))
+        with calling(model, inputs.detach()) as call:
+            x = call.x
+            model, explained = explained_by(call.model, x, ordinary(_classes(inputs, target)), "logit")
 
-        def gradients(points: Tensor) -> Tensor:
-            flat = points.flatten(0, 1)
-            explained = Explained.at(self.model, flat, y.repeat(len(points)), "logit")
-            return explained.gradient(self.model, flat).view_as(points)
+            def gradients(points: Tensor) -> Tensor:
+                return explained.repeated(len(points)).gradient(model, points.flatten(0, 1)).view_as(points)
 
-        with evaluating(self.model):
-            return self.value(inputs.detach(), gradients)
+            return self.value(x, gradients)
 
     def certify(
         self,
@@ -68,21 +70,24 @@ class Attribution(ABC):
     ) -> Interval:
         """Bounds on the attribution over the ball around each of `inputs`, shaped like them; without autograd history.
 
+        They hold the attribution at `inputs` itself, and have room for rounding.
+
         `certifier` bounds the gradients, by name or itself, under the assumptions that it states; with `weights` > 0
         the bounds hold for every model whose parameters differ by at most this relative amount, too. Raises
         ArgumentError for unusable arguments, UnsupportedModelError for a model that cannot be bounded.
         """
         chosen = explanation_certifier(certifier) if isinstance(certifier, str) else certifier
-        y = _classes(inputs, target)
+        model = check_inputs(self.model, inputs, ball)
+        value = self.attribute(inputs, target)
+        with torch.no_grad(), calling(model, inputs.detach()) as call:
+            y = ordinary(_classes(inputs, target))
 
-        def gradients(points: Tensor, around: Ball) -> Interval:
-            with torch.no_grad():
-                found = chosen.bounds(
-                    self.model, points.flatten(0, 1), y.repeat(len(points)), around, of="logit", weights=weights
-                )
-            return found.map(lambda t: t.view_as(points))
+            def gradients(points: Tensor, around: Ball) -> Interval:
+                flat = points.flatten(0, 1)
+                found = chosen.bounds(model, flat, y.repeat(len(points)), around, of="logit", weights=weights)
+                return found.map(lambda t: t.view_as(points))
 
-        return self.bounds(inputs.detach(), ball, gradients)
+            return with_room(self.bounds(call.x, ball, gradients), value)
 
     @abstractmethod
     def value(self, x: Tensor, gradients: Values) -> Tensor:

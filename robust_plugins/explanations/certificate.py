@@ -19,14 +19,17 @@ class ExplanationCertificate:
     """Bounds on the explanation v(x') over all inputs x' of the ball, and what follows from them.
 
     They hold for the model in evaluation mode, for every point of the ball (and for every model of the box of weights
-    that was asked for); `soundness` says in which arithmetic and under which further assumptions. Where nothing is
-    proved about a sample, its bounds are infinite and every statement about it is False.
+    that was asked for); `soundness` says in which arithmetic and under which further assumptions. They are widened by
+    what rounding may have moved them, and every statement is made of the widened bounds. Where nothing is proved about
+    a sample, its bounds are infinite and every statement about it is False.
     """
 
     gradient: Interval
     """The bounds on each component of v, shape (batch, *features)."""
     value: Float[Tensor, "batch *features"]
     """v at `x` itself, with the model's own weights."""
+    rounding: Float[Tensor, " batch"]
+    """How far v and the ends of the bounds may be off by rounding; the bounds have room for it."""
     delta: Float[Tensor, "#batch *features"]
     """The width that was allowed to each component."""
     of: Of
@@ -42,8 +45,12 @@ class ExplanationCertificate:
 
     @property
     def width(self) -> Float[Tensor, "batch *features"]:
-        """`max v_i - min v_i` over the ball is at most this."""
-        return self.gradient.width
+        """`max v_i - min v_i` over the ball is at most this; rounded upward."""
+        low, up = self.gradient.lower, self.gradient.upper
+        width = up - low
+        return torch.where(
+            width.double() < up.double() - low.double(), width.nextafter(torch.full_like(width, torch.inf)), width
+        )
 
     @property
     def robust(self) -> Bool[Tensor, "batch *features"]:
@@ -56,9 +63,12 @@ class ExplanationCertificate:
 
         It bounds Captum's `sensitivity_max` from above. It is 0 where v is 0 over the whole ball.
         """
-        worst = torch.linalg.vector_norm(self._farthest_from(self.value).flatten(1), dim=1)
-        length = torch.linalg.vector_norm(self.value.flatten(1), dim=1)
-        return torch.where(worst == 0, 0.0, worst / length)
+        farthest = self._farthest_from(self.value).flatten(1)
+        worst = euclidean(farthest)
+        # v itself may be off: by its rounding in every component that is not exactly zero.
+        off = self.rounding * (farthest > 0).sum(1).sqrt()
+        length = euclidean(self.value) - off
+        return torch.where(worst == 0, 0.0, torch.where(length > 0, (worst + off) / length, torch.inf))
 
     def keeps_top(self, k: int) -> Bool[Tensor, " batch"]:
         """Where the k features with the largest `|v_i|` at x are proved to stay the k largest over the ball.
@@ -98,8 +108,7 @@ class ExplanationCertificate:
                 hint="Give one explanation per sample.",
             )
         outside = torch.maximum(self.gradient.lower - target, target - self.gradient.upper).clamp(min=0)
-        distance: Tensor = torch.linalg.vector_norm(outside.flatten(1), dim=1)
-        return (distance > threshold) & self._bounded
+        return (euclidean(outside) > threshold) & self._bounded
 
     @property
     def _bounded(self) -> Bool[Tensor, " batch"]:
@@ -110,3 +119,12 @@ class ExplanationCertificate:
     def _farthest_from(self, point: Tensor) -> Tensor:
         """For each component the largest distance of its bounds from `point`."""
         return torch.maximum(self.gradient.upper - point, point - self.gradient.lower)
+
+
+def euclidean(t: Float[Tensor, "batch *features"]) -> Float[Tensor, " batch"]:
+    """The Euclidean norm of each sample, also where squares would underflow or overflow."""
+    flat = t.flatten(1)
+    largest = flat.abs().amax(1)
+    scale = torch.where((largest > 0) & largest.isfinite(), largest, 1)
+    found: Tensor = scale * torch.linalg.vector_norm(flat / scale.unsqueeze(1), dim=1)
+    return found

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -16,13 +15,17 @@ from torch import Tensor, nn
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.results import Verdict
 from robust_plugins.errors import ArgumentError, ComponentError, UnsupportedModelError
+from robust_plugins.explanations.band import Band
+from robust_plugins.explanations.bounds.widening import exactly
 from robust_plugins.explanations.certificate import ExplanationCertificate
-from robust_plugins.explanations.explained import Explained, Of
+from robust_plugins.explanations.explained import Explained, Of, explained_by
 from robust_plugins.harness.arguments import check_inputs
-from robust_plugins.harness.component import Component, chunks
-from robust_plugins.harness.evaluation import evaluating, synchronize
+from robust_plugins.harness.call import calling, ordinary
+from robust_plugins.harness.component import ERRORS, Component, chunks
 from robust_plugins.harness.memory import BUDGET, activation_sizes
 from robust_plugins.intervals import Interval
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,8 @@ class ExplanationCertifier(Component, ABC):
 
     rounding: ClassVar[float] = 1e-5
     """Relative to the largest component or bound of a sample: bounds that cross, or miss the gradient at x, by more
-    are an error."""
+    (and by more than the measured rounding error of the gradient there) are an error. Zero for certifiers that round
+    outward: their bounds are taken as they are, all others are widened by the `Band` of rounding."""
 
     @abstractmethod
     def gradient_bounds(
@@ -81,20 +85,67 @@ class ExplanationCertifier(Component, ABC):
         """Bounds on the explanation over the ball, shaped like `x`; see `__call__` for the arguments.
 
         Computed in evaluation mode and differentiable in the model's parameters (call it under `torch.no_grad()` to
-        save memory), in chunks of `batch_size`. `model` is left as found. Raises ArgumentError for unusable arguments,
-        UnsupportedModelError for a model that cannot be bounded, ComponentError for results that are not an Interval
-        of the right shape.
+        save memory), in chunks of `batch_size`. They hold the gradient at x, and are widened by what rounding may have
+        moved them. `model` is left as found. Raises ArgumentError for unusable arguments, UnsupportedModelError for a
+        model that cannot be bounded, ComponentError for results that are not an Interval of the right shape, are NaN,
+        cross, or miss the gradient at x.
         """
+
+        def whole(model: nn.Module, x: Tensor, ball: Ball, explained: Explained) -> Interval:
+            found, _, _, faults = self._examined(model, x, ball, explained, weights)
+            bad = next((i for i, fault in enumerate(faults) if fault), None)
+            if bad is not None:
+                raise ComponentError(f"{self}: {faults[bad]} of a sample (number {bad} of {len(x)} in its chunk)")
+            return found
+
+        parts = self._in_chunks(whole, model, x, y, ball, of, weights)
+        if len(parts) == 1:
+            return parts[0]
+        return Interval(torch.cat([x[:0], *(p.lower for p in parts)]), torch.cat([x[:0], *(p.upper for p in parts)]))
+
+    @final
+    def widths(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        y: Int[Tensor, " batch"],
+        ball: Ball,
+        *,
+        of: Of,
+        weights: float = 0.0,
+    ) -> Float[Tensor, "batch *features"]:
+        """The widths of the bounds over the ball without room for rounding: what training makes smaller, and no proof.
+
+        Differentiable, and with arguments and errors, as `bounds`, at two passes of the model less; 0 for a point.
+        """
+
+        def width(model: nn.Module, x: Tensor, ball: Ball, explained: Explained) -> Tensor:
+            with exactly():
+                return self._bounded(model, x, ball, explained, weights).width
+
+        return torch.cat([x[:0], *self._in_chunks(width, model, x, y, ball, of, weights)])
+
+    @final
+    def _in_chunks(
+        self,
+        compute: Callable[[nn.Module, Tensor, Ball, Explained], Result],
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        ball: Ball,
+        of: Of,
+        weights: float,
+    ) -> list[Result]:
         model = _check(model, x, ball, weights)
-        with evaluating(model):
-            explained = Explained.at(model, x, y, of)
+        with calling(model, x) as call:
+            x = call.x
+            model, explained = explained_by(call.model, x, ordinary(y), of)
             parts = [
-                self._bounded(model, x[part], ball[part], explained[part], weights)
+                compute(model, x[part], ball[part], explained[part])
                 for part in chunks(len(x), self._chunk_size(model, x, explained))
             ]
-        if not parts:
-            return Interval.point(torch.zeros_like(x))
-        return Interval(torch.cat([p.lower for p in parts]), torch.cat([p.upper for p in parts]))
+            call.check(self)
+        return parts
 
     @final
     def __call__(
@@ -110,8 +161,9 @@ class ExplanationCertifier(Component, ABC):
     ) -> ExplanationCertificate:
         """Bounds the explanation of each sample over the ball, and says which features are robust.
 
-        - `model` maps a batch to logits of shape (batch, classes) and is certified in evaluation mode; `y` are the
-          classes to explain, shape (batch,), whether or not the model predicts them.
+        - `model` maps a batch to logits of shape (batch, classes), or to one output z a sample, read as the logits
+          (-z/2, z/2), and is certified in evaluation mode; `y` are the classes to explain, shape (batch,), whether or
+          not the model predicts them.
         - `of`: whose gradient the explanation is: `"logit"` (of class y), `"margin"` (to the runner-up at x) or
           `"loss"` (cross-entropy); see `Explained`.
         - `delta`: the width allowed to each feature, in units of the gradient: a number, or a tensor that broadcasts
@@ -125,78 +177,90 @@ class ExplanationCertifier(Component, ABC):
         """
         model = _check(model, x, ball, weights)
         allowed = _checked_delta(delta, x)
-        x = x.detach()
-        synchronize(x)
-        start = time.perf_counter()
-        with torch.inference_mode(False), evaluating(model):
-            if x.is_inference():
-                x = x.clone()  # inference tensors cannot be differentiated
-            explained = Explained.at(model, x, y, of)
+        with torch.no_grad(), calling(model, x.detach()) as call:
+            x, allowed = call.x, ordinary(allowed)
+            model, explained = explained_by(call.model, x, ordinary(y), of)
             parts = [
                 self._judge(model, x[part], ball[part], explained[part], weights)
                 for part in chunks(len(x), self._chunk_size(model, x, explained))
             ]
-        synchronize(x)
-        lower = torch.cat([x[:0], *(g.lower for g, _, _ in parts)])
-        upper = torch.cat([x[:0], *(g.upper for g, _, _ in parts)])
-        value = torch.cat([x[:0], *(v for _, v, _ in parts)])
-        faults = [fault for _, _, found in parts for fault in found]
-        width = upper - lower
-        robust = ((width <= allowed) & width.isfinite()).flatten(1).all(1).tolist() if len(x) else []
-        verdicts = tuple(
-            (Verdict.CERTIFIED if r else Verdict.UNKNOWN) if fault is None else fault[0]
-            for r, fault in zip(robust, faults, strict=True)
-        )
-        return ExplanationCertificate(
-            gradient=Interval(lower, upper),
-            value=value,
+            call.check(self)
+        found = [fault for *_, faults in parts for fault in faults]
+        certificate = ExplanationCertificate(
+            gradient=Interval(
+                torch.cat([x[:0], *(g.lower for g, *_ in parts)]), torch.cat([x[:0], *(g.upper for g, *_ in parts)])
+            ),
+            value=torch.cat([x[:0], *(v for _, v, _, _ in parts)]),
+            rounding=torch.cat([x.new_empty(0), *(r for _, _, r, _ in parts)]),
             delta=allowed,
             of=of,
-            verdicts=verdicts,
-            messages=tuple("" if fault is None else fault[1] for fault in faults),
-            seconds=time.perf_counter() - start,
+            verdicts=tuple(Verdict.UNKNOWN if fault is None else fault[0] for fault in found),
+            messages=tuple("" if fault is None else fault[1] for fault in found),
+            seconds=call.seconds,
             soundness=self.soundness,
         )
+        robust = certificate.robust.flatten(1).all(1).tolist() if len(x) else []
+        verdicts = tuple(
+            Verdict.CERTIFIED if v is Verdict.UNKNOWN and r else v
+            for v, r in zip(certificate.verdicts, robust, strict=True)
+        )
+        return replace(certificate, verdicts=verdicts)
 
+    @final
     def _chunk_size(self, model: nn.Module, x: Tensor, explained: Explained) -> int | None:
         if self.batch_size is not None or len(x) <= 1:
             return self.batch_size
         classes = explained.coefficients.shape[1]
         return max(1, BUDGET // max(1, self.bytes_per_sample(activation_sizes(model, x), classes, x.element_size())))
 
+    @final
     def _bounded(self, model: nn.Module, x: Tensor, ball: Ball, explained: Explained, weights: float) -> Interval:
-        found = self.gradient_bounds(model, x, ball, explained, weights=weights)
-        if not isinstance(found, Interval) or found.shape != x.shape:
-            shape = tuple(found.shape) if isinstance(found, Interval) else type(found).__name__
-            raise ComponentError(f"{self}: gradient_bounds returned {shape}; expected an Interval of {tuple(x.shape)}")
+        found = self.gradient_bounds(model, x.clone(), ball, explained, weights=weights)
+        if not isinstance(found, Interval) or found.shape != x.shape or found.dtype != x.dtype:
+            what = f"{found.dtype} of {tuple(found.shape)}" if isinstance(found, Interval) else type(found).__name__
+            raise ComponentError(
+                f"{self}: gradient_bounds returned {what}; expected an Interval, {x.dtype} of {tuple(x.shape)}"
+            )
         return found
 
+    @final
+    def _examined(
+        self, model: nn.Module, x: Tensor, ball: Ball, explained: Explained, weights: float
+    ) -> tuple[Interval, Tensor, Tensor, list[str]]:
+        """Bounds of one chunk with room for rounding, the gradients at x, that room, and each sample's fault or ""."""
+        found = self._bounded(model, x, ball, explained, weights)
+        band = (Band.at if self.rounding else Band.exact)(model, x, explained)
+        low, up, value = found.lower.detach(), found.upper.detach(), band.value
+        limit = (self.rounding * band.size(found) + ERRORS * band.error).view(-1, *[1] * (x.dim() - 1))
+        faults = {
+            "the bounds are NaN": low.isnan() | up.isnan(),
+            "the gradient at x is NaN": value.isnan(),
+            "the bounds cross: lower > upper": low > up + limit,
+            "the bounds do not contain the gradient at x": (value < low - limit) | (value > up + limit),
+        }
+        causes = [(text, where.flatten(1).any(1).tolist()) for text, where in faults.items()]
+        messages = [next((text for text, at in causes if at[i]), "") for i in range(len(x))]
+        if not self.rounding:
+            return found, value, band.error, messages
+        allowance = band.allowance(found)
+        return band.around(found, allowance), value, allowance, messages
+
+    @final
     def _judge(
         self, model: nn.Module, x: Tensor, ball: Ball, explained: Explained, weights: float
-    ) -> tuple[Interval, Tensor, list[tuple[Verdict, str] | None]]:
-        """Bounds and gradient of one chunk, and for each sample what went wrong."""
-        value = explained.gradient(model, x)
+    ) -> tuple[Interval, Tensor, Tensor, list[tuple[Verdict, str] | None]]:
+        """Bounds, gradient and room for rounding of one chunk, and for each sample what went wrong."""
         nothing = Interval(torch.full_like(x, -torch.inf), torch.full_like(x, torch.inf))
         try:
             with torch.no_grad():
-                found = self._bounded(model, x, ball, explained, weights).detach().to(x)
+                found, value, allowance, messages = self._examined(model, x, ball, explained, weights)
         except UnsupportedModelError as error:
-            return nothing, value, [(Verdict.UNSUPPORTED, str(error))] * len(x)
-        size = torch.stack([t.flatten(1).abs().amax(1) for t in (found.lower, found.upper, value)])
-        slack = (self.rounding * size.amax(0)).view(-1, *[1] * (x.dim() - 1))
-        finite = slack.nan_to_num(posinf=0.0)
-        faults = {
-            "the bounds are NaN": found.lower.isnan() | found.upper.isnan(),
-            "the gradient at x is NaN": value.isnan(),
-            "the bounds cross: lower > upper": found.lower > found.upper + finite,
-            "the bounds do not contain the gradient at x": ((value < found.lower - finite)
-                                                             | (value > found.upper + finite)),
-        }  # fmt: skip
-        causes = [(text, where.flatten(1).any(1).tolist()) for text, where in faults.items()]
-        messages = [next((text for text, at in causes if at[i]), "") for i in range(len(x))]
-        bad = torch.tensor([bool(m) for m in messages], device=x.device).view_as(slack)
+            faults: list[tuple[Verdict, str] | None] = [(Verdict.UNSUPPORTED, str(error))] * len(x)
+            return nothing, explained.gradient(model, x), x.new_full((len(x),), torch.inf), faults
+        found = found.detach().to(x)
+        bad = torch.tensor([bool(m) for m in messages], device=x.device).view(-1, *[1] * (x.dim() - 1))
         found = Interval(torch.where(bad, nothing.lower, found.lower), torch.where(bad, nothing.upper, found.upper))
-        return found, value, [(Verdict.ERROR, m) if m else None for m in messages]
+        return found, value, allowance, [(Verdict.ERROR, m) if m else None for m in messages]
 
 
 def _check(model: nn.Module, x: Tensor, ball: Ball, weights: float) -> nn.Module:

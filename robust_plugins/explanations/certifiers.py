@@ -14,6 +14,7 @@ from robust_plugins.explanations.bounds.adjoint import Adjoint
 from robust_plugins.explanations.bounds.cross_entropy import directions, probabilities, weighted_sum
 from robust_plugins.explanations.bounds.joint_gates import PLANES, gradient_interval
 from robust_plugins.explanations.bounds.quadratic import SecondOrder
+from robust_plugins.explanations.bounds.widening import widened
 from robust_plugins.explanations.certifier import ExplanationCertifier
 from robust_plugins.explanations.explained import Explained, weight_intervals
 from robust_plugins.intervals import Interval, Network, Relaxation, crown, rounding, trace
@@ -52,7 +53,7 @@ class IBP(ExplanationCertifier):
         mode: Rounding = "outward" if self.outward else "nearest"
         with rounding.outward(self.outward):
             network = trace(model, x, weights=weight_intervals(model, weights))
-            values = network.forward(ball.box(x), rounding=mode)
+            values = widened(network, network.forward(ball.box(x), rounding=mode))
             start = Interval.point(explained.coefficients)
             if explained.of == "loss":
                 start = start + softmax_range(values[-1], -1)
@@ -77,7 +78,7 @@ class CROWN(ExplanationCertifier):
         self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, weights: float
     ) -> Interval:
         network = trace(model, x, weights=weight_intervals(model, weights))
-        values = crown(network, ball.box(x), memory=self.memory)
+        values = widened(network, crown(network, ball.box(x), memory=self.memory))
         start = Interval.point(explained.coefficients)
         if explained.of == "loss":
             start = start + probabilities(Relaxation(network, values, memory=self.memory), explained.y)
@@ -120,7 +121,7 @@ class Relaxed(CROWN):
         self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, weights: float
     ) -> Interval:
         network = trace(model, x, weights=weight_intervals(model, weights))
-        values = crown(network, ball.box(x), memory=self.memory)
+        values = widened(network, crown(network, ball.box(x), memory=self.memory))
         if explained.of != "loss":
             return self._of_logits(network, values, explained.coefficients)
         others, coefficients = directions(explained.y, values[-1].shape[1])
@@ -135,7 +136,7 @@ class Relaxed(CROWN):
 
     def _of_logits(self, network: Network, values: Sequence[Interval], coefficients: Tensor) -> Interval:
         """Bounds on the gradient of `coefficients` times the logits, one row of them for each sample of `values`."""
-        adjoint = Adjoint(network, values)
+        adjoint = Adjoint.of(network, values)
         planes = PLANES[: {0: 0, 1: 1}.get(self.effort, len(PLANES))]
         start, steps = Interval.point(coefficients), STEPS if self.effort == 3 else 0
         found = gradient_interval(network, values, adjoint, start, planes, self.memory, steps=steps)

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations.attack import ExplanationAttack
 from robust_plugins.explanations.surrogate import smoothed
-from robust_plugins.explanations.task import Search, Weights, chosen
+from robust_plugins.explanations.task import Task, Weights, chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +20,8 @@ class CornerPGD(ExplanationAttack):
 
     - `corners` >= 1: random corners of the ball and of the weights' intervals.
     - `betas`: the sharpness of each surrogate, in this order, above 0; on each of them
-    - `steps` >= 1 of signed gradients are taken: the first half of size eps / 4, the second of eps / 20. On L2 and L1
-      balls the steps have this length along the gradient.
+    - `steps` >= 1 of steepest ascent in the ball's norm are taken: the first half of size eps / 4, the second of
+      eps / 20.
 
     Every corner and every iterate is scored on the network itself. The explanation of a ReLU network is piecewise
     constant, so that ascent on the network itself would not move: Dombrowski et al. 2019, "Explanations can be
@@ -43,7 +42,7 @@ class CornerPGD(ExplanationAttack):
                 "betas", repr(self.betas), accepted="finite numbers above 0", hint="For example (10.0, 50.0)."
             )
 
-    def search(self, task: Search) -> None:  # noqa: D102 (inherited)
+    def search(self, task: Task) -> None:  # noqa: D102 (inherited)
         z, weights = self._best_corner(task)
         for beta in self.betas:
             with smoothed(beta):
@@ -53,7 +52,7 @@ class CornerPGD(ExplanationAttack):
                 z, weights = _ascended(task, z, weights, reference, beta, rate)
                 task.offer(z, weights)
 
-    def _best_corner(self, task: Search) -> tuple[Tensor, Weights | None]:
+    def _best_corner(self, task: Task) -> tuple[Tensor, Weights | None]:
         """Not `task.best`: at x itself, which may be best so far, the deviation has no gradient."""
         top = torch.full_like(task.best_score, -torch.inf)
         best, best_weights = task.x, task.own_weights()
@@ -68,7 +67,7 @@ class CornerPGD(ExplanationAttack):
         return best, best_weights
 
 
-def _corner_of(task: Search) -> Weights | None:
+def _corner_of(task: Task) -> Weights | None:
     if task.box is None:
         return None
     size = (len(task.x),)
@@ -79,7 +78,7 @@ def _corner_of(task: Search) -> Weights | None:
 
 
 def _ascended(
-    task: Search, z: Tensor, weights: Weights | None, reference: Tensor, beta: float, rate: float
+    task: Task, z: Tensor, weights: Weights | None, reference: Tensor, beta: float, rate: float
 ) -> tuple[Tensor, Weights | None]:
     """One step up the objective of the surrogate, projected."""
     z = z.detach().requires_grad_()
@@ -92,7 +91,7 @@ def _ascended(
     else:  # a linear model: its explanation is the same everywhere
         slopes = tuple(torch.zeros_like(leaf) for leaf in leaves)
     with torch.no_grad():
-        z = task.ball.project(z + rate * _direction(slopes[0], task.ball), task.x)
+        z = task.ball.project(z + rate * task.ball.steepest(slopes[0]), task.x)
         if own is None or task.box is None:
             return z, None
         moved = {
@@ -100,11 +99,3 @@ def _ascended(
             for (name, w), slope in zip(own.items(), slopes[1:], strict=True)
         }
         return z, task.inside(moved)
-
-
-def _direction(slope: Tensor, ball: Ball) -> Tensor:
-    """A step of length eps in the ball's norm, or for L2 and L1 along the gradient."""
-    eps = ball.eps_for(slope)
-    if ball.norm == math.inf:
-        return eps * slope.sign()
-    return eps * torch.nn.functional.normalize(slope.flatten(1), dim=1).view_as(slope)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from robust_plugins.errors import ArgumentError
-from robust_plugins.harness.arguments import check_labels, logits_of
+from robust_plugins.harness.arguments import as_labels, decided
 from robust_plugins.intervals import Interval, rounding
 
 Of = Literal["logit", "margin", "loss"]
@@ -34,18 +35,22 @@ class Explained:
 
     @classmethod
     def at(cls, model: nn.Module, x: Float[Tensor, "batch *features"], y: Int[Tensor, " batch"], of: Of) -> Explained:
-        """What is explained for the samples `x` with the classes `y`. `model` is in evaluation mode.
+        """The explanations of the samples `x` for the classes `y`. `model` is in evaluation mode.
 
-        Raises ArgumentError for another `of`, for labels that do not fit, and for outputs that are no logits.
+        A model of one output z a sample, of shape (batch,) or (batch, 1), has the logits (-z/2, z/2). Raises
+        ArgumentError for another `of`, for labels that do not fit, and for outputs that are no logits.
         """
+        return explained_by(model, x, y, of)[1]
+
+    @classmethod
+    def of_logits(cls, logits: Float[Tensor, "batch classes"], y: Shaped[Tensor, "batch *one"], of: Of) -> Explained:
+        """The explanations of samples with these logits for the classes `y`; raises as `at` does."""
         if of not in get_args(Of):
             raise ArgumentError(
                 "of", repr(of), accepted=", ".join(map(repr, get_args(Of))), hint="What is its gradient to explain?"
             )
-        with torch.no_grad():
-            logits = logits_of(model, x)
-        check_labels(y, x, logits.shape[1])
-        own = F.one_hot(y.long(), logits.shape[1]).to(logits)
+        y = as_labels(y, logits, logits.shape[1])
+        own = F.one_hot(y, logits.shape[1]).to(logits)
         if of == "logit":
             return cls(of, y, own)
         if of == "loss":
@@ -57,14 +62,21 @@ class Explained:
         """What is explained for a slice of the batch."""
         return Explained(self.of, self.y[samples], self.coefficients[samples])
 
-    def number(self, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, " batch"]:
-        """The number that is explained, for each sample."""
+    def repeated(self, times: int) -> Explained:
+        """The same for the batch, `times` times over."""
+        return Explained(self.of, self.y.repeat(times), self.coefficients.repeat(times, 1))
+
+    def number(self, logits: Float[Tensor, "batch *classes"]) -> Float[Tensor, " batch"]:
+        """The number that is explained, for each sample, from the model's output: logits, or one number z a sample."""
+        if logits.shape[1:] in ((), (1,)):
+            z = logits.reshape(-1, 1) / 2
+            logits = torch.cat((-z, z), 1)
         if self.of == "loss":
             return F.cross_entropy(logits, self.y.long(), reduction="none")
         return (self.coefficients * logits).sum(1)
 
     def gradient(
-        self, model: nn.Module, x: Float[Tensor, "batch *features"], *, create_graph: bool = False
+        self, model: Callable[[Tensor], Tensor], x: Float[Tensor, "batch *features"], *, create_graph: bool = False
     ) -> Float[Tensor, "batch *features"]:
         """The explanation at `x`, which need not be where `at` was called: the gradient of `number` by x.
 
@@ -78,6 +90,15 @@ class Explained:
                 return torch.zeros_like(x)
             (found,) = torch.autograd.grad(number, z, create_graph=create_graph, materialize_grads=True)
         return found if create_graph else found.detach()
+
+
+def explained_by(
+    model: nn.Module, x: Float[Tensor, "batch *features"], y: Shaped[Tensor, "batch *one"], of: Of
+) -> tuple[nn.Module, Explained]:
+    """The module that gives logits of two or more classes in the place of `model`, and the explanations at `x`."""
+    with torch.no_grad():
+        model, logits = decided(model, x)
+    return model, Explained.of_logits(logits, y, of)
 
 
 def weight_intervals(model: nn.Module, gamma: float) -> dict[str, Interval] | None:

@@ -1,4 +1,4 @@
-"""`Search`: what an explanation attack works with: the explanation, its goal, and the best found so far."""
+"""`Task`: one batch under an explanation attack, with the explanation, its goal, and the best found so far."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Weights = Mapping[str, Tensor]
 """For each parameter by name, one value per sample: shape (batch, *parameter)."""
 
 
-class Search:
+class Task:
     """One batch under attack. It scores what it is offered on the network itself, and keeps each sample's best.
 
     `x`, `ball` and `value`, the explanation at `x`, describe the task; `box` are the intervals of the weights, or None

@@ -14,7 +14,7 @@ import robust_plugins as rp
 from robust_plugins.explanations import CornerPGD
 from robust_plugins.explanations.certifiers import IBP
 from robust_plugins.explanations.explained import Explained, weight_intervals
-from robust_plugins.explanations.task import Search
+from robust_plugins.explanations.task import Task
 from robust_plugins.intervals import Interval
 from robust_plugins.testing import fresh_registry  # noqa: F401 (a fixture)
 from robust_plugins.testing.networks import Case, cnn_case, linear_case, mlp_case
@@ -49,7 +49,7 @@ class TooTight(IBP):
 class Leaves(rp.ExplanationAttack):
     """Offers a point far outside the ball, and NaN."""
 
-    def search(self, task: Search) -> None:
+    def search(self, task: Task) -> None:
         task.offer(task.x + 100)
         task.offer(torch.full_like(task.x, torch.nan))
 

@@ -25,6 +25,7 @@ def _certificate(value, lower, upper, *, delta: float = 1.0) -> rp.ExplanationCe
         messages=("",),
         seconds=0.0,
         soundness="",
+        rounding=torch.zeros(1, dtype=torch.float64),
     )
 
 
@@ -103,7 +104,7 @@ def test_the_adjoint_of_a_point_is_automatic_differentiation() -> None:
     x = torch.rand(3, 2, 4, 4, dtype=torch.float64)
     coefficients = torch.randn(3, 3, dtype=torch.float64)
     network = trace(model, x)
-    adjoint = Adjoint(network, network.forward(Interval.point(x)))
+    adjoint = Adjoint.of(network, network.forward(Interval.point(x)))
     found = adjoint.forward(Interval.point(coefficients))[-1]
     z = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad((model(z) * coefficients).sum(), z)

@@ -218,7 +218,7 @@ def test_planted_faults_are_caught(fault, make, effort, of, monkeypatch: pytest.
 
     check()
     fault(monkeypatch)
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, rp.ComponentError)):  # the latter where the gradient at x is missed, too
         check()
 
 

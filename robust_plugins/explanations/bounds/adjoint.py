@@ -24,17 +24,33 @@ class Adjoint(Network):
 
     `values` are the intervals of the outputs of the network's nodes, sound for every sample of the batch that will be
     sent through. What it computes from a point is one of the gradients of the box; bounds on its output that hold for
-    all slopes in their intervals, as those of `crown` and `Relaxation`, hold for all of them.
+    all slopes in their intervals, as those of `crown` and `Relaxation`, hold for all of them. Build it with `of`.
     """
 
+    gates: dict[int, int]
+    """For each node that is a gate of an activation, the index of that activation in the network."""
+    slopes: dict[int, Interval]
+    """For each such gate, the slopes of the activation over the box."""
+
+    @classmethod
+    def of(cls, network: Network, values: Sequence[Interval]) -> Adjoint:
+        """The adjoint of `network` for these bounds."""
+        built = _Builder(network, values)
+        found = cls.from_parts(network.model, built.nodes, built.layers, built.rules, built.parameters)
+        found.gates, found.slopes = built.gates, built.slopes
+        return found
+
+
+class _Builder:
+    """The parts of an adjoint, node by node."""
+
     def __init__(self, network: Network, values: Sequence[Interval]) -> None:
-        self.model, self.weights = network.model, network.weights
         self.nodes: list[Node] = []
-        self.layers, self.rules, self.parameters, self.names = [], [], [], []
+        self.layers: list[nn.Module] = []
+        self.rules: list[Rules] = []
+        self.parameters: list[dict[str, Interval | None]] = []
         self.gates: dict[int, int] = {}
-        """For each node that is a gate of an activation, the index of that activation in the network."""
         self.slopes: dict[int, Interval] = {}
-        """For each such gate, the slopes of the activation over the box."""
         reaching: list[list[int]] = [[] for _ in network.nodes]
         reaching[-1].append(self._plain(Input(), ()))
         for index in range(len(network.nodes) - 1, 0, -1):
@@ -86,7 +102,6 @@ class Adjoint(Network):
         self.layers.append(layer)
         self.rules.append(rules)
         self.parameters.append(parameters)
-        self.names.append({})
         return len(self.nodes) - 1
 
 

@@ -113,7 +113,7 @@ class SecondOrder:
         for begin in range(0, len(coefficients), at_once):
             part = slice(begin, begin + at_once)
             values = [v.map(lambda t: t[part]) for v in self.values]  # noqa: B023 (used at once)
-            of_part = SecondOrder(self.network, values, Adjoint(self.network, values))
+            of_part = SecondOrder(self.network, values, Adjoint.of(self.network, values))
             found.append(of_part._bounds(coefficients[part]))
         return Interval(torch.cat([f.lower for f in found]), torch.cat([f.upper for f in found]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,6 +16,7 @@ from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.rules.registry import Rules, rules_for
 
 Rounding = Literal["nearest", "outward"]
+Built = TypeVar("Built", bound="Network")
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +122,26 @@ class Network:
                 f"parameter {name!r} cannot be an interval: the model computes a layer's weight from it; "
                 "use it as the layer's weight itself"
             )
+
+    @classmethod
+    def from_parts(
+        cls: type[Built],
+        model: nn.Module,
+        nodes: Sequence[Node],
+        layers: Sequence[nn.Module],
+        rules: Sequence[Rules],
+        parameters: Sequence[dict[str, Interval | None]],
+    ) -> Built:
+        """A network of the given layers, rules and parameters, one of each per node: nothing is looked up in `model`.
+
+        For graphs that are built and not traced. No parameter has a name in the model, so that there are no gradients
+        with respect to weights.
+        """
+        found = cls.__new__(cls)
+        found.model, found.nodes, found.weights = model, nodes, {}
+        found.layers, found.rules, found.parameters = list(layers), list(rules), list(parameters)
+        found.names = [{} for _ in nodes]
+        return found
 
     @property
     def derived(self) -> set[str]:

@@ -1,0 +1,153 @@
+"""`Band`: how far gradients, and bounds on them, may be off by rounding; measured against another precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from robust_plugins.explanations.explained import Explained
+from robust_plugins.harness.component import ERRORS
+from robust_plugins.intervals import Interval
+
+ULPS = 8
+"""Relative to a sample's largest number, in units of the dtype's precision: what is allowed for rounding besides."""
+
+UNMEASURED = 1e-4
+"""Taken for the relative error of models that run in one precision only."""
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """The gradient at x, and the rounding error of its evaluation.
+
+    The error is measured: for float32 as the distance from the same model in float64; for float64 as the distance from
+    the same model in float32, times the ratio of both precisions, which is its size and not itself. Where large terms
+    cancel, as where the true gradient is zero, it is far above the dtype's precision times the gradient.
+    """
+
+    value: Float[Tensor, "batch *features"]
+    """The gradient at x as the model computes it."""
+    error: Float[Tensor, " batch"]
+    """The largest rounding error of a component."""
+    zero: Bool[Tensor, "batch *features"]
+    """Where both precisions give exactly zero: nothing was rounded."""
+
+    @classmethod
+    def at(cls, model: nn.Module, x: Float[Tensor, "batch *features"], explained: Explained) -> Band:
+        """The gradient of `explained` at `x` and its error. `model` is in evaluation mode."""
+        value = explained.gradient(model, x)
+        dtype, ratio = other_precision(x.dtype)
+        other = _gradient_in(dtype, model, x, explained)
+        if other is None:
+            return cls(value, UNMEASURED * _largest(value), value == 0)
+        error = _largest(other.double() - value.double())
+        if dtype == torch.float64:
+            error = torch.where(error.isnan(), torch.inf, error)
+        else:  # where the narrower range of float32 overflows, nothing is learnt
+            error = ratio * error.nan_to_num(nan=0.0, posinf=0.0)
+        return cls(value, error.to(x.dtype), (value == 0) & (other == 0))
+
+    @classmethod
+    def exact(cls, model: nn.Module, x: Float[Tensor, "batch *features"], explained: Explained) -> Band:
+        """As `at` for bounds that hold for the model's own arithmetic already: without an error."""
+        value = explained.gradient(model, x)
+        return cls(value, torch.zeros_like(_largest(value)), value == 0)
+
+    def allowance(self, bounds: Interval) -> Float[Tensor, " batch"]:
+        """How far each sample's `bounds` may be off: by the error, or by as much as they miss the gradient at x."""
+        error = torch.maximum(self.error, self.missed(bounds))
+        return ULPS * torch.finfo(bounds.dtype).eps * self.size(bounds) + ERRORS * error
+
+    def size(self, bounds: Interval) -> Float[Tensor, " batch"]:
+        """The largest finite number among the bounds and the gradient of each sample."""
+        ends = torch.stack([_finite(t).flatten(1).abs().amax(1) for t in (bounds.lower, bounds.upper, self.value)])
+        return ends.amax(0)
+
+    def missed(self, bounds: Interval) -> Float[Tensor, " batch"]:
+        """How far the gradient at x lies outside `bounds`, or these cross; infinite where anything is NaN."""
+        low, up = bounds.lower.detach(), bounds.upper.detach()
+        off = torch.stack([low - self.value, self.value - up, low - up]).flatten(2).amax((0, 2))
+        return torch.where(off.isnan(), torch.inf, off.clamp(min=0))
+
+    def around(self, bounds: Interval, allowance: Float[Tensor, " batch"]) -> Interval:
+        """`bounds`, together with the gradient at x, widened by `allowance`; what is exactly zero stays so."""
+        wider = torch.where(
+            self.zero & (bounds.lower == 0) & (bounds.upper == 0),
+            0.0,
+            allowance.view(-1, *[1] * (self.value.dim() - 1)),
+        )
+        low, up = torch.minimum(bounds.lower, bounds.upper), torch.maximum(bounds.lower, bounds.upper)
+        return Interval(torch.minimum(low, self.value) - wider, torch.maximum(up, self.value) + wider)
+
+
+def with_room(bounds: Interval, value: Float[Tensor, "batch *features"]) -> Interval:
+    """`bounds` on something computed from bounds with room already, together with its `value`, and their rounding."""
+    room = ULPS * torch.finfo(value.dtype).eps * torch.maximum(bounds.magnitude, value.abs())
+    return Interval(torch.minimum(bounds.lower, value) - room, torch.maximum(bounds.upper, value) + room)
+
+
+def other_precision(dtype: torch.dtype) -> tuple[torch.dtype, float]:
+    """The precision to compare with, and the size of this one's rounding error as a share of the difference."""
+    if dtype != torch.float64:
+        return torch.float64, 1.0
+    return torch.float32, torch.finfo(dtype).eps / torch.finfo(torch.float32).eps
+
+
+def _gradient_in(dtype: torch.dtype, model: nn.Module, x: Tensor, explained: Explained) -> Tensor | None:
+    """The gradient at `x`, the model evaluated in `dtype`; None where it runs in its own only."""
+    cast = Explained(explained.of, explained.y, explained.coefficients.to(dtype))
+    tensors: Mapping[str, Tensor] = dict((*model.named_parameters(), *model.named_buffers()))
+    state = {name: t.detach().to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+    plain = _plain_tensors(model)
+
+    def alone(z: Tensor) -> Any:
+        return functional_call(model, state, (z,))
+
+    def every_operation(z: Tensor) -> Any:
+        with _Casting(dtype):
+            return functional_call(model, state, (z,))
+
+    for run in (alone, every_operation):  # the second for constants of a fixed dtype
+        try:
+            return cast.gradient(run, x.to(dtype))
+        except Exception:  # a device without float64, an operation of one dtype: whatever the model is made of
+            continue
+        finally:
+            for module, own in plain:  # hooks that compute a weight, as those of weight_norm, write it there
+                module.__dict__.update(own)
+    return None
+
+
+def _plain_tensors(model: nn.Module) -> list[tuple[nn.Module, dict[str, Tensor]]]:
+    return [(m, {k: v for k, v in vars(m).items() if isinstance(v, Tensor)}) for m in model.modules()]
+
+
+class _Casting(TorchFunctionMode):
+    """Inside it, every operation takes floating-point tensors of any other dtype as `dtype`."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def cast(t: Tensor) -> Tensor:
+            with torch._C.DisableTorchFunction():
+                return t.to(self.dtype) if t.is_floating_point() and t.dtype != self.dtype else t
+
+        return func(*tree_map_only(Tensor, cast, args), **tree_map_only(Tensor, cast, kwargs or {}))
+
+
+def _finite(t: Tensor) -> Tensor:
+    return t.detach().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _largest(t: Tensor) -> Tensor:
+    return t.flatten(1).abs().amax(1)
