@@ -66,6 +66,8 @@ from robust_plugins.poisoning import (
     RandomPoisoning,
     abstract_gradient_training,
     poisoned_trainings,
+    poisoning_attack,
+    poisoning_attacks,
 )
 from robust_plugins.registry.hookspecs import Backend, hookimpl
 from robust_plugins.registry.registry import plugins, register, unregister
@@ -146,6 +148,8 @@ __all__ = [
     "models",
     "plugins",
     "poisoned_trainings",
+    "poisoning_attack",
+    "poisoning_attacks",
     "poisoning_bracket",
     "recipe",
     "recipes",

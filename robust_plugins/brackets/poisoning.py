@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import StringIO
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from robust_plugins.brackets.crossing import Crossing, crossings
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.bracket import Bracket
 from robust_plugins.harness.progress import reporting
-from robust_plugins.poisoning.abstract.loop import Batch
 from robust_plugins.poisoning.abstract.run import PoisoningRun
 from robust_plugins.poisoning.abstract.settings import Domain
 from robust_plugins.poisoning.abstract.training import abstract_gradient_training
 from robust_plugins.poisoning.attacks.builtin import CoordinatePoisoning, GradientAlignment, LossAscent, RandomPoisoning
-from robust_plugins.poisoning.attacks.interface import PoisonedTrainings, PoisoningAttack, poisoned_trainings
-from robust_plugins.poisoning.budget import PoisoningBudget
-from robust_plugins.poisoning.concrete.clipping import Clip
+from robust_plugins.poisoning.attacks.interface import PoisonedTrainings, PoisoningAttack
+from robust_plugins.poisoning.attacks.registered import poisoning_attack
+from robust_plugins.poisoning.box.sample_gradients import Dependence
+from robust_plugins.poisoning.box.sums.aggregation import MEMORY, Method
+from robust_plugins.poisoning.budget import Count, PoisoningBudget
+from robust_plugins.poisoning.concrete.clipping import Clip, as_clip
 from robust_plugins.poisoning.concrete.losses import Loss, Objective, objective
 from robust_plugins.poisoning.concrete.optimizers import Optimizer
+from robust_plugins.poisoning.concrete.reading import Reader
+
+Attacks = Sequence[str | PoisoningAttack] | Mapping[str, PoisoningAttack]
 
 SLACK = 2**10
 """Units in the last place by which rounding may carry a parameter out of bounds that are not rounded outward."""
@@ -57,16 +65,16 @@ class PoisoningBracket:
     measure: Literal["accuracy", "mse"]
     nominal: float | None
     """The score without poison; None without validation data."""
-    score: tuple[float, float] | None
-    """[achieved, certified] accuracy or mean squared error: attacks left the first, and no poison can pass the
-    second."""
-    width: tuple[float, float]
-    """[achieved, certified] width of the pushed parameters' ranges, summed."""
-    crossings: tuple[str, ...]
-    """Where an attack contradicts a certificate, in words: one of the two is wrong."""
+    score: Bracket[float] | None
+    """The accuracy or mean squared error that attacks left, and the one that no poison can pass; None without
+    validation."""
+    width: Bracket[float]
+    """Of the pushed parameters' ranges, summed: what attacks reached, and the bounds'."""
+    crossings: tuple[Crossing, ...]
+    """Where an attack contradicts a certificate: one of the two is wrong."""
 
     @property
-    def accuracy(self) -> tuple[float, float] | None:
+    def accuracy(self) -> Bracket[float] | None:
         """`score` of a classification: the worst accuracy that attacks left, and the certified one."""
         return self.score if self.measure == "accuracy" else None
 
@@ -74,6 +82,8 @@ class PoisoningBracket:
     def ratio(self) -> float:
         """The part of the certified width that attacks reach: 1 says that bounds cannot be tighter."""
         achieved, certified = self.width
+        assert achieved is not None  # an attack has run, and the training has bounds
+        assert certified is not None
         return 1.0 if achieved == certified else achieved / certified
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,11 +92,11 @@ class PoisoningBracket:
             "budget": asdict(self.run.budget),
             "measure": self.measure,
             "nominal": self.nominal,
-            "score": self.score,
-            "width": self.width,
+            "score": None if self.score is None else self.score.to_dict(),
+            "width": self.width.to_dict(),
             "ratio": self.ratio,
             "pushed": list(self.pushed),
-            "crossings": list(self.crossings),
+            "crossings": [crossing.to_dict() for crossing in self.crossings],
             "attacks": [asdict(row) for row in self.rows],
             "epochs": [asdict(record) for record in self.run.history],
         }
@@ -101,12 +111,12 @@ class PoisoningBracket:
         for name in ("trainings", "accuracy" if self.measure == "accuracy" else "MSE", "width", "of certified", "s"):
             table.add_column(name, justify="right")
         table.add_row("none", "1", _number(self.nominal), "0", "", "")
-        certified = self.width[1]
+        certified = self.width.certified
         for row in self.rows:
             share = f"{row.width / certified:.1%}" if certified and math.isfinite(certified) else ""
             table.add_row(row.attack, str(row.trainings), _number(row.score), _number(row.width), share,
                           f"{row.seconds:.1f}")  # fmt: skip
-        proved = None if self.score is None else self.score[1]
+        proved = None if self.score is None else self.score.certified
         seconds = sum(record.seconds for record in self.run.history)
         table.add_row("any (certified)", "", _number(proved), _number(certified), "", f"{seconds:.1f}")
         text = StringIO()
@@ -118,32 +128,46 @@ class PoisoningBracket:
 
 def poisoning_bracket(
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Iterable[Any],
     budget: PoisoningBudget,
     *,
     loss: Loss,
     optimizer: Optimizer,
-    epochs: int,
-    clip: float | Clip | None = None,
+    epochs: Count,
+    clip_gradient: float | Clip | None = None,
     domain: Domain = "box",
     parameters: Iterable[str] | None = None,
-    validation: Batch | None = None,
-    attacks: Sequence[PoisoningAttack] | None = None,
-    aggregation: Literal["topk", "cvar"] = "topk",
+    relaxation: Dependence | Literal["auto"] = "auto",
+    aggregation: Method = "topk",
+    memory: int = MEMORY,
+    group: dist.ProcessGroup | None = None,
     rounding: Literal["nearest", "outward"] = "nearest",
+    validation: Any | None = None,
     stop_when_vacuous: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
+    attacks: Attacks | None = None,
     seed: int = 0,
     progress: bool = True,
+    clip: float | Clip | None = None,
 ) -> PoisoningBracket:
     """Bounds a training over all poisoned data of the budget, attacks it within the same budget, and compares.
 
-    The arguments are those of `abstract_gradient_training`. `attacks`: None for random poison, ascent of the samples'
-    losses, alignment with the gradient of the validation loss, and pushes of the eight parameters with the widest
-    bounds. Attacks draw from `seed`. Batches are read once and kept, so that all trainings see the same ones.
+    The other arguments are those of `abstract_gradient_training`. Batches are read once and kept, so that all trainings
+    see the same ones.
+
+    - `attacks`: registered names (`"poison:random(count=20)"`), attacks, or a mapping of labels to attacks; None for
+      random poison, ascent of the samples' losses, alignment with the gradient of the validation loss, and pushes of
+      the eight parameters with the widest bounds.
+    - `seed`: the attacks draw from it.
+    - `group`: every process attacks the whole batches, which are gathered from all of them.
+
+    Raises ComponentError, with the attack's name, for an attack that leaves the budget: that contradicts no
+    certificate.
     """
-    kept = list(batches)
-    names = None if parameters is None else list(parameters)
+    chosen = None if attacks is None else _named(attacks)
+    clipping = as_clip(clip_gradient, clip)
+    kept = _kept(batches)
+    names = None if parameters is None else [parameters] if isinstance(parameters, str) else list(parameters)
     run = abstract_gradient_training(
         model,
         kept,
@@ -151,40 +175,76 @@ def poisoning_bracket(
         loss=loss,
         optimizer=optimizer,
         epochs=epochs,
-        clip=clip,
+        clip_gradient=clipping,
         domain=domain,
         parameters=names,
+        relaxation=relaxation,
         aggregation=aggregation,
+        memory=memory,
+        group=group,
         rounding=rounding,
         validation=validation,
         stop_when_vacuous=stop_when_vacuous,
         checkpoint=checkpoint,
         progress=progress,
     )
-    chosen = standard_attacks(run) if attacks is None else tuple(attacks)
-    if not chosen:
-        raise ArgumentError("attacks", "none", accepted="at least one attack, or None for the standard ones",
-                            hint="abstract_gradient_training gives the certified side alone.")  # fmt: skip
+    if chosen is None:
+        chosen = {attack.name: attack for attack in standard_attacks(run)}
+    whole = kept if group is None else _gathered(kept, group)
     trainings = []
     with reporting("attacks", total=len(chosen), enabled=progress) as (advance, _):
-        for attack in chosen:
+        for attack in chosen.values():
             trainings.append(
-                poisoned_trainings(
-                    attack,
+                attack(
                     model,
-                    kept,
+                    whole,
                     budget,
                     loss=loss,
                     optimizer=optimizer,
                     epochs=epochs,
-                    clip=clip,
+                    clip_gradient=clipping,
                     parameters=list(run.parameters),
                     validation=validation,
                     seed=seed,
                 )
             )
             advance()
-    return compared(run, trainings, validation)
+    return compared(run, trainings, validation, labels=list(chosen))
+
+
+def _named(attacks: Attacks) -> dict[str, PoisoningAttack]:
+    """The attacks by the labels of their rows."""
+    if isinstance(attacks, str | PoisoningAttack):
+        attacks = [attacks]
+    found: dict[str, PoisoningAttack] = {}
+    given = attacks.items() if isinstance(attacks, Mapping) else [(None, attack) for attack in attacks]
+    for label, attack in given:
+        built = poisoning_attack(attack) if isinstance(attack, str) else attack
+        if not isinstance(built, PoisoningAttack):
+            raise ArgumentError("attacks", repr(attack), accepted="rp.PoisoningAttack, or the name of a registered one",
+                                hint="rp.poisoning_attacks() lists them.")  # fmt: skip
+        title = label or (attack if isinstance(attack, str) else built.name)
+        while title in found:
+            title += "'"  # the same attack with other parameters has a row of its own
+        found[title] = built
+    if not found:
+        raise ArgumentError("attacks", "none", accepted="at least one attack, or None for the standard ones",
+                            hint="abstract_gradient_training gives the certified side alone.")  # fmt: skip
+    return found
+
+
+def _kept(batches: Iterable[Any]) -> list[Any]:
+    """All batches, read once. Raises ArgumentError for what shuffles, or is no iterable."""
+    Reader.check_source(batches)
+    return list(batches)
+
+
+def _gathered(batches: list[Any], group: dist.ProcessGroup) -> list[tuple[Tensor, Tensor]]:
+    """The batches of which every process holds a part, in the order of the processes."""
+    parts: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(parts, batches, group=group)
+    pairs = [[(torch.as_tensor(x), torch.as_tensor(y)) for x, y in own] for own in parts]
+    return [(torch.cat([x for x, _ in same]), torch.cat([y for _, y in same])) for same in zip(*pairs, strict=True)]
 
 
 def standard_attacks(run: PoisoningRun) -> tuple[PoisoningAttack, ...]:
@@ -195,10 +255,19 @@ def standard_attacks(run: PoisoningRun) -> tuple[PoisoningAttack, ...]:
 
 
 def compared(
-    run: PoisoningRun, trainings: Sequence[PoisonedTrainings], validation: Batch | None = None
+    run: PoisoningRun,
+    trainings: Sequence[PoisonedTrainings],
+    validation: Any | None = None,
+    *,
+    labels: Sequence[str] | None = None,
 ) -> PoisoningBracket:
-    """The bracket of a run and of attacks on the same training."""
+    """The bracket of a run and of attacks on the same training, within the same budget; `labels` name their rows."""
     kind = objective(run.loss)
+    for t in trainings:
+        if t.budget != run.budget:
+            raise ArgumentError("trainings", f"of {t.attack.name!r} within {t.budget}", accepted=f"{run.budget}",
+                                hint="Attack within the budget of the run.")  # fmt: skip
+    titles = [t.attack.name for t in trainings] if labels is None else list(labels)
     size = sum(p.lower.numel() for p in run.parameters.values())
     pushing = [t.attack.chosen(size) for t in trainings if isinstance(t.attack, CoordinatePoisoning)]
     pushed = tuple(sorted(set().union(*pushing))) if pushing else tuple(range(size))
@@ -208,22 +277,21 @@ def compared(
     nominal = certified = None
     scores: list[float | None] = [None] * len(trainings)
     if validation is not None:
-        x, y = (t.to(clean.device) for t in validation)
+        x, y = Reader([], run.nominal, kind).checked(validation, "the samples", "validation")
         with torch.no_grad():
             z = run.nominal(x).unsqueeze(0)
-        y = kind.checked(y, z.shape[2])
         nominal = _scored(kind, z, y)[0].item()
         scores = [_worst(kind, _scored(kind, t.outputs(x), y)) for t in trainings]
         certified = run.certified_accuracy(x, y) if kind.classifies else _single(run.worst_loss(x, y))
     rows = tuple(
-        PoisoningRow(t.attack.name, len(v) - 1, score, _range(v[:, list(pushed)]), _outside(run, v), t.seconds)
-        for t, v, score in zip(trainings, values, scores, strict=True)
+        PoisoningRow(title, len(v) - 1, score, _range(v[:, list(pushed)]), _outside(run, v), t.seconds)
+        for title, t, v, score in zip(titles, trainings, values, scores, strict=True)
     )
     widths = torch.cat([p.width.flatten() for p in run.parameters.values()])[list(pushed)]
     found = [row.score for row in rows if row.score is not None]
     score = None
     if certified is not None and nominal is not None:
-        score = ((min if kind.classifies else max)([nominal, *found]), certified)
+        score = Bracket((min if kind.classifies else max)([nominal, *found]), certified)
     return PoisoningBracket(
         run=run,
         trainings=tuple(trainings),
@@ -232,23 +300,30 @@ def compared(
         measure="accuracy" if kind.classifies else "mse",
         nominal=nominal,
         score=score,
-        width=(_range(torch.cat(values)[:, list(pushed)]), widths.sum().item()),
-        crossings=tuple(_crossings(run, kind, rows, certified)),
+        width=Bracket(_range(torch.cat(values)[:, list(pushed)]), widths.sum().item()),
+        crossings=tuple(_crossings(kind, rows, certified)),
     )
 
 
-def _crossings(run: PoisoningRun, kind: Objective, rows: Sequence[PoisoningRow], certified: float | None) -> list[str]:
+CERTIFIER = "abstract gradient training"
+
+
+def _crossings(kind: Objective, rows: Sequence[PoisoningRow], certified: float | None) -> list[Crossing]:
     found = []
     for row in rows:
-        if row.outside > 0:
-            found.append(f"{row.attack} trained a parameter {row.outside:.3g} outside its bounds")
+        what = "the distance of a parameter from its bounds"
+        found += crossings(row.attack, CERTIFIER, what, _tensor(row.outside), _tensor(0.0), side="at most")
         if certified is None or row.score is None:
             continue
-        if kind.classifies and row.score < certified:
-            found.append(f"{row.attack} left an accuracy of {row.score:.4g}, certified is {certified:.4g}")
-        if not kind.classifies and row.score > certified * (1 + 1e-6):
-            found.append(f"{row.attack} reached an MSE of {row.score:.6g}, certified is {certified:.6g}")
+        slack = 0.0 if kind.classifies else 1e-6 * certified if math.isfinite(certified) else 0.0
+        found += crossings(row.attack, CERTIFIER, "the accuracy" if kind.classifies else "the mean squared error",
+                           _tensor(row.score), _tensor(certified), slack=slack,
+                           side="at least" if kind.classifies else "at most")  # fmt: skip
     return found
+
+
+def _tensor(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def _outside(run: PoisoningRun, values: Tensor) -> float:

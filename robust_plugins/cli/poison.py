@@ -21,7 +21,7 @@ from robust_plugins.data import Dataset, dataset
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.pictures import svg
 from robust_plugins.networks import load_model
-from robust_plugins.poisoning import SGD, Adam, AdamW, NormClip, PoisoningBudget
+from robust_plugins.poisoning import SGD, Adam, AdamW, NormClip, PoisoningBudget, poisoning_attack
 from robust_plugins.poisoning.abstract.settings import Domain
 from robust_plugins.poisoning.concrete.optimizers import Optimizer
 from robust_plugins.registry.naming import parse_component
@@ -59,6 +59,9 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": Ada
 @click.option(
     "--samples", type=click.IntRange(min=1), default=1000, show_default=True, help="At most so many test ones."
 )
+@click.option(
+    "--attacks", multiple=True, help="An attack ('poison:random(count=20)'); repeatable. Default: four of them."
+)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of everything random.")
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True,
@@ -86,6 +89,7 @@ def poison(
     outward: bool,
     double: bool,
     samples: int,
+    attacks: tuple[str, ...],
     seed: int,
     out: Path,
     as_json: bool,
@@ -103,12 +107,15 @@ def poison(
     schedule: dict[str, Any] = {"lr": lr, "decay": decay, "weight_decay": weight_decay}
     update = OPTIMIZERS[optimizer](**schedule | ({"momentum": momentum} if optimizer == "sgd" else {}))
     clip = NormClip(clip_norm) if clip_norm is not None else clip_gradient
+    for name in attacks:
+        poisoning_attack(name)  # a name that is wrong is told before anything is trained
     data = dataset(data_name)
     dtype = torch.float64 if double else torch.float32
     settings: dict[str, Any] = {
         "data": data.name, "model": model_spec, "weights": weights, "trained": list(trained), "budgets": list(budgets),
-        "epochs": epochs, "batch_size": batch_size, "optimizer": repr(update), "clip": repr(clip), "domain": domain,
-        "outward": outward, "double": double, "seed": seed, "torch": torch.__version__,
+        "epochs": epochs, "batch_size": batch_size, "optimizer": repr(update), "clip_gradient": repr(clip),
+        "domain": domain, "outward": outward, "double": double, "samples": samples, "attacks": list(attacks),
+        "seed": seed, "torch": torch.__version__,
     }  # fmt: skip
     claim(out, settings)
     with torch.random.fork_rng(devices=[]):
@@ -127,13 +134,14 @@ def poison(
                 loss="cross_entropy",
                 optimizer=update,
                 epochs=epochs,
-                clip=clip,
+                clip_gradient=clip,
                 domain=domain,
                 parameters=trained or None,
                 validation=(data.x_test[:samples].to(dtype), data.y_test[:samples]),
                 rounding="outward" if outward else "nearest",
                 stop_when_vacuous=True,
                 checkpoint=out / f"checkpoint-{number}",
+                attacks=attacks or None,
                 seed=seed,
                 progress=not as_json and sys.stderr.isatty(),
             )

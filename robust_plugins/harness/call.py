@@ -87,7 +87,7 @@ def calling(
             model = check_inputs(
                 model, x, ball
             )  # a call in another thread may have the model in another state until now
-        stack.enter_context(_neutral(x.dtype))
+        stack.enter_context(neutral(x.dtype))
         stack.enter_context(torch.set_grad_enabled(gradients))  # leaving inference mode switches gradients on
         model = unwrapped(model)
         stack.enter_context(_ordinary_weights(model))
@@ -115,7 +115,10 @@ def ordinary(t: Tensor | None) -> Tensor | None:
 
 
 @contextmanager
-def _neutral(dtype: torch.dtype) -> Iterator[None]:
+def neutral(dtype: torch.dtype) -> Iterator[None]:
+    """No inference mode, no autocasting, float32 as the default dtype unless it is `dtype`, the CPU as the default
+    device: whatever is around the block. The gradient mode is on where inference mode was left.
+    """
     before, casting = torch.get_default_dtype(), [d for d in _DEVICES if torch.is_autocast_enabled(d)]
     device = torch.get_default_device()
     aside: AbstractContextManager[object] = nullcontext() if device.type == "cpu" else torch.device("cpu")

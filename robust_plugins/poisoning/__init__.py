@@ -5,6 +5,7 @@ from robust_plugins.poisoning.abstract.run import PoisoningEpoch, PoisoningRun
 from robust_plugins.poisoning.abstract.training import abstract_gradient_training
 from robust_plugins.poisoning.attacks.builtin import CoordinatePoisoning, GradientAlignment, LossAscent, RandomPoisoning
 from robust_plugins.poisoning.attacks.interface import PoisonedTrainings, PoisoningAttack, poisoned_trainings
+from robust_plugins.poisoning.attacks.registered import poisoning_attack, poisoning_attacks
 from robust_plugins.poisoning.budget import PoisoningBudget
 from robust_plugins.poisoning.concrete.clipping import Clip, NormClip
 from robust_plugins.poisoning.concrete.optimizers import SGD, Adam, AdamW
@@ -27,4 +28,6 @@ __all__ = [
     "RandomPoisoning",
     "abstract_gradient_training",
     "poisoned_trainings",
+    "poisoning_attack",
+    "poisoning_attacks",
 ]

@@ -79,6 +79,10 @@ class HookSpecs:
         """Register searches for inputs with other gradients: factories of `rp.ExplanationAttack`."""
 
     @hookspec
+    def register_poisoning_attacks(self, register: Register) -> None:
+        """Register attacks on training data: factories of `rp.PoisoningAttack`."""
+
+    @hookspec
     def register_losses(self, register: Register) -> None:
         """Register recipes: factories of `rp.MixedLoss`. Those that ramp take `epochs`, those with a ball `ball`."""
 

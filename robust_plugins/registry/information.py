@@ -15,6 +15,7 @@ class Kind(StrEnum):
     MODEL = "model"
     EXPLANATION_CERTIFIER = "explanation certifier"
     EXPLANATION_ATTACK = "explanation attack"
+    POISONING_ATTACK = "poisoning attack"
     LOSS = "recipe"
     COMMAND = "command"
 

@@ -36,6 +36,7 @@ BUILTINS = {
     "models": "robust_plugins.networks",
     "explanations": "robust_plugins.explanations",
     "losses": "robust_plugins.losses.recipes",
+    "poison": "robust_plugins.poisoning.attacks.registered",
 }
 """The plugins that come with the package, imported when the registry is first asked for something."""
 

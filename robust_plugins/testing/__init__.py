@@ -12,7 +12,8 @@
     def test_my_certifier(check):
         check(rp.certifier("mylab:boxes"))
 
-`explanation_certifier_checks` do the same for explanation certifiers.
+`explanation_certifier_checks` do the same for explanation certifiers, `poisoning_attack_checks` for attacks on training
+data.
 
 Needs pytest.
 """
@@ -21,6 +22,7 @@ from robust_plugins.testing.attacks import attack_checks
 from robust_plugins.testing.certifiers import certifier_checks
 from robust_plugins.testing.explanations import adversarial_gradients, explanation_certifier_checks
 from robust_plugins.testing.fixtures import fresh_registry
+from robust_plugins.testing.poisoning import poisoning_attack_checks
 from robust_plugins.testing.soundness import adversarial_points, assert_inside
 
 __all__ = [
@@ -31,4 +33,5 @@ __all__ = [
     "certifier_checks",
     "explanation_certifier_checks",
     "fresh_registry",
+    "poisoning_attack_checks",
 ]

@@ -33,7 +33,7 @@ def test_what_it_writes(tmp_path: Path) -> None:
     assert result.stdout.count("No attack contradicts the certificate.") == 2
     record = json.loads((out / "record.json").read_text())
     for number, bracket in enumerate(record["brackets"]):
-        achieved, certified = bracket["score"]
+        achieved, certified = bracket["score"]["empirical"], bracket["score"]["certified"]
         assert certified <= achieved <= bracket["nominal"]
         assert 0 < bracket["ratio"] < 1
         assert [epoch["updates"] for epoch in bracket["epochs"]] == [2, 4]
@@ -55,7 +55,7 @@ def test_a_contradiction_is_told_by_the_exit_code(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(mean_gradient, "extremes", lambda g, k, **more: true(g, 0, **more))
     result = run(*ARGUMENTS, "--budget", "points=5,eps=0.1", "--out", str(tmp_path))
     assert result.exit_code == 3
-    assert "CONTRADICTION: pushed parameters trained a parameter" in result.stdout
+    assert "CONTRADICTION: pushed parameters reached" in result.stdout
 
 
 def test_fine_tuning_of_one_layer(tmp_path: Path) -> None:
@@ -78,6 +78,7 @@ def test_fine_tuning_of_one_layer(tmp_path: Path) -> None:
     (("--budget", "labels=1", "--clip-gradient", "1", "--clip-norm", "1"), "two ways"),
     (("--budget", "labels=1", "--momentum", "0.5", "--optimizer", "adam"), "SGD's"),
     (("--budget", "labels=1", "--lr", "-1"), "lr"), (("--budget", "labels=1", "--data", "mnits"), "mnist"),
+    (("--budget", "labels=1", "--attacks", "poison:randm"), "poison:random"),
 ])  # fmt: skip
 def test_wrong_usage(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
     result = run(*ARGUMENTS, *arguments, "--out", str(tmp_path / "run"))

@@ -78,7 +78,7 @@ class Setting:
 
     def arguments(self) -> dict[str, Any]:
         """What both sides are given."""
-        return {"loss": self.loss, "optimizer": self.optimizer, "epochs": self.epochs, "clip": self.clip}
+        return {"loss": self.loss, "optimizer": self.optimizer, "epochs": self.epochs, "clip_gradient": self.clip}
 
     def model(self) -> nn.Module:
         torch.manual_seed(self.seed + 1)
@@ -96,7 +96,7 @@ class Setting:
             "norm": lambda: nn.Sequential(nn.Linear(FEATURES, 5), nn.BatchNorm1d(5), nn.LeakyReLU(0.1),
                                           nn.Linear(5, outputs)),
         }  # fmt: skip
-        model: nn.Module = nets[self.net]().to(self.dtype)
+        model: nn.Module = nets[self.net]().to(self.dtype).eval()
         if self.net == "frozen":
             for p in list(model.parameters())[:2]:
                 p.requires_grad_(False)
@@ -122,6 +122,7 @@ class Setting:
 def bounds(setting: Setting) -> rp.PoisoningRun:
     with warnings.catch_warnings():  # how wide the bounds are is not the question here
         warnings.filterwarnings("ignore", message="update .* the bounds decide no sample")
+        warnings.filterwarnings("ignore", message="the budget has .*, but no batch holds more")
         return rp.abstract_gradient_training(
             setting.model(), setting.batches(), setting.budget, **setting.arguments(), domain=setting.domain,
             aggregation=setting.aggregation, rounding=setting.rounding, progress=False,

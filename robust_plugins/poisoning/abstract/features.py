@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import Interval, Network, trace
 from robust_plugins.poisoning.abstract.settings import Plan
 from robust_plugins.poisoning.abstract.split import Split, split
 from robust_plugins.poisoning.box import sample_gradients
 from robust_plugins.poisoning.box.sample_gradients import Inputs
-from robust_plugins.poisoning.concrete.losses import objective
 
 
 @dataclass(eq=False)
@@ -34,20 +32,12 @@ class Preparation:
 
     def __init__(self, plan: Plan, model: nn.Module, names: list[str]) -> None:
         self.plan, self.model, self.names = plan, model, names
-        self.objective = objective(plan.loss)
         self.kept: dict[int, Prepared] = {}
         self.parts: Split | None = None
 
     def __call__(self, index: int | None, x: Tensor, y: Tensor) -> Prepared:
-        """The batch, number `index` of its epoch where that is known. Raises ArgumentError for data that do not fit."""
-        like = next(iter(self.model.parameters()))
-        if x.dtype != like.dtype:
-            raise ArgumentError("batches", f"of {x.dtype}", accepted=f"the model's dtype, {like.dtype}",
-                                hint="Convert the data or the model.")  # fmt: skip
-        x, y = x.to(like.device), y.to(like.device)
-        network = self.network(x)
-        if len(x):
-            y = self.objective.checked(y, network.forward(Interval.point(x[:1]))[-1].shape[-1])
+        """The batch, as a `Reader` gives it, number `index` of its epoch where that is known."""
+        self.network(x)
         known = None if index is None else self.kept.get(index)
         if known is not None and torch.equal(known.x, x) and torch.equal(known.y, y):
             return known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from robust_plugins.balls import L1, Ball, Linf
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.call import neutral
 from robust_plugins.intervals import Interval, trace
 from robust_plugins.poisoning.abstract.privacy import PrivatePrediction, private_response
 from robust_plugins.poisoning.box import sample_gradients
@@ -49,7 +51,7 @@ class PoisoningEpoch:
     nominal: float | None
     """The same quantity of the model trained without poison."""
     vacuous: bool
-    """Whether the bounds decided the class of no training sample."""
+    """Whether the bounds had come to decide the class of no training sample."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,11 @@ class PoisoningRun:
     loss: Loss
     domain: Tighter | None = field(default=None, repr=False)
     rounding: Literal["nearest", "outward"] = "nearest"
+    _model: nn.Module = field(init=False, repr=False)
+    """A copy of `nominal` of our own, so that answers stay those of the training whatever becomes of it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_model", deepcopy(self.nominal))
 
     @property
     def width(self) -> float:
@@ -78,8 +85,12 @@ class PoisoningRun:
 
     @property
     def vacuous(self) -> bool:
-        """Whether a parameter has no finite bounds."""
-        return not all(bool(p.lower.isfinite().all() and p.upper.isfinite().all()) for p in self.parameters.values())
+        """Whether the bounds came to decide no training sample, as the last epoch's record says; or are infinite."""
+        return not self._finite or (bool(self.history) and self.history[-1].vacuous)
+
+    @property
+    def _finite(self) -> bool:
+        return all(bool(p.lower.isfinite().all() and p.upper.isfinite().all()) for p in self.parameters.values())
 
     def logits(self, x: Float[Tensor, "batch *features"], *, ball: Ball | None = None) -> Interval:
         """Bounds on the outputs, (batch, outputs)."""
@@ -169,7 +180,7 @@ class PoisoningRun:
                                 hint="Privacy asks for any other data set at distance k.")  # fmt: skip
         self._classifying("private_prediction")
         with torch.no_grad():
-            z = self.nominal(x)
+            z = self._model(x)
         if z.shape[1] > 2:
             raise ArgumentError("x", f"classified among {z.shape[1]} classes", accepted="two classes",
                                 hint="The noise is that of a response with values 0 and 1.")  # fmt: skip
@@ -177,21 +188,25 @@ class PoisoningRun:
         stable = self.certified_prediction(x) >= 0
         return private_response(response, stable, k=self.budget.k, epsilon=epsilon, generator=generator)
 
-    def _outputs(self, x: Tensor, ball: Ball | None) -> Iterator[tuple[Interval, Interval | None]]:
-        """The outputs and their differences `z_j - z_i` at [batch, i, j], a part of the batch at a time."""
+    def _outputs(self, x: Tensor, ball: Ball | None) -> list[tuple[Interval, Interval | None]]:
+        """The outputs and their differences `z_j - z_i` at [batch, i, j], of a part of the batch each."""
+        with neutral(next(iter(self.parameters.values())).dtype):
+            return list(self._bounded(x, ball))
+
+    def _bounded(self, x: Tensor, ball: Ball | None) -> Iterator[tuple[Interval, Interval | None]]:
         parameter = next(iter(self.parameters.values())).lower
         if not isinstance(x, Tensor) or x.dtype != parameter.dtype:
             raise ArgumentError("x", getattr(x, "dtype", type(x).__name__), accepted=f"a tensor of {parameter.dtype}",
                                 hint="The model's dtype.")  # fmt: skip
-        network = trace(self.nominal, x[:1], weights=self.parameters)
-        differing = objective(self.loss).pairwise
+        network = trace(self._model, x[:1], weights=self.parameters)
+        differing, finite = objective(self.loss).pairwise, self._finite
         for start in range(0, max(len(x), 1), CHUNK):
             samples = slice(start, start + CHUNK)
             part = x[samples].to(parameter.device)
             inputs = _inputs(part, None if ball is None else ball[samples])
-            if self.vacuous:
+            if not finite:
                 with torch.no_grad():
-                    yield _everything(self.nominal(part)), None
+                    yield _everything(self._model(part)), None
                 continue
             with sample_gradients.arithmetic(self.rounding):
                 found = sample_gradients.forward(network, inputs, differing=differing)
@@ -219,7 +234,7 @@ class PoisoningRun:
 
     def _labels(self, kind: Objective, x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():
-            outputs = self.nominal(x[:1]).shape[1]
+            outputs = self._model(x[:1]).shape[1]
         if len(y) != len(x):
             raise ArgumentError("y", f"{len(y)} labels", accepted=f"{len(x)}, one per sample", hint="Check the two.")
         return kind.checked(y, outputs)

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from robust_plugins.errors import ArgumentError
-from robust_plugins.poisoning.box.sample_gradients import Relaxation
+from robust_plugins.poisoning.box.sample_gradients import Dependence
 from robust_plugins.poisoning.box.sums.aggregation import Method
 from robust_plugins.poisoning.budget import PoisoningBudget
 from robust_plugins.poisoning.concrete.clipping import Clip
@@ -29,13 +29,13 @@ class Plan:
     optimizer: Optimizer
     clip: Clip | None
     domain: Domain
-    relaxation: Relaxation | Literal["auto"]
+    relaxation: Dependence | Literal["auto"]
     aggregation: Method
     memory: int
     group: dist.ProcessGroup | None
     rounding: Literal["nearest", "outward"]
 
-    def check(self, epochs: int) -> None:
+    def check(self) -> None:
         """Raises ArgumentError for arguments that do not fit each other."""
         if not isinstance(self.budget, PoisoningBudget):
             raise ArgumentError("budget", repr(self.budget), accepted="an rp.PoisoningBudget",
@@ -43,11 +43,9 @@ class Plan:
         if not isinstance(self.optimizer, Optimizer):
             raise ArgumentError("optimizer", repr(self.optimizer), accepted="rp.SGD, rp.Adam or rp.AdamW",
                                 hint="torch's own optimizers have no intervals.")  # fmt: skip
-        if epochs < 1:
-            raise ArgumentError("epochs", epochs, accepted="an integer of at least 1", hint="Train once.")
         objective(self.loss).check(self.budget)
         if self.budget.unbounded and self.clip is None:
-            raise ArgumentError("clip", None, accepted="a number above 0, or rp.NormClip, with this budget",
+            raise ArgumentError("clip_gradient", None, accepted="a number above 0, or rp.NormClip, with this budget",
                                 hint="Samples without limits have gradients without limits.")  # fmt: skip
         if self.group is not None and self.aggregation != "cvar":
             raise ArgumentError("aggregation", repr(self.aggregation), accepted='"cvar" with a process group',
@@ -55,7 +53,7 @@ class Plan:
         for name, choices in (
             ("aggregation", get_args(Method)),
             ("domain", get_args(Domain)),
-            ("relaxation", ("auto", *get_args(Relaxation))),
+            ("relaxation", ("auto", *get_args(Dependence))),
             ("rounding", ("nearest", "outward")),
         ):
             if getattr(self, name) not in choices:
@@ -77,7 +75,8 @@ class Plan:
             ("group", self.group is None, "None"),
         ):
             if not fine:
-                raise ArgumentError(name, repr(getattr(self, name)), accepted=f'{accepted} for domain="zonotope"',
+                said = "clip_gradient" if name == "clip" else name
+                raise ArgumentError(said, repr(getattr(self, name)), accepted=f'{accepted} for domain="zonotope"',
                                     hint='domain="box" takes all.')  # fmt: skip
 
     def described(self) -> dict[str, Any]:
@@ -86,7 +85,7 @@ class Plan:
             "budget": repr(self.budget),
             "loss": self.loss,
             "optimizer": repr(self.optimizer),
-            "clip": repr(self.clip),
+            "clip_gradient": repr(self.clip),
             "domain": self.domain,
             "relaxation": self.relaxation,
             "aggregation": self.aggregation,

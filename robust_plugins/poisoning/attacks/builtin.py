@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from robust_plugins.errors import ArgumentError
-from robust_plugins.poisoning.attacks.interface import Case, PoisoningAttack, outputs_of
+from robust_plugins.harness.component import chunks
+from robust_plugins.poisoning.attacks.interface import Case, PoisoningAttack, sample_outputs
 from robust_plugins.poisoning.attacks.search import Score, guided, random_poison
 from robust_plugins.poisoning.concrete.batches import PoisonedBatch
 from robust_plugins.poisoning.concrete.trainings import Trainings
@@ -23,6 +24,7 @@ class RandomPoisoning(PoisoningAttack):
     count: int = 8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _at_least_one("count", self.count)
 
     @property
@@ -34,7 +36,7 @@ class RandomPoisoning(PoisoningAttack):
 
     def poison(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> PoisonedBatch:  # noqa: D102
         return random_poison(
-            case.budget, case.objective, x, y, trainings.count, outputs_of(trainings, x), case.generator
+            case.budget, case.objective, x, y, trainings.count, sample_outputs(trainings, x), case.generator
         )
 
 
@@ -45,6 +47,7 @@ class LossAscent(PoisoningAttack):
     steps: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _at_least_one("steps", self.steps)
 
     @property
@@ -55,7 +58,7 @@ class LossAscent(PoisoningAttack):
         return 1
 
     def poison(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> PoisonedBatch:  # noqa: D102
-        return _guided(case, trainings, trainings.losses, x, y, self.steps)
+        return _guided(case, trainings, trainings.losses, x, y, self.steps, self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,7 @@ class GuidedPoisoning(PoisoningAttack):
     steps: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _at_least_one("steps", self.steps)
 
     @abstractmethod
@@ -73,7 +77,9 @@ class GuidedPoisoning(PoisoningAttack):
 
     def poison(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> PoisonedBatch:  # noqa: D102
         direction = self.direction(case, trainings, x, y)
-        return _guided(case, trainings, lambda x, y: trainings.scores(direction, x, y), x, y, self.steps)
+        return _guided(
+            case, trainings, lambda x, y: trainings.scores(direction, x, y), x, y, self.steps, self.batch_size
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +96,9 @@ class CoordinatePoisoning(GuidedPoisoning):
         super().__post_init__()
         if isinstance(self.coordinates, int):
             _at_least_one("coordinates", self.coordinates)
-        elif not self.coordinates or min(self.coordinates) < 0:
+        else:
+            object.__setattr__(self, "coordinates", tuple(self.coordinates))
+        if isinstance(self.coordinates, tuple) and (not self.coordinates or min(self.coordinates) < 0):
             raise ArgumentError("coordinates", self.coordinates, accepted="indices >= 0, at least one, or how many",
                                 hint="They count the entries of all trained parameters.")  # fmt: skip
 
@@ -143,12 +151,25 @@ class GradientAlignment(GuidedPoisoning):
         return {name: -g.nan_to_num() for name, g in test.items()}
 
 
-def _guided(case: Case, trainings: Trainings, score: Score, x: Tensor, y: Tensor, steps: int) -> PoisonedBatch:
+def _guided(
+    case: Case, trainings: Trainings, score: Score, x: Tensor, y: Tensor, steps: int, size: int | None
+) -> PoisonedBatch:
+    def in_parts(x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat([score(x[:, part], y[:, part]) for part in chunks(x.shape[1], size)], 1)
+
     return guided(
-        case.budget, case.objective, score, x, y, trainings.count, outputs_of(trainings, x), steps, case.generator
+        case.budget,
+        case.objective,
+        in_parts if size else score,
+        x,
+        y,
+        trainings.count,
+        sample_outputs(trainings, x),
+        steps,
+        case.generator,
     )
 
 
 def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ArgumentError(name, value, accepted="an integer of at least 1", hint="More is stronger, and slower.")

@@ -1,4 +1,4 @@
-"""Data poisoning inside a budget: what a poisoner who sees the training can do to it, batch by batch.
+"""`PoisoningAttack`: the common interface of attacks on training data, inside a budget.
 
 Every attack poisons the batch of each update for the parameters as they then are. The budget holds for each batch, so
 that these poisoners are among those that `abstract_gradient_training` bounds.
@@ -10,26 +10,33 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, final
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from robust_plugins.poisoning.abstract.split import trained_names
-from robust_plugins.poisoning.budget import PoisoningBudget
-from robust_plugins.poisoning.concrete.batches import PoisonedBatch
+from robust_plugins.errors import ArgumentError, ComponentError
+from robust_plugins.harness.call import calling, neutral
+from robust_plugins.harness.component import Component
+from robust_plugins.poisoning.budget import Count, PoisoningBudget
+from robust_plugins.poisoning.concrete.batches import PoisonedBatch, rounded_inside, violation
+from robust_plugins.poisoning.concrete.behaviour import check_behaviour, own_copy
 from robust_plugins.poisoning.concrete.clipping import Clip, as_clip
 from robust_plugins.poisoning.concrete.losses import Loss, Objective, objective
 from robust_plugins.poisoning.concrete.optimizers import Optimizer
+from robust_plugins.poisoning.concrete.parameters import trained_names
+from robust_plugins.poisoning.concrete.reading import Batch, Reader, outputs_of
 from robust_plugins.poisoning.concrete.trainings import Trainings
 
-Batch = tuple[Tensor, Tensor]
 Observe = Callable[[Trainings, PoisonedBatch], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
-    """What an attack knows besides the trainings and the batch."""
+    """The setting that an attack works in, the same for all batches of one call."""
 
     budget: PoisoningBudget
     objective: Objective
@@ -38,21 +45,109 @@ class Case:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoisoningAttack(ABC):
-    """An attack: how many trainings it poisons, and how it poisons a batch of each."""
+class PoisoningAttack(Component, ABC):
+    """Poisons the batches of a training, inside a budget: a lower bound on what poisoned data can do.
+
+    To write one, implement `trainings` and `poison`, and freeze it as a dataclass whose fields are its parameters.
+    `batch_size` is the number of samples whose scores an attack computes at a time; None: all of a batch.
+    """
 
     @property
-    @abstractmethod
     def name(self) -> str:
-        """In a table's row."""
+        """The attack's name in a table's row."""
+        return type(self).__name__
 
     @abstractmethod
     def trainings(self, parameters: int) -> int:
-        """How many trainings it makes of a model with so many trained parameters."""
+        """How many trainings it poisons, of a model with so many trained parameters."""
 
     @abstractmethod
-    def poison(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> PoisonedBatch:
-        """The batch, inside the budget, as the next update of every training is to see it."""
+    def poison(
+        self,
+        case: Case,
+        trainings: Trainings,
+        x: Float[Tensor, "samples *features"],
+        y: Shaped[Tensor, "samples *labels"],
+    ) -> PoisonedBatch:
+        """The clean batch `x`, `y` as the next update of every training is to see it, inside `case.budget`.
+
+        `trainings` holds the present parameters and answers for losses, scores and gradients of samples; it is a copy.
+        Draw from `case.generator`, or from torch's, numpy's and python's own generators, which are seeded.
+        `case.budget.project` moves features into their sets. Raise ArgumentError for a budget that the attack cannot
+        handle.
+        """
+
+    @final
+    def __call__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any],
+        budget: PoisoningBudget,
+        *,
+        loss: Loss,
+        optimizer: Optimizer,
+        epochs: Count,
+        clip_gradient: float | Clip | None = None,
+        parameters: Iterable[str] | None = None,
+        validation: Any | None = None,
+        seed: int = 0,
+        observe: Observe | None = None,
+    ) -> PoisonedTrainings:
+        """Trains `model` on batches that the attack poisons inside the budget; `model` itself is not changed.
+
+        The arguments are those of `abstract_gradient_training`. `observe` is called before every update with the
+        trainings and the poisoned batch. Every batch is held against the budget before it is trained on, and training
+        is our own. Raises ArgumentError for unusable arguments, and ComponentError, with the attack's name, where a
+        batch is not inside the budget or the attack breaks its contract otherwise.
+        """
+        _check(budget, optimizer, epochs)
+        kind = objective(loss)
+        kind.check(budget)
+        own = own_copy(model)
+        names = trained_names(own, parameters)
+        known = dict(own.named_parameters())
+        count = self.trainings(sum(known[name].numel() for name in names))
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ComponentError(f"{self}: trainings returned {count!r}; expected an integer of at least 1")
+        start = time.perf_counter()
+        with neutral(next(own.parameters()).dtype):
+            trained = Trainings(own, names, kind, optimizer, clip=as_clip(clip_gradient), count=count)
+            reader = Reader(batches, trained.model, kind)
+            case = Case(
+                budget=budget,
+                objective=kind,
+                validation=None if validation is None else reader.checked(validation, "the samples", "validation"),
+                generator=torch.Generator().manual_seed(seed),
+            )
+            checked = False
+            for _ in range(epochs):
+                for x, y in reader.epoch():
+                    if len(x) and not checked:
+                        check_behaviour(own, x)
+                        checked = True
+                    batch = self._poisoned(case, trained, x, y, seed + trained.t)
+                    if observe is not None:
+                        observe(trained, batch)
+                    trained.step(batch)
+        return PoisonedTrainings(self, trained.values(), time.perf_counter() - start, trained.model, budget)
+
+    def _poisoned(self, case: Case, trained: Trainings, x: Tensor, y: Tensor, seed: int) -> PoisonedBatch:
+        """The batch that the attack makes for copies of everything, checked."""
+        copy = trained.copy()
+        with calling(copy.model, x, seed=seed % 2**32, freeze=True) as call, torch.enable_grad():
+            batch = self.poison(case, copy, x.clone(), y.clone())
+            call.check(self)
+        if not isinstance(batch, PoisonedBatch):
+            raise ComponentError(f"{self}: poison returned {type(batch).__name__}; expected a PoisonedBatch")
+        batch = PoisonedBatch(batch.x.detach().to(x), batch.y.detach().to(x.device), batch.present)
+        if not batch.x.shape[:2] == batch.y.shape[:2] == batch.present.shape or len(batch.x) != trained.count:
+            shapes = tuple(batch.x.shape), tuple(batch.y.shape), tuple(batch.present.shape)
+            raise ComponentError(f"{self}: poison returned x, y and present of shapes {shapes}; expected "
+                                 f"({trained.count}, samples, ...) each")  # fmt: skip
+        wrong = violation(case.budget, x, y, batch) or _unusable(case, trained, x, batch)
+        if wrong is not None:
+            raise ComponentError(f"{self} left its budget in update {trained.t + 1}: {wrong}")
+        return rounded_inside(case.budget, x, batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +160,11 @@ class PoisonedTrainings:
     seconds: float
     model: nn.Module
     """As it was before training."""
+    budget: PoisoningBudget
+    """The one that every batch was inside."""
 
-    def outputs(self, x: Tensor) -> Tensor:
-        """The outputs of all trained models on the same samples, (trainings, samples, outputs)."""
+    def outputs(self, x: Float[Tensor, "samples *features"]) -> Float[Tensor, "trainings samples outputs"]:
+        """The outputs of all trained models on the same samples."""
         with torch.no_grad():
             count = len(next(iter(self.parameters.values())))
             each = ({name: p[i] for name, p in self.parameters.items()} for i in range(count))
@@ -77,56 +174,44 @@ class PoisonedTrainings:
 def poisoned_trainings(
     attack: PoisoningAttack,
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Iterable[Any],
     budget: PoisoningBudget,
     *,
-    loss: Loss,
-    optimizer: Optimizer,
-    epochs: int,
+    clip_gradient: float | Clip | None = None,
     clip: float | Clip | None = None,
-    parameters: Iterable[str] | None = None,
-    validation: Batch | None = None,
-    seed: int = 0,
-    observe: Observe | None = None,
+    **arguments: Any,
 ) -> PoisonedTrainings:
-    """Trains `model` on batches that `attack` poisons inside the budget; `model` itself is not changed.
+    """`attack(model, batches, budget, ...)`, with the arguments of that call.
 
-    The arguments are those of `abstract_gradient_training`. `observe` is called before every update with the trainings
-    and the poisoned batch.
+    `clip` is the former name of `clip_gradient`.
     """
-    kind = objective(loss)
-    kind.check(budget)
-    names = trained_names(model, parameters)
-    known = dict(model.named_parameters())
-    count = attack.trainings(sum(known[name].numel() for name in names))
-    trainings = Trainings(model, names, kind, optimizer, clip=as_clip(clip), count=count)
-    case = Case(
-        budget=budget,
-        objective=kind,
-        validation=None if validation is None else _checked(kind, trainings, *validation),
-        generator=torch.Generator().manual_seed(seed),
-    )
-    start = time.perf_counter()
-    for _ in range(epochs):
-        for x, y in batches:
-            x, y = _checked(kind, trainings, x, y)
-            batch = attack.poison(case, trainings, x, y)
-            if observe is not None:
-                observe(trainings, batch)
-            trainings.step(batch)
-    model = trainings.model
-    return PoisonedTrainings(attack, trainings.values(), time.perf_counter() - start, model)
+    return attack(model, batches, budget, clip_gradient=as_clip(clip_gradient, clip), **arguments)
 
 
-def outputs_of(trainings: Trainings, x: Tensor) -> int:
+def sample_outputs(trainings: Trainings, x: Float[Tensor, "samples *features"]) -> int:
     """The number of outputs of the model on `x`, 1 where that holds no sample."""
-    if not len(x):
-        return 1
-    with torch.no_grad():
-        return int(trainings.model(x[:1]).shape[1])
+    return outputs_of(trainings.model, x[:1]) if len(x) else 1
 
 
-def _checked(kind: Objective, trainings: Trainings, x: Tensor, y: Tensor) -> Batch:
-    device = next(iter(trainings.parameters.values())).device
-    x, y = x.to(device), y.to(device)
-    return x, kind.checked(y, outputs_of(trainings, x)) if len(x) else y
+def _unusable(case: Case, trained: Trainings, x: Tensor, batch: PoisonedBatch) -> str | None:
+    """Labels that the loss does not know."""
+    labels = batch.y[batch.present]
+    if not len(labels):
+        return None
+    try:
+        outputs = outputs_of(trained.model, x[:1] if len(x) else x.new_zeros((1, *x.shape[1:])))
+        case.objective.checked(labels, outputs)
+    except ArgumentError as error:
+        return f"labels that the loss does not take ({error})"
+    return None
+
+
+def _check(budget: object, optimizer: object, epochs: object) -> None:
+    if not isinstance(budget, PoisoningBudget):
+        raise ArgumentError("budget", repr(budget), accepted="an rp.PoisoningBudget",
+                            hint="For example rp.PoisoningBudget(points=10, eps=0.1).")  # fmt: skip
+    if not isinstance(optimizer, Optimizer):
+        raise ArgumentError("optimizer", repr(optimizer), accepted="rp.SGD, rp.Adam or rp.AdamW",
+                            hint="torch's own optimizers have no intervals.")  # fmt: skip
+    if not isinstance(epochs, Integral) or isinstance(epochs, bool) or epochs < 1:
+        raise ArgumentError("epochs", repr(epochs), accepted="an integer of at least 1", hint="Train once.")

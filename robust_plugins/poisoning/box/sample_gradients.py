@@ -17,8 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.intervals import Interval, Network, crown, rounding
-from robust_plugins.intervals import Relaxation as LinearRelaxation
+from robust_plugins.intervals import Interval, Network, Relaxation, crown, rounding
 from robust_plugins.intervals.methods.affine_forms import Form, Norm, affine_forms, through_affine
 from robust_plugins.intervals.methods.crown import Support
 from robust_plugins.intervals.products import product, total
@@ -35,7 +34,7 @@ RELAXED = 2**34
 """The most multiplications that affine forms of a batch may take for "auto" to use them."""
 
 
-Relaxation = Literal["none", "affine", "crown"]
+Dependence = Literal["none", "affine", "crown"]
 """How the dependence on moved inputs is kept: not at all, by affine forms, or by backward linear relaxation."""
 
 
@@ -47,7 +46,7 @@ class Inputs:
     """
 
     box: Interval
-    relaxation: Relaxation = "none"
+    relaxation: Dependence = "none"
     center: Tensor | None = None
     radius: Tensor | None = None
     norm: Norm = "linf"
@@ -125,7 +124,7 @@ def _joined_samples(parts: Sequence[Interval]) -> Interval:
 
 
 def _forward(network: Network, inputs: Inputs, differing: bool) -> Forward:
-    kind: Relaxation = "none" if inputs.box.is_point or rounding.active() else inputs.relaxation
+    kind: Dependence = "none" if inputs.box.is_point or rounding.active() else inputs.relaxation
     forms = None
     if kind == "crown":
         values = crown(network, inputs.box, support=inputs.support)
@@ -141,7 +140,7 @@ def _forward(network: Network, inputs: Inputs, differing: bool) -> Forward:
     spec, (i, j) = pairs(outputs.lower)
     found = None
     if kind == "crown":
-        found = LinearRelaxation(network, values, support=inputs.support).bounds(len(values) - 1, spec.unsqueeze(0))
+        found = Relaxation(network, values, support=inputs.support).bounds(len(values) - 1, spec.unsqueeze(0))
     elif forms is not None:
         found = _form_of_differences(network, values, forms, i, j).interval()
     if found is not None:
@@ -259,7 +258,7 @@ def arithmetic(mode: Literal["nearest", "outward"]) -> AbstractContextManager[No
     return rounding.outward(mode == "outward")
 
 
-def affordable(network: Network, x: Tensor, directions: int) -> Relaxation:
+def affordable(network: Network, x: Tensor, directions: int) -> Dependence:
     """What "auto" means: "affine" where affine forms of that many directions take few multiplications for a batch x."""
     values = network.forward(Interval.point(x[:1]))
     cost, shared = 0, True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,7 +21,9 @@ class Clip:
 
     def __post_init__(self) -> None:
         if isinstance(self.gamma, bool) or not 0 < self.gamma < math.inf:
-            raise ArgumentError("clip", self.gamma, accepted="a finite number above 0", hint="Or None to clip nothing.")
+            raise ArgumentError(
+                "clip_gradient", self.gamma, accepted="a finite number above 0", hint="Or None to clip nothing."
+            )
 
     def __call__(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The clipped gradients, (batch, *parameter) for each parameter."""
@@ -43,6 +46,12 @@ class NormClip(Clip):
         return {name: g * scale.view(-1, *[1] * (g.dim() - 1)) for name, g in gradients.items()}
 
 
-def as_clip(clip: float | Clip | None) -> Clip | None:
-    """A number clips elementwise."""
-    return clip if clip is None or isinstance(clip, Clip) else Clip(clip)
+def as_clip(clip_gradient: float | Clip | None, former: float | Clip | None = None) -> Clip | None:
+    """A number clips elementwise. `former` is what was given by the name `clip`."""
+    if former is not None:
+        warnings.warn("`clip` is now `clip_gradient`: clip is the word for the range of inputs", DeprecationWarning,
+                      stacklevel=3)  # fmt: skip
+        if clip_gradient is not None:
+            raise ArgumentError("clip", former, accepted="None with clip_gradient", hint="It is the former name.")
+        clip_gradient = former
+    return clip_gradient if clip_gradient is None or isinstance(clip_gradient, Clip) else Clip(clip_gradient)

@@ -1,11 +1,13 @@
-"""Many concrete trainings of one model at once, each on batches of its own."""
+"""Concrete trainings of one model, as torch does them: of the clean data, or many at once on poisoned batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
@@ -19,10 +21,14 @@ CHUNK = 2**22
 
 
 class Trainings:
-    """`count` copies of a model, trained together by torch's optimizer as `ConcreteTraining` trains one.
+    """`count` copies of a model, trained together in evaluation mode by torch's optimizer, each on its own batches.
 
     Parameters have the shape (trainings, *parameter). Optimizers work entry by entry, so that one of torch's own
-    serves all trainings at once.
+    serves all trainings at once. A single training is torch's to the last bit.
+
+    - `names`: the parameters that are trained.
+    - `clip`: how every sample's gradient is clipped before the mean.
+    - `group`: processes that each hold a part of every batch of a single training; gradients are summed over them.
     """
 
     def __init__(
@@ -34,9 +40,13 @@ class Trainings:
         *,
         clip: Clip | None = None,
         count: int = 1,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
+        assert group is None or count == 1
         self.model = deepcopy(model).eval().requires_grad_(False)
-        self.objective, self.schedule, self.clip, self.count = objective, optimizer, clip, count
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        self.objective, self.schedule, self.clip, self.count, self.group = objective, optimizer, clip, count, group
         known = dict(self.model.named_parameters())
         self.parameters = {n: known[n].detach().expand(count, *known[n].shape).clone() for n in names}
         self.optimizer = optimizer.torch(self.parameters.values())
@@ -55,9 +65,70 @@ class Trainings:
 
     def gradient(self, batch: PoisonedBatch) -> dict[str, Tensor]:
         """Every training's mean gradient over its batch, 0 where that is empty."""
+        if self.count == 1:
+            return self._gradient_of_one(*batch.of(0))
         if not batch.x.shape[1]:
             return {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         return self._parts(self._mean, batch.x, batch.y, batch.present.to(batch.x.dtype), per_sample=self.clip)
+
+    def _gradient_of_one(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """By plain reverse mode, as a loop of torch's own has it."""
+        size = self._size(x)
+        values = {name: p[0].detach() for name, p in self.parameters.items()}
+        if not len(x):
+            found = {name: torch.zeros_like(v) for name, v in values.items()}
+        elif self.clip is None:
+            with torch.enable_grad():
+                values = {name: v.requires_grad_() for name, v in values.items()}
+                z = functional_call(self.model, values, (x,))
+                loss = self.objective.mean(z, y) if self.group is None else self.objective.losses(z, y).sum() / size
+                parts = torch.autograd.grad(loss, list(values.values()), materialize_grads=True)
+            found = dict(zip(values, parts, strict=True))
+        else:
+            whole = PoisonedBatch.whole(x, y)
+            sums = self._clipped_sums({n: v[None] for n, v in values.items()}, whole.x, whole.y, whole.present)
+            found = {name: s[0] / size for name, s in sums.items()}
+        if self.group is not None:
+            for g in found.values():
+                dist.all_reduce(g, group=self.group)
+        return {name: g.unsqueeze(0) for name, g in found.items()}
+
+    def _size(self, x: Tensor) -> int:
+        if self.group is None:
+            return len(x)
+        count = torch.tensor(len(x), device=x.device)
+        dist.all_reduce(count, group=self.group)
+        return int(count)
+
+    def trained(self, training: int = 0) -> nn.Module:
+        """A copy of the model with the parameters of one training."""
+        model = deepcopy(self.model)
+        known = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                known[name].copy_(p[training])
+                known[name].requires_grad_()
+        return model
+
+    def copy(self) -> Trainings:
+        """A copy that can be asked, trained or spoilt without any effect on these trainings."""
+        found = Trainings(self.model, list(self.parameters), self.objective, self.schedule, clip=self.clip,
+                          count=self.count)  # fmt: skip
+        for name, p in self.parameters.items():
+            found.parameters[name].copy_(p)
+        found.t = self.t
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides how the trainings go on."""
+        return {"t": self.t, "parameters": self.values(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from `state_dict`."""
+        self.t = state["t"]
+        for name, value in state["parameters"].items():
+            self.parameters[name].copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
 
     def outputs(self, x: Tensor) -> Tensor:
         """The outputs on the same samples, (trainings, samples, outputs)."""
@@ -114,11 +185,18 @@ class Trainings:
         if self.clip is None:
             return self._mean_unclipped(values, x, y, present)
         sizes = present.sum(1).clamp(min=1)
-        found = {}
-        for name, g in self._clipped(values, x, y).items():
-            kept = g * present.view(*present.shape, *[1] * (g.dim() - 2))
-            found[name] = kept.sum(1) / sizes.view(-1, *[1] * (g.dim() - 2))
-        return found
+        sums = self._clipped_sums(values, x, y, present)
+        return {name: s / sizes.view(-1, *[1] * (s.dim() - 1)) for name, s in sums.items()}
+
+    def _clipped_sums(self, values: dict[str, Tensor], x: Tensor, y: Tensor, present: Tensor) -> dict[str, Tensor]:
+        """The sums of the clipped gradients of the samples that are present, some samples at a time."""
+        step = max(1, CHUNK // max(1, self.size * len(x)))
+        total = {name: torch.zeros_like(v) for name, v in values.items()}
+        for start in range(0, x.shape[1], step):
+            some = slice(start, start + step)
+            for name, g in self._clipped(values, x[:, some], y[:, some]).items():
+                total[name] += (g * present[:, some].view(*present[:, some].shape, *[1] * (g.dim() - 2))).sum(1)
+        return total
 
     def _mean_unclipped(self, values: dict[str, Tensor], x: Tensor, y: Tensor, present: Tensor) -> dict[str, Tensor]:
         def loss(values: dict[str, Tensor], x: Tensor, y: Tensor, present: Tensor) -> Tensor:

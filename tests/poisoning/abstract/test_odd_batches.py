@@ -111,7 +111,7 @@ def _with_one_more(budget: Budget, sizes: Sequence[int], at: int, **how: Any) ->
     """How far trainings leave the bounds to whose batch `at` one sample is added."""
     g = torch.Generator().manual_seed(1)
     batches = [(torch.randn((n, 3), generator=g, dtype=torch.float64), torch.arange(n) % 2) for n in sizes]
-    how = {"clip": 0.3, "epochs": 1} | how
+    how = {"clip_gradient": 0.3, "epochs": 1} | how
     run = train(network(), batches, budget, **how)
     worst = []
     for value, label in ((100.0, 0), (-100.0, 0), (1.0, 1)):
@@ -128,7 +128,7 @@ def _with_one_more(budget: Budget, sizes: Sequence[int], at: int, **how: Any) ->
 @pytest.mark.parametrize("sizes", [(0, 4, 0), (2, 1)])
 def test_one_sample_added_to_any_batch(budget: Budget, sizes: tuple[int, ...], clip: Any) -> None:
     for at in range(len(sizes)):
-        assert _with_one_more(budget, sizes, at, clip=clip) <= TOLERANCE
+        assert _with_one_more(budget, sizes, at, clip_gradient=clip) <= TOLERANCE
 
 
 def test_an_empty_batch_that_stays_empty_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

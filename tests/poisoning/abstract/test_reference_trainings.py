@@ -21,8 +21,8 @@ RUNS: dict[str, tuple[rp.PoisoningBudget, dict[str, Any]]] = {
     "label_k5": (Budget(labels=5), {}),
     "label_k5_exact": (Budget(labels=5), {}),
     "both_k3_e0.1": (Budget(points=3, eps=0.1, labels=3, paired=True), {}),
-    "privacy_k5_g0.05": (Budget.privacy(5), {"clip": 0.05}),
-    "unlearn_k20_g0.2": (Budget.removal(20), {"clip": 0.2}),
+    "privacy_k5_g0.05": (Budget.privacy(5), {"clip_gradient": 0.05}),
+    "unlearn_k20_g0.2": (Budget.removal(20), {"clip_gradient": 0.2}),
 }
 CERTIFIED = [
     ("box", Budget(points=50, eps=0.01), 0.89),

@@ -136,7 +136,7 @@ def test_the_zonotope_only_tightens() -> None:
 
 def test_unlearned() -> None:
     x, _ = data(60, 60)[0]
-    run = train(network(), data(200, 100), rp.PoisoningBudget.removal(1), clip=0.2)
+    run = train(network(), data(200, 100), rp.PoisoningBudget.removal(1), clip_gradient=0.2)
     assert torch.equal(run.unlearned(x), run.certified_prediction(x) >= 0)
     other = train(network(), data(), rp.PoisoningBudget(points=1, eps=0.01))
     with pytest.raises(ArgumentError, match=r"accepted: PoisoningBudget.removal\(k\)"):
@@ -156,7 +156,7 @@ def test_a_certificate_that_fails_for_a_neighbour_costs_no_more_than_epsilon(k: 
 
 def test_private_predictions() -> None:
     x, _ = data(200, 200)[0]
-    run = train(network(), data(200, 100), rp.PoisoningBudget.privacy(2), clip=0.05)
+    run = train(network(), data(200, 100), rp.PoisoningBudget.privacy(2), clip_gradient=0.05)
     stable = run.certified_prediction(x) >= 0
     found = run.private_prediction(x, 6.0, generator=torch.Generator().manual_seed(0))
     assert torch.equal(found.stable, stable)
@@ -173,7 +173,7 @@ def test_private_predictions() -> None:
     other = train(network(), data(), rp.PoisoningBudget(points=1, eps=0.01))
     with pytest.raises(ArgumentError, match=r"accepted: PoisoningBudget.privacy\(k\)"):
         other.private_prediction(x, 1.0)
-    three = train(network(3), data(classes=3), rp.PoisoningBudget.privacy(1), clip=0.001)
+    three = train(network(3), data(classes=3), rp.PoisoningBudget.privacy(1), clip_gradient=0.001)
     with pytest.raises(ArgumentError, match="classified among 3 classes"):
         three.private_prediction(x, 1.0)
 

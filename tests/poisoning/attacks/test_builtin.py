@@ -14,8 +14,8 @@ import robust_plugins as rp
 from robust_plugins.poisoning.attacks.interface import PoisoningAttack, poisoned_trainings
 from robust_plugins.poisoning.concrete.batches import PoisonedBatch, inside
 from robust_plugins.poisoning.concrete.clipping import as_clip
-from robust_plugins.poisoning.concrete.concrete import ConcreteTraining
 from robust_plugins.poisoning.concrete.losses import objective
+from robust_plugins.poisoning.concrete.trainings import Trainings
 
 Budget = rp.PoisoningBudget
 SETTINGS = {
@@ -46,12 +46,12 @@ def test_inside_and_as_torch_trains(name: str, attack: PoisoningAttack) -> None:
     kind = objective(setting.loss)
     clean = [(x, kind.checked(y, 3 if setting.loss == "cross_entropy" else 1)) for x, y in batches]
     for i in range(len(next(iter(found.parameters.values())))):
-        own = ConcreteTraining(model, list(found.parameters), kind, setting.optimizer, clip=as_clip(setting.clip))
+        own = Trainings(model, list(found.parameters), kind, setting.optimizer, clip=as_clip(setting.clip))
         for t, batch in enumerate(seen):
             assert inside(setting.budget, clean[t % len(clean)], batch.of(i))
-            own.step(*batch.of(i))
+            own.step(PoisonedBatch.whole(*batch.of(i)))
         for p, value in own.values().items():
-            torch.testing.assert_close(found.parameters[p][i], value, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(found.parameters[p][i], value[0], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "conv"])
