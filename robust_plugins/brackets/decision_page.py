@@ -38,6 +38,7 @@ def write_report(path: str | Path, comparisons: Sequence[Comparison], *, title: 
         table=comparison_table(comparisons),
         conclusion=conclusion(comparisons).splitlines(),
         contradiction=any(c.crossings for c in comparisons),
+        held=any(c.bracket.complete for c in comparisons),
         count=len(comparisons[0].y),
         seed=comparisons[0].seed,
         plot=accuracy_plot(comparisons),

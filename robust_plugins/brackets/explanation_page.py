@@ -50,6 +50,7 @@ def write_explanation_report(
         tables=[{"ball": ball_name(c.ball), "figures": explanation_table(c)} for c in comparisons],
         conclusion=explanation_conclusion(comparisons).splitlines(),
         contradiction=any(c.crossings for c in comparisons),
+        held=any(c.deviation.complete for c in comparisons),
         count=len(first.y),
         number={"logit": "the logit", "margin": "the margin", "loss": "the loss"}[first.of],
         weights=first.weights,

@@ -13,6 +13,7 @@ import torch
 from robust_plugins.brackets import ExplanationComparison, compare_explanations, write_explanation_report
 from robust_plugins.brackets.explanation_comparison import explanation_conclusion, explanation_table
 from robust_plugins.brackets.table import ball_name
+from robust_plugins.cli.folder import try_page
 from robust_plugins.cli.printing import as_json, print_json
 from robust_plugins.cli.subject import Subject, available, with_subject
 from robust_plugins.decisions.results import Verdict
@@ -40,7 +41,7 @@ KINDS = [Kind.EXPLANATION_ATTACK, Kind.EXPLANATION_CERTIFIER]
 )
 @click.option("--delta", type=click.FloatRange(min=0), help="The width that every feature's gradient may have.")
 @click.option(
-    "--gamma",
+    "--radius",
     type=click.FloatRange(min=0),
     default=0.0,
     show_default=True,
@@ -63,7 +64,7 @@ def explain(
     of: Of,
     k: int,
     delta: float | None,
-    gamma: float,
+    radius: float,
     components: tuple[str, ...],
     page: Path | None,
     as_json: bool,
@@ -71,6 +72,8 @@ def explain(
     """Attack and certify one model's explanations: how far can they change, and how far can they change at most?"""
     for name in components:
         registry().kind_of(name, KINDS)  # a misspelt name is found before training
+    if page is not None:
+        try_page(page)
     subject = load()
     with torch.no_grad(), evaluating(subject.model):
         predicted = subject.model(subject.x).argmax(1)
@@ -84,7 +87,7 @@ def explain(
             of=of,
             k=k,
             delta=delta,
-            weights=gamma,
+            weights=radius,
             seed=seed,
             progress=not as_json and sys.stderr.isatty(),
         )

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from robust_plugins.errors import ArgumentError
+
 NAME = "settings.json"
 """The file that says whose folder it is."""
 
@@ -43,3 +45,19 @@ def claimed(out: Path, settings: dict[str, Any]) -> Iterator[None]:
         if [path.name for path in out.iterdir()] == [NAME]:
             (out / NAME).unlink()
         raise
+
+
+def try_page(path: Path) -> None:
+    """Raises ArgumentError unless a page can be written to `path`; makes its folders, and leaves the file as it is."""
+    existed = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise ArgumentError(
+            "--page", f"{path}, which cannot be written: {error}", accepted="a file in a folder that you may write to",
+            hint="Name another file.",
+        ) from error  # fmt: skip

@@ -79,6 +79,7 @@ def test_a_certifier_without_an_answer_is_no_number(how: str, tmp_path: Path) ->
     assert cause[how] in page
     assert "0.000" not in page
     assert CONTRADICTS not in page
+    assert '<div class="verdict open">' in page
 
 
 def test_what_has_an_answer_for_some_samples_says_how_many_it_lacks() -> None:

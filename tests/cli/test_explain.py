@@ -67,7 +67,7 @@ def test_the_table_and_the_page(tmp_path: Path) -> None:
 
 
 def test_json_is_the_comparison_itself() -> None:
-    options = ("--eps", "0.1", "--of", "margin", "--top", "1", "--delta", "0.5", "--gamma", "0.01", "--json")
+    options = ("--eps", "0.1", "--of", "margin", "--top", "1", "--delta", "0.5", "--radius", "0.01", "--json")
     result = run(*EXPLAIN, *options, *QUICK, "--component", "interval:ibp")
     assert result.exit_code == 0
     out = json.loads(result.stdout)
@@ -103,3 +103,17 @@ def test_a_contradiction_is_exit_code_3() -> None:
 def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...], message: str) -> None:
     result = run(*EXPLAIN, "--eps", "0.1", *arguments)
     assert (result.exit_code, message in result.stderr) == (2, True)
+
+
+def test_a_page_that_cannot_be_written_is_found_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("theirs")
+    for page in (tmp_path, tmp_path / "file" / "page.html"):
+        result = run(*EXPLAIN, "--eps", "0.1", *QUICK, "--page", str(page))
+        assert result.exit_code == 2
+        assert f"`--page` is {page}" in result.stderr
+        assert "training" not in result.stderr
+    assert (tmp_path / "file").read_text() == "theirs"
+    before = tmp_path / "page.html"
+    before.write_text("before")
+    run(*EXPLAIN, "--eps", "0.1", "--component", "interval:ipb", "--page", str(before))
+    assert before.read_text() == "before"  # not lost to a run that fails
