@@ -148,7 +148,14 @@ def turned(rules: Rules, layer: nn.Module, slot: int, inputs: Sequence[Interval]
             return rules.forward(layer, a, weight=parameters["weight"], bias=None)
         return a.map(lambda t: _transpose(lambda g: forward(layer, Interval.point(g), **parameters).lower, grad, t))
 
-    return Rules(rules.layer, forward=forward, backward=backward, parameters=rules.parameters, affine=rules.affine)
+    return Rules(
+        rules.layer,
+        forward=forward,
+        backward=backward,
+        parameters=rules.parameters,
+        affine=rules.affine,
+        additive=rules.additive,
+    )
 
 
 def _transpose(linear: Callable[[Tensor], Tensor], like: Interval, a: Tensor) -> Tensor:

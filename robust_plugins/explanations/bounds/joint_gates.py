@@ -60,11 +60,11 @@ class Tuned(Plane):
     """By activation: what is added to the line's slope, in units of its coefficients."""
 
     def tau_of(self, gate: int, a: Tensor, g: Interval) -> Tensor:
-        """As chosen."""
+        """The gate's own choice, cut to where it is sound."""
         return self.taus[gate].clamp(-0.5, 0.5)
 
     def slope_of(self, activation: int, rise: Tensor, size: Tensor) -> Tensor:
-        """As chosen."""
+        """The activation's own flatness and tilt of the chord's slope."""
         return rise * (1 - self.flat[activation]) + self.tilt[activation] * size
 
 
@@ -72,37 +72,33 @@ TAYLOR = Plane(0.0, 0.0)
 PLANES = (TAYLOR, Plane(0.0, 0.5), Plane(None, 0.0))
 
 
-class Substitution(Relaxation):
-    """Upper bounds on linear combinations of a network's nodes, with layers that are treated in a way of their own."""
+def largest(relaxation: Relaxation, start: dict[int, Tensor], through: Through, last: int) -> Tensor:
+    """The largest value over the box of the combination with coefficients `start` of nodes up to `last`: (batch, rows).
 
-    def upper(self, start: dict[int, Tensor], through: Through, last: int) -> Tensor:
-        """The largest value over the box of the combination with coefficients `start` of nodes up to `last`.
-
-        `through` is asked at every layer, also where no coefficient arrives; None leaves a layer to its relaxation.
-        """
-        waiting = dict(start)
-        total = self.values[0].lower.new_zeros(())
-        for index in range(last, 0, -1):
-            a = waiting.pop(index, None)
-            found = through(index, a)
-            if found is not None:
-                total = total + found[0]
-                below = [found[1]]
-            elif a is None:
-                continue
-            elif self.network.rules[index].affine and self.network.rules[index].backward is not None:
-                total = total + _most(a, self._offset(index))
-                below = [t for t, _ in self._through_affine(index, a, a)]
-            elif (lines := self._lines(index)) is not None:
-                positive, negative = a.clamp(min=0), a.clamp(max=0)
-                total = total + _dot(positive, lines[1].offset) + _dot(negative, lines[0].offset)
-                below = [lines[1].transpose(positive) + lines[0].transpose(negative)]
-            else:
-                total = total + _most(a, self.values[index])
-                continue
-            for source, t in zip(self.network.nodes[index].inputs, below, strict=True):
-                waiting[source] = waiting[source] + t if source in waiting else t
-        return total + _most(waiting[0], self.values[0]) if 0 in waiting else total
+    `through` treats layers in a way of its own. It is asked at every layer, also where no coefficient arrives; None
+    leaves a layer to its relaxation.
+    """
+    waiting = dict(start)
+    total = relaxation.values[0].lower.new_zeros(())
+    for index in range(last, 0, -1):
+        a = waiting.pop(index, None)
+        below: list[Tensor]
+        if (found := through(index, a)) is not None:
+            number, below = found[0], [found[1]]
+        elif a is None:
+            continue
+        else:
+            step = relaxation.substituted(index, None, a)
+            assert step.upper is not None
+            number, below = step.upper, [t for _, t in step.inputs if t is not None]
+        total = total + number
+        for source, t in zip(relaxation.network.nodes[index].inputs, below, strict=bool(below)):
+            waiting[source] = waiting[source] + t if source in waiting else t
+    if 0 not in waiting:
+        return total
+    _, most = relaxation.over_inputs(None, waiting[0])
+    assert most is not None
+    return total + most
 
 
 class JointGates:
@@ -116,8 +112,8 @@ class JointGates:
         self, network: Network, values: Sequence[Interval], adjoint: Adjoint, grads: Sequence[Interval], memory: int
     ) -> None:
         self.adjoint, self.grads, self.values, self.network = adjoint, grads, values, network
-        self.forward = Substitution(network, values, memory=memory)
-        self.backward = Substitution(adjoint, grads, memory=memory)
+        self.forward = Relaxation(network, values, memory=memory)
+        self.backward = Relaxation(adjoint, grads, memory=memory)
         self.smooth: dict[int, Smooth] = {}
         """By index in the network."""
         for index in set(adjoint.gates.values()):
@@ -192,7 +188,7 @@ class JointGates:
             constant = size * ds * dg - a * s0 * g0 - 2 * tau * (size * dg * s0 - a * ds * g0)
             return constant.flatten(2).sum(2), a * (s0 - 2 * tau * ds)
 
-        total = self.backward.upper({node: rows}, gate, node)
+        total = largest(self.backward, {node: rows}, gate, node)
 
         def activation(index: int, m: Tensor | None) -> tuple[Tensor, Tensor] | None:
             if index not in on_slopes:
@@ -209,7 +205,7 @@ class JointGates:
             return offset.flatten(2).sum(2), slope
 
         if on_slopes:
-            total = total + self.forward.upper({}, activation, max(on_slopes))
+            total = total + largest(self.forward, {}, activation, max(on_slopes))
         return total
 
 
@@ -296,12 +292,3 @@ def line_above(
     if isinstance(gaps, Tensor):
         offset = offset + gaps.unsqueeze(1) * size
     return slope, torch.minimum(offset, ranges - ends)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.matmul(a.flatten(2), b.flatten(1).unsqueeze(2)).squeeze(2)
-
-
-def _most(a: Tensor, box: Interval) -> Tensor:
-    """The largest value of each row of `a` times the box."""
-    return _dot(a, box.lower) if box.is_point else _dot(a, box.center) + _dot(a.abs(), box.radius)

@@ -18,7 +18,6 @@ from torch import Tensor
 from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
-from robust_plugins.intervals.layers import Shift
 from robust_plugins.intervals.methods.crown import deviation
 from robust_plugins.intervals.network.graph import Network
 from robust_plugins.intervals.rules.elementwise import Activation, activation_of
@@ -109,8 +108,7 @@ def through_affine(
     remainder = rule(layer, *[Interval(-f.remainder, f.remainder) for f in before], **centers).upper - offset
     if any(p is not None and not p.is_point for p in parameters.values()):
         deviations = {k: None if p is None else deviation(p) for k, p in parameters.items()}
-        # A shift adds its parameter to the input instead of multiplying the two.
-        moved = rule(layer, *(zeros if isinstance(layer, Shift) else inputs), **deviations)
+        moved = rule(layer, *(zeros if rules.additive else inputs), **deviations)
         center, remainder = center + moved.center, remainder + moved.radius
     return Form(center, generators, remainder.clamp(min=0), before[0].norm)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -26,9 +27,21 @@ from robust_plugins.intervals.rules.structure import IDENTITIES, REARRANGING
 _ENTRYWISE = {*IDENTITIES, *REARRANGING, nn.BatchNorm1d, nn.BatchNorm2d, Scale, Shift}
 
 Support = Callable[[Tensor], Tensor]
+Coefficients = tuple[Tensor | None, Tensor | None]
+"""Of a lower and of an upper bound, (batch or 1, rows, *shape) each; None where that one is not wanted."""
 
 MEMORY = 2**30
 """Bytes that the coefficients of one chunk of rows may take."""
+
+
+class Substituted(NamedTuple):
+    """What is left of a combination of a node's output once the node is replaced by bounds on it."""
+
+    lower: Tensor | None
+    """What the lower bound has besides the inputs' part: a number for each row, (batch, rows)."""
+    upper: Tensor | None
+    inputs: list[Coefficients]
+    """The coefficients of the node's inputs; empty where the node is bounded by its values alone."""
 
 
 class Relaxation:
@@ -77,57 +90,78 @@ class Relaxation:
 
         Those of the upper bounds may be left out, and are the same tensor for as long as they are the lower bounds'.
         """
-        network = self.network
-        waiting: dict[int, tuple[Tensor, Tensor | None]] = {node: (lower, upper)}
+        waiting: dict[int, Coefficients] = {node: (lower, upper)}
         low = up = lower.new_zeros(())
         for index in range(node, 0, -1):
             if index not in waiting:
                 continue
-            a, b = waiting.pop(index)
-            inputs = network.nodes[index].inputs
-            if network.rules[index].affine and network.rules[index].backward is not None:
-                offset = self._offset(index)
-                low, up = low + _least(a, offset), up if b is None else up - _least(-b, offset)
-                below = self._through_affine(index, a, b)
-            elif (lines := self._lines(index)) is not None:
-                under, over = lines
-                positive, negative = _parts(a)
-                low = low + _dot(positive, under.offset) + _dot(negative, over.offset)
-                c, d = under.transpose(positive) + over.transpose(negative), None
-                if b is not None:
-                    positive, negative = _parts(b)
-                    up = up + _dot(positive, over.offset) + _dot(negative, under.offset)
-                    d = over.transpose(positive) + under.transpose(negative)
-                below = [(c, d)]
-            else:
-                low = low + _least(a, self.values[index])
-                up = up if b is None else up - _least(-b, self.values[index])
-                continue
-            for source, pair in zip(inputs, below, strict=True):
+            step = self.substituted(index, *waiting.pop(index))
+            low, up = low + _number(step.lower), up + _number(step.upper)
+            for source, pair in zip(self.network.nodes[index].inputs, step.inputs, strict=bool(step.inputs)):
                 waiting[source] = _sum(pair, waiting[source]) if source in waiting else pair
         if 0 in waiting:
-            a, b = waiting[0]
-            low, up = low + self._input_least(a), up if b is None else up - self._input_least(-b)
+            least, most = self.over_inputs(*waiting[0])
+            low, up = low + _number(least), up + _number(most)
         shape = (len(self.values[0]), lower.shape[1])
         return low.expand(shape), None if upper is None else up.expand(shape)
+
+    def substituted(self, node: int, lower: Tensor | None, upper: Tensor | None) -> Substituted:
+        """A linear combination of `node`'s output, bounded by one of the outputs of the nodes that it takes.
+
+        `lower` are its coefficients in a lower bound, (batch or 1, rows, *output), `upper` those in an upper bound;
+        None where that is not wanted. One tensor for both costs one pass through an affine layer.
+        """
+        if self.network.rules[node].affine and self.network.rules[node].backward is not None:
+            offset = self._offset(node)
+            numbers = (
+                None if lower is None else _least(lower, offset),
+                None if upper is None else _most(upper, offset),
+            )
+            return Substituted(*numbers, self._through_affine(node, lower, upper))
+        lines = self._lines(node)
+        if lines is None:
+            value = self.values[node]
+            return Substituted(
+                None if lower is None else _least(lower, value), None if upper is None else _most(upper, value), []
+            )
+        under, over = lines
+        low = up = below = above = None
+        if lower is not None:
+            positive, negative = _parts(lower)
+            low = _dot(positive, under.offset) + _dot(negative, over.offset)
+            below = under.transpose(positive) + over.transpose(negative)
+        if upper is not None:
+            positive, negative = _parts(upper)
+            up = _dot(positive, over.offset) + _dot(negative, under.offset)
+            above = over.transpose(positive) + under.transpose(negative)
+        return Substituted(low, up, [(below, above)])
+
+    def over_inputs(self, lower: Tensor | None, upper: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """The least value over all inputs of a combination with coefficients `lower`, and the largest with `upper`."""
+        least = None if lower is None else self._input_least(lower)
+        return least, None if upper is None else -self._input_least(-upper)
 
     def _input_least(self, a: Tensor) -> Tensor:
         least = _least(a, self.values[0])
         return least if self.support is None else torch.maximum(least, self.support(a))
 
-    def _through_affine(self, index: int, a: Tensor, b: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+    def _through_affine(self, index: int, a: Tensor | None, b: Tensor | None) -> list[Coefficients]:
         """The layer's backward rule, applied to point gradients, one for each row."""
-        network, alone = self.network, b is None or a is b
-        both = a if b is None or a is b else torch.cat((a, b), 1)
+        network = self.network
+        given = [t for t in ((a,) if a is b else (a, b)) if t is not None]
+        both = given[0] if len(given) == 1 else torch.cat(given, 1)
         rule = network.rules[index].backward
         assert rule is not None
         inputs = [self.values[j] for j in network.nodes[index].inputs]
         flat = Interval.point(both.flatten(0, 1))
         below = rule(network.layers[index], *inputs, flat, **self._centers(index))
-        found: list[tuple[Tensor, Tensor | None]] = []
+        found: list[Coefficients] = []
         for part in below if isinstance(below, tuple) else (below,):
             t = part.lower.view(len(both), both.shape[1], *part.shape[1:])
-            found.append((t, None if b is None else t) if alone else (t[:, : a.shape[1]], t[:, a.shape[1] :]))
+            if len(given) == 1:
+                found.append((None if a is None else t, None if b is None else t))
+            else:
+                found.append((t[:, : given[0].shape[1]], t[:, given[0].shape[1] :]))
         return found
 
     def _centers(self, index: int) -> dict[str, Interval | None]:
@@ -144,7 +178,7 @@ class Relaxation:
             zeros = [Interval.point(torch.zeros_like(i.lower[:1])) for i in inputs]
             offset = rule(layer, *zeros, **self._centers(index))
             parameters = network.parameters[index]
-            if isinstance(layer, Shift):  # adds its parameter to the input instead of multiplying the two
+            if network.rules[index].additive:
                 offset = rule(layer, *zeros, **parameters)
             elif any(p is not None and not p.is_point for p in parameters.values()):
                 deviations = {k: None if p is None else deviation(p) for k, p in parameters.items()}
@@ -227,13 +261,17 @@ def deviation(p: Interval) -> Interval:
     return Interval.point(torch.zeros_like(p.lower)) if p.is_point else p - p.center
 
 
-def _sum(one: tuple[Tensor, Tensor | None], two: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
+def _sum(one: Coefficients, two: Coefficients) -> Coefficients:
     """The coefficients of two ways to one node together."""
     (a, b), (c, d) = one, two
-    low = a + c
+    low = None if a is None or c is None else a + c
     if b is None or d is None:
         return low, None
     return low, low if a is b and c is d else b + d
+
+
+def _number(found: Tensor | None) -> Tensor | float:
+    return 0.0 if found is None else found
 
 
 def _parts(a: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,3 +288,10 @@ def _least(a: Tensor, box: Interval) -> Tensor:
     if box.is_point:
         return _dot(a, box.lower)
     return _dot(a, box.center) - _dot(a.abs(), box.radius)
+
+
+def _most(a: Tensor, box: Interval) -> Tensor:
+    """The largest value of each row of `a` times the box."""
+    if box.is_point:
+        return _dot(a, box.lower)
+    return _dot(a, box.center) + _dot(a.abs(), box.radius)

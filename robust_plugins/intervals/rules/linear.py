@@ -179,7 +179,7 @@ def scale_weights(layer: Scale, x: Interval, grad: Interval, value: Interval, *,
     return {"value": _operand_gradient(grad * x, value, summed)}
 
 
-@forward_rule(Shift, parameters=("value",), affine=True)
+@forward_rule(Shift, parameters=("value",), affine=True, additive=True)
 def shift(layer: Shift, x: Interval, value: Interval) -> Interval:
     """`x + sign * value`."""
     return x + (value if layer.sign == 1 else -value)

@@ -59,13 +59,15 @@ class Rules:
     parameters: tuple[str, ...] = ()
     affine: bool = False
     owner: str = ""
+    additive: bool = False
+    """Whether an affine layer adds its parameters to its input, instead of multiplying the two."""
 
 
 _RULES: dict[type[nn.Module], Rules] = {}
 
 
 def forward_rule(
-    *layers: type[nn.Module], parameters: tuple[str, ...] = (), affine: bool = False
+    *layers: type[nn.Module], parameters: tuple[str, ...] = (), affine: bool = False, additive: bool = False
 ) -> Callable[[Function], Function]:
     """Registers the forward rule of `layers`, whose `parameters` it takes by name."""
 
@@ -73,6 +75,7 @@ def forward_rule(
         for layer in layers:
             entry = _entry(layer)
             entry.forward, entry.parameters, entry.affine = rule, parameters, affine
+            entry.additive = additive
         return rule
 
     return decorate
