@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.results import AttackResult
-from robust_plugins.errors import ArgumentError, ComponentError
+from robust_plugins.errors import ArgumentError, ComponentError, UnsupportedModelError
 from robust_plugins.harness.arguments import as_labels, decided, first_decided, logits_of
 from robust_plugins.harness.call import Call, calling, ordinary
 from robust_plugins.harness.component import Component, chunks
 from robust_plugins.harness.evaluation import fresh_seed
+from robust_plugins.harness.wrappers import QUANTISED, is_quantised
 
 Target = Tensor | Literal["random", "least_likely"]
 
@@ -89,7 +90,9 @@ class Attack(Component, ABC):
         - `eps`: several radii instead of the ball's, one result for each.
 
         The candidates are projected onto the ball and its clip range, the logits recomputed, and the better of
-        candidate and `x` kept (success first, then loss). `model`, the random states and `x` are left as found.
+        candidate and `x` kept (success first, then loss). `model`, the random states and `x` are left as found. A model
+        of one output z has the logits (-z/2, z/2); a softmax or log-softmax at its end, which changes no decision, is
+        left out of logits and loss.
         Raises ArgumentError for unusable arguments and ComponentError where the attack breaks its contract.
         """
         if eps is not None:
@@ -137,8 +140,13 @@ class Attack(Component, ABC):
         parts = [x[:0]]
         for part in chunks(len(x), self.batch_size):
             with torch.enable_grad(), _recurrent_gradients(model):
-                # Copies: what a plugin does to its arguments must not reach the user's, nor our judgement.
-                found = self.perturb(model, x[part].clone(), y[part].clone(), ball[part], targeted=targeted)
+                try:
+                    # Copies: what a plugin does to its arguments must not reach the user's, nor our judgement.
+                    found = self.perturb(model, x[part].clone(), y[part].clone(), ball[part], targeted=targeted)
+                except RuntimeError as error:  # an attack that needs no gradients is free to succeed
+                    if is_quantised(model):
+                        raise UnsupportedModelError(QUANTISED) from error
+                    raise
             if not isinstance(found, Tensor) or found.shape != x[part].shape:
                 shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
                 raise ComponentError(f"{self}: perturb returned {shape}; expected a tensor of {tuple(x[part].shape)}")

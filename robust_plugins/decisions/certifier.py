@@ -23,10 +23,15 @@ from robust_plugins.harness.arguments import as_labels, check_spec, decided, fir
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import ERRORS, Component, chunks
 from robust_plugins.harness.evaluation import evaluation_error
+from robust_plugins.harness.final_layer import is_cut
 from robust_plugins.harness.memory import BUDGET, activation_sizes
+from robust_plugins.harness.wrappers import unreadable
 from robust_plugins.intervals import Interval
 
 Result = TypeVar("Result")
+
+LEFT_OUT = "margins of the logits before the model's final softmax or sigmoid, which changes no decision"
+"""What a certificate adds to its soundness where a last layer was left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +157,10 @@ class Certifier(Component, ABC):
                 model, classes = call.model, spec.shape[2]  # checked by the certifier itself
             else:
                 with torch.no_grad():
-                    model, classes = first_decided(call.model, x, size=self.batch_size)
+                    model, classes = first_decided(call.model, x, size=self.batch_size, outputs=True)
             if spec is not None:
                 check_spec(spec, x, classes)
+            _check_readable(call.model)
             size, given = self._chunk_size(model, x, classes), (lambda t: t) if own else torch.clone
             parts = [
                 compute(model, given(x[part]), ball[part], None if spec is None else given(spec[part]), classes)
@@ -179,6 +185,9 @@ class Certifier(Component, ABC):
         rounding error; FALSIFIED where `x` itself is misclassified; ERROR where the bounds are NaN, cross, or miss
         the clean logits; UNSUPPORTED where the model has a layer that the certifier cannot bound. `model` and the
         random states are left as found. Raises ArgumentError for unusable arguments.
+
+        A model of one output z has the logits (-z/2, z/2). A softmax or log-softmax at the end of the model changes no
+        decision and is left out: the margins are those of the logits before it, and `soundness` says so.
         """
         _check_rounding(self)
         with torch.no_grad(), calling(model, x, ball) as call:
@@ -197,7 +206,8 @@ class Certifier(Component, ABC):
         certified = torch.tensor([v is Verdict.CERTIFIED for v in verdicts], dtype=torch.bool, device=x.device)
         falsified = torch.tensor([v is Verdict.FALSIFIED for v in verdicts], dtype=torch.bool, device=x.device)
         witness = torch.where(falsified.view(-1, *[1] * (x.dim() - 1)), x, torch.nan)
-        return Certificate(verdicts, margin, logits, certified, witness, messages, call.seconds, self.soundness)
+        soundness = self.soundness + ("; " + LEFT_OUT if is_cut(model) else "")
+        return Certificate(verdicts, margin, logits, certified, witness, messages, call.seconds, soundness)
 
     @final
     def _chunk_size(self, model: nn.Module, x: Tensor, classes: int) -> int | None:
@@ -238,13 +248,16 @@ class Certifier(Component, ABC):
         """Margin, verdict and message for each sample of one chunk."""
         wrong = (logits.argmax(1) != y).tolist()
         try:
+            _check_readable(model)
             found = self._propagated(model, x.clone(), ball, spec.clone(), logits.shape[1])
         except UnsupportedModelError as error:
             verdicts = [Verdict.FALSIFIED if w else Verdict.UNSUPPORTED for w in wrong]
             messages = ["" if w else str(error) for w in wrong]
             return torch.full_like(logits[:, 0], -torch.inf), verdicts, messages
         clean = (spec @ logits.unsqueeze(2)).squeeze(2)
-        scale = torch.stack([found.lower.abs().amax(1), found.upper.abs().amax(1), logits.abs().amax(1)]).amax(0)
+        # An infinite bound, as of a certifier that gives one side alone, has no scale.
+        size = [t.abs().nan_to_num(posinf=0.0).amax(1) for t in (found.lower, found.upper, logits)]
+        scale = torch.stack(size).amax(0)
         slack = self.rounding * scale
         if self.rounding:
             slack = slack + ERRORS * evaluation_error(model, x, logits)
@@ -283,6 +296,11 @@ def of_the_engine(certifier: type[Certifier]) -> type[Certifier]:
 def is_of_the_engine(certifier: Certifier) -> bool:
     """Whether it is one of the engine's own certifiers, and not of a class derived from one."""
     return type(certifier) in _OWN
+
+
+def _check_readable(model: nn.Module) -> None:
+    if (why := unreadable(model)) is not None:
+        raise UnsupportedModelError(why)
 
 
 def _check_rounding(certifier: Certifier) -> None:

@@ -32,7 +32,7 @@ class AttackResult:
     success: Bool[Tensor, " batch"]
     """Untargeted: the decision on `x_adv` differs from `y`. Targeted: it is the target."""
     logits: Float[Tensor, "batch classes"]
-    """The model's logits on `x_adv`, in evaluation mode."""
+    """The model's logits on `x_adv`, in evaluation mode: those before a softmax at its end."""
     distance: Float[Tensor, " batch"]
     """The distance between `x_adv` and `x` in the ball's norm, in input units."""
     loss: Float[Tensor, " batch"]
@@ -58,7 +58,8 @@ class Certificate:
     margin: Float[Tensor, " batch"]
     """A proved lower bound of `min_j (z_y - z_j)` over the ball, in logits; -inf where nothing is proved."""
     logits: Float[Tensor, "batch classes"]
-    """The model's logits on `x`, in evaluation mode. For bounds on the logits, see `Certifier.bounds`."""
+    """The model's logits on `x`, in evaluation mode: those before a softmax at its end. For bounds on what the model
+    returns, see `Certifier.bounds`."""
     certified: Bool[Tensor, " batch"]
     """Where the verdict is CERTIFIED."""
     witness: Float[Tensor, "batch *features"]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.component import chunks
+from robust_plugins.harness.final_layer import before_sigmoid, before_softmax
 from robust_plugins.harness.wrappers import TwoLogits, Untouched, as_module
 
 
@@ -114,13 +115,18 @@ def as_labels(y: Tensor, x: Tensor, classes: int, *, name: str = "y") -> Int[Ten
 
 
 def decided(
-    model: nn.Module, x: Float[Tensor, "batch *features"], *, size: int | None = None
+    model: nn.Module, x: Float[Tensor, "batch *features"], *, size: int | None = None, outputs: bool = False
 ) -> tuple[nn.Module, Float[Tensor, "batch classes"]]:
     """The module that gives logits of two or more classes in the place of `model`, and its logits at `x`.
 
-    A model of one output z, of shape (batch,) or (batch, 1), gets the logits (-z/2, z/2); one whose forward changes its
-    input in place is given copies. Any other is returned as it is. `size` is the number of samples that the model may
-    see at a time, None for all. Raises ArgumentError for outputs that are no logits.
+    - A model of one output z, of shape (batch,) or (batch, 1), gets the logits (-z/2, z/2); a sigmoid at its end is
+      left out, so that the decision is that of the probability 1/2.
+    - A softmax or log-softmax at the end is left out, which changes no decision, unless `outputs`: then the numbers
+      that `model` returns are wanted and no others.
+    - A model whose forward changes its input in place is given copies.
+
+    Any other model is returned as it is. `size` is the number of samples that it may see at a time, None for all.
+    Raises ArgumentError for outputs that are no logits.
     """
     first = x[:size]
     given = first.clone()
@@ -128,26 +134,31 @@ def decided(
     if given._version:
         model = Untouched(model)
     if isinstance(out, Tensor) and len(out.shape) and len(out) == len(first) and out.shape[1:] in ((), (1,)):
+        before = before_sigmoid(model, first, out)
+        if before is not None:
+            model, out = before, before(first.clone())
         model = TwoLogits(model, flat=out.dim() == 1)
         z = out.reshape(-1, 1) / 2
         logits = torch.cat((-z, z), 1)
     else:
         logits = _checked(out, first)
+        while not outputs and (before := before_softmax(model, first, logits)) is not None:
+            model, logits = before, before(first.clone())
     if len(first) == len(x):
         return model, logits
     return model, torch.cat((logits, logits_of(model, x[len(first) :], size=size)))
 
 
 def first_decided(
-    model: nn.Module, x: Float[Tensor, "batch *features"], *, size: int | None = None
+    model: nn.Module, x: Float[Tensor, "batch *features"], *, size: int | None = None, outputs: bool = False
 ) -> tuple[nn.Module, int]:
     """The module that `decided` gives and the number of classes, found by running the first sample alone."""
     try:
-        model, logits = decided(model, x[:1])
+        model, logits = decided(model, x[:1], outputs=outputs)
     except ArgumentError:
         raise
     except Exception:  # a model that was exported for the batch size of x, say
-        model, logits = decided(model, x[:size])
+        model, logits = decided(model, x[:size], outputs=outputs)
     return model, logits.shape[1]
 
 
@@ -160,7 +171,7 @@ def logits_of(
     """
     if size is None or len(x) <= size:
         return _checked(model(x.clone()), x)
-    return torch.cat([logits_of(model, x[part]) for part in chunks(len(x), size)])
+    return torch.cat([_checked(model(x[part].clone()), x[part]) for part in chunks(len(x), size)])
 
 
 def _checked(out: object, x: Tensor) -> Tensor:

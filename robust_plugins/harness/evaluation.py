@@ -29,7 +29,7 @@ def evaluating(
     With `seed` the random states are seeded inside. `freeze` switches weight gradients off inside, for those who only
     need gradients of inputs. Raises ComponentError where weights were changed.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    modes = tuple(_modes(model))
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     with _random_states():
         found, ended = None, False
@@ -61,7 +61,7 @@ def evaluating(
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Puts `model` into evaluation mode, and on leaving restores the mode of every submodule, and nothing else."""
-    modes = [(module, module.training) for module in model.modules()]
+    modes = tuple(_modes(model))
     try:
         if any(training for _, training in modes):
             _to_evaluation(model)
@@ -116,6 +116,11 @@ def synchronize(x: Tensor) -> None:
     """Waits for the device of `x`, so that a clock read next to it measures work and not its launch."""
     if x.device.type != "cpu":
         torch.accelerator.synchronize(x.device)
+
+
+def _modes(model: nn.Module) -> Iterator[tuple[nn.Module, bool]]:
+    # Frozen TorchScript modules are in evaluation mode and have no flag for it.
+    return ((module, module.training) for module in model.modules() if hasattr(module, "training"))
 
 
 def _to_evaluation(model: nn.Module) -> None:

@@ -61,6 +61,27 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return _bare(model, {})
 
 
+TORCHSCRIPT = (
+    "a TorchScript module cannot be bounded, for its layers cannot be read; certify the nn.Module that it was made "
+    "from, or a program of torch.export"
+)
+QUANTISED = (
+    "a quantised module has neither gradients nor bounds; take the module in floating point that it was made from"
+)
+
+
+def unreadable(model: nn.Module) -> str | None:
+    """Says why no certifier can bound the model, and what can be certified instead; None for others."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        return TORCHSCRIPT
+    return QUANTISED if is_quantised(model) else None
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Whether a layer computes with quantised weights, and so without gradients."""
+    return any(".quantized" in type(module).__module__ for module in model.modules())
+
+
 def _wraps(module: nn.Module) -> bool:
     attributes = vars(module)
     if "_fsdp_wrapped_module" in attributes.get("_modules", ()):

@@ -1,0 +1,126 @@
+"""The logits behind a final softmax: a monotone last layer changes no decision, and makes every bound looser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from copy import copy
+from weakref import WeakSet
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, fx, nn
+
+_MODULES = (nn.Softmax, nn.LogSoftmax)
+_FUNCTIONS = (torch.softmax, torch.log_softmax, F.softmax, F.log_softmax, F.sigmoid, torch.sigmoid)
+_METHODS = ("softmax", "log_softmax", "sigmoid")
+
+Outputs = Float[Tensor, "batch *classes"]
+
+
+def before_softmax(model: nn.Module, x: Float[Tensor, "batch *features"], out: Outputs) -> nn.Module | None:
+    """The model without the softmax or log-softmax over the classes that it ends with; None where it has none.
+
+    `out` are its outputs at `x`, of shape (batch, classes). It is found whether it is a module or a function, by its
+    values first, so that other models pay for a look at these alone.
+    """
+    if not len(out):
+        return None
+    if bool((out >= 0).all()) and _near(out.sum(1), 1.0):
+        return _without(model, x, _MODULES, lambda z: z.softmax(1), out)
+    if _near(out.logsumexp(1), 0.0):
+        return _without(model, x, _MODULES, lambda z: z.log_softmax(1), out)
+    return None
+
+
+def before_sigmoid(model: nn.Module, x: Float[Tensor, "batch *features"], out: Outputs) -> nn.Module | None:
+    """The model of one output without the sigmoid that it ends with; None where it has none."""
+    if not len(out) or not bool(((out >= 0) & (out <= 1)).all()):
+        return None
+    return _without(model, x, (nn.Sigmoid,), torch.sigmoid, out)
+
+
+def _near(values: Tensor, aim: float) -> bool:
+    return bool(((values - aim).abs() <= 1e-4).all())
+
+
+def _without(
+    model: nn.Module, x: Tensor, kinds: tuple[type[nn.Module], ...], last: Callable[[Tensor], Tensor], out: Tensor
+) -> nn.Module | None:
+    """The model before `last`, checked: `last` of what it returns must be `out`."""
+    for cut in (_call_left_out, _module_left_out):
+        with suppress(Exception):  # a model that cannot be cut is taken as it is
+            found = cut(model, x, kinds)
+            if found is not None and torch.allclose(last(found(x.clone())), out, rtol=1e-4, atol=1e-6):
+                _cut.add(found)
+                return found
+    return None
+
+
+def is_cut(model: nn.Module) -> bool:
+    """Whether a last layer was left out of this module, or of the module that it wraps."""
+    return any(module in _cut for module in (model, *model.children()))
+
+
+_cut: WeakSet[nn.Module] = WeakSet()
+
+
+def _module_left_out(model: nn.Module, x: Tensor, kinds: tuple[type[nn.Module], ...]) -> nn.Module | None:
+    """The model with the module whose result it returns replaced by the identity: for code that cannot be traced."""
+    results: list[tuple[nn.Module, object]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, args, result: results.append((module, result)))
+        for module in model.modules()
+        if isinstance(module, kinds)
+    ]
+    try:
+        out = model(x[:1].clone()) if hooks else None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    used = [module for module, result in results if result is out]
+    if len(used) != 1 or sum(module is used[0] for module, _ in results) > 1:
+        return None
+    return _replaced(model, used[0], {})
+
+
+def _replaced(module: nn.Module, old: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    """`module` with the identity in the place of `old`; its parents are shallow copies."""
+    if module is old:
+        return nn.Identity()
+    if module not in done:
+        children = {n: None if child is None else _replaced(child, old, done) for n, child in module._modules.items()}
+        done[module] = module
+        if any(module._modules[name] is not child for name, child in children.items()):
+            done[module] = copy(module)
+            done[module]._modules = children
+    return done[module]
+
+
+def _call_left_out(model: nn.Module, x: Tensor, kinds: tuple[type[nn.Module], ...]) -> nn.Module | None:
+    """The traced graph of the model without the call whose result it returns."""
+    root = copy(model)
+    graph = fx.Tracer().trace(root)
+    output = next(iter(reversed(graph.nodes)))
+
+    def module(node: fx.Node) -> nn.Module | None:
+        return root.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    final = output.args[0]
+    while isinstance(final, fx.Node) and isinstance(module(final), nn.Identity):
+        final = final.args[0]
+    if not isinstance(final, fx.Node) or len(final.users) != 1:
+        return None
+    known = (
+        isinstance(module(final), kinds)
+        or (final.op == "call_function" and final.target in _FUNCTIONS)
+        or (final.op == "call_method" and final.target in _METHODS)
+    )
+    source = final.args[0] if final.args else final.kwargs.get("input")
+    if not known or not isinstance(source, fx.Node):
+        return None
+    output.args = (source,)
+    for node in reversed(list(graph.nodes)[list(graph.nodes).index(final) : -1]):
+        graph.erase_node(node)
+    return fx.GraphModule(root, graph).train(model.training)
