@@ -18,10 +18,12 @@ from robust_plugins.adapters.lirpa.compat import LiRPA
 from robust_plugins.adapters.lirpa.failures import first_line, out_of_memory, unsupported
 from robust_plugins.adapters.lirpa.graph import Folded, evaluate, evaluate_weights, fold_input, kind, perturbed_nodes
 from robust_plugins.adapters.lirpa.rewrite import convertible
-from robust_plugins.adapters.lirpa.structure import Structure, state, structure
+from robust_plugins.adapters.lirpa.rows import refuse_mixed
+from robust_plugins.adapters.lirpa.structure import Structure, state, structure, weights_of
 from robust_plugins.adapters.lirpa.value_reads import values_read
 from robust_plugins.balls import Ball
 from robust_plugins.errors import UnsupportedModelError
+from robust_plugins.harness.wrappers import TwoLogits, Untouched
 
 
 class Recipe(NamedTuple):
@@ -33,6 +35,14 @@ class Recipe(NamedTuple):
     """Cut a normalisation off the front of the graph, which is exact for boxes and for no other ball."""
     convolve: bool = False
     """Replace average pooling by the convolution that it is: 0.3 gets its linear bounds wrong, or fails."""
+
+
+class Failure(NamedTuple):
+    """Why a method cannot bound a model."""
+
+    error: UnsupportedModelError
+    weights: tuple[object, ...] | None = None
+    """The weights at which the backend failed, for it may do better at others; None where they do not matter."""
 
 
 @dataclass(eq=False)
@@ -49,10 +59,12 @@ class Bounded:
     """What was cut off the front of the graph; inputs and their bounds go through it first."""
     samples: int | None = None
     """The only batch size that the graph serves; None where it serves all."""
-    failures: dict[str, UnsupportedModelError] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
     """Per method, why it cannot bound this model."""
-    audited: set[str] = field(default_factory=set)
-    """The methods whose bounds were compared with points."""
+    audited: dict[str, Any] = field(default_factory=dict)
+    """Per method, what is known from comparing its bounds with points."""
+    lengths: set[int] = field(default_factory=set)
+    """The batch sizes at which a model with code of its own was compared with the graph."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Bounds are kept in the nodes while they are computed, so one call at a time."""
 
@@ -78,6 +90,13 @@ class Bounded:
                 for node in self.module.children() if clear else ():
                     for key in _KEPT:
                         node.__dict__.pop(key, None)
+
+    def failure(self, method: str, model: nn.Module) -> UnsupportedModelError | None:
+        """Why `method` is known to fail on `model` with its present weights."""
+        known = self.failures.get(method)
+        if known is None or (known.weights is not None and known.weights != weights_of(model)):
+            return None
+        return known.error
 
     def agrees(self, model: nn.Module, z: Tensor, compute: Callable[[Any, Tensor], Tensor] = evaluate) -> bool:
         """Whether the graph computes at `z` what `model` does, up to rounding."""
@@ -108,8 +127,13 @@ def bounded(model: nn.Module, x: Tensor, recipe: Recipe, ball: Ball | None = Non
     and PluginError where auto_LiRPA is missing.
     """
     compat.load()
-    entries = _cache.setdefault(model, {})
-    key = (x.shape[1:], x.dtype, x.device, recipe)
+    # The public calls make these wrappers anew each time.
+    kept, wrapped = model, []
+    while isinstance(kept, (TwoLogits, Untouched)):
+        wrapped.append(type(kept))
+        kept = kept.model
+    entries = _cache.setdefault(kept, {})
+    key = (tuple(wrapped), x.shape[1:], x.dtype, x.device, recipe)
     present = structure(model, x.dtype)
     for candidate in (key, (*key, len(x))):
         found = entries.get(candidate)
@@ -165,6 +189,7 @@ def _converted(
             f"{type(model).__name__} reads values of its input in Python, at {line}; the graph that auto_LiRPA bounds "
             "holds only what followed from the values at one input"
         )
+    refuse_mixed(twin, x)
     with backend.tracing(refused), default_dtype(x.dtype), torch.no_grad():
         # Buffers are weights, not inputs: they have no batch axis. (0.3 knows no such option, see below.)
         settings = {"buffers": {"no_batchdim": True}, **dict(recipe.options)}
@@ -195,7 +220,7 @@ def _converted(
 def _run(function: Callable[[Tensor], Any], x: Tensor) -> Any:
     """`function(x)`, where a failure is the model's: it may run with one batch size alone."""
     try:
-        return function(x)
+        return function(x.clone())
     except Exception as error:
         if out_of_memory(error):
             raise
@@ -206,14 +231,18 @@ def _run(function: Callable[[Tensor], Any], x: Tensor) -> Any:
 
 
 def _agrees(made: Bounded, model: nn.Module, x: Tensor, ball: Ball | None) -> bool:
-    """Whether graph and model compute the same at up to four samples of `x`, and at a point of the ball around each."""
+    """Whether graph and model compute the same at up to four samples of `x`, and at a point of the ball around each.
+
+    At all samples where there are as many as never before: the model may treat that number in its own way.
+    """
     if ball is None or not len(x):
         return True
-    few = slice(None if made.samples else 4)
+    few = slice(None if made.samples or len(x) not in made.lengths else 4)
+    made.lengths.add(len(x))
     with torch.inference_mode(False), torch.no_grad():
         x = (x.clone() if x.is_inference() else x)[few]
         near = ball[few].sample(x, 1, torch.Generator().manual_seed(len(x)))[0]
-        if made.samples:
+        if made.samples or few.stop is None:
             return made.agrees(model, x) and made.agrees(model, near)
         return made.agrees(model, torch.cat((x, near)))
 

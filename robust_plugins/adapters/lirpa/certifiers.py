@@ -13,16 +13,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robust_plugins.adapters.lirpa.audit import refuse_violated
+from robust_plugins.adapters.lirpa.audit import refuse_contradicted, refuse_violated
 from robust_plugins.adapters.lirpa.ball import perturbed
-from robust_plugins.adapters.lirpa.bounded import Bounded, Recipe, bounded, trial
+from robust_plugins.adapters.lirpa.bounded import Bounded, Failure, Recipe, bounded, trial
 from robust_plugins.adapters.lirpa.failures import out_of_memory, unsupported
+from robust_plugins.adapters.lirpa.structure import weights_of
 from robust_plugins.adapters.lirpa.unsound import refuse_unsound
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.intervals import Interval
 
+# Otherwise a layer is bounded only where its first reader needs it, which is wrong where there is a second one, and
+# makes a sample's bounds depend on the others.
+_DENSE = ("sparse_intermediate_bounds", False)
 _AS_MATRICES = ("conv_mode", "matrix")
 
 
@@ -41,9 +45,11 @@ class LiRPACertifier(Certifier):
     """
 
     method: ClassVar[str]
-    options: ClassVar[tuple[tuple[str, Any], ...]] = ()
+    options: ClassVar[tuple[tuple[str, Any], ...]] = (_DENSE,)
     linear: ClassVar[bool] = True
     """Whether linear bounds are propagated, or intervals alone."""
+    centers: ClassVar[int] = 3
+    """The inputs around which the bounds of every radius are audited."""
 
     def propagate(
         self,
@@ -70,7 +76,7 @@ class LiRPACertifier(Certifier):
 
     def _supported(self, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None, recipe: Recipe) -> Interval:
         converted = bounded(model, x, recipe, ball)
-        known = converted.failures.get(self.method)
+        known = converted.failure(self.method, model)
         if known is not None:
             raise UnsupportedModelError(str(known)) from known.__cause__
         with warnings.catch_warnings():
@@ -78,12 +84,12 @@ class LiRPACertifier(Certifier):
             try:
                 patches = self.linear and _AS_MATRICES not in recipe.options
                 refuse_unsound(converted, model, self.method, patches=patches)
-                refuse_violated(converted, model, x, self.method, self._audited)
+                refuse_violated(converted, model, x, self.method, self._audited, centers=self.centers)
             except UnsupportedModelError as refusal:
-                converted.failures[self.method] = refusal
+                converted.failures[self.method] = Failure(refusal)
                 raise
             try:
-                return self._bounds(converted, model, x, ball, spec)
+                found = self._bounds(converted, model, x, ball, spec)
             except Exception as error:
                 tiny = type(ball)(eps=1e-3, clip=None)
 
@@ -92,8 +98,15 @@ class LiRPACertifier(Certifier):
 
                 failure = unsupported(error, model, x[:1], attempt, [])
                 if isinstance(failure, UnsupportedModelError) and self._fails(converted, model, x, tiny):
-                    converted.failures[self.method] = failure
+                    converted.failures[self.method] = Failure(failure, weights_of(model))
                 raise failure from error
+        if self.linear and not torch.is_grad_enabled():
+            try:
+                refuse_contradicted(converted, model, x, ball, spec, found, self.method)
+            except UnsupportedModelError as refusal:
+                converted.failures[self.method] = Failure(refusal)
+                raise
+        return found
 
     def _fails(self, converted: Bounded, model: nn.Module, x: Tensor, tiny: Ball) -> bool:
         """Whether the model cannot be bounded at all, rather than on one ball or with one specification."""
@@ -135,6 +148,7 @@ class IBP(LiRPACertifier):
     """
 
     method: ClassVar[str] = "IBP"
+    options: ClassVar[tuple[tuple[str, Any], ...]] = ()
     linear: ClassVar[bool] = False
 
     def _bounds(self, converted: Bounded, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None) -> Interval:
@@ -206,11 +220,12 @@ class AlphaCROWN(CROWN):
     learning_rate: float = 0.5
 
     method: ClassVar[str] = "alpha-CROWN"
+    centers: ClassVar[int] = 2
     # Slopes stored for unstable neurons alone fail in 0.3 on several shapes, and save little.
     options: ClassVar[tuple[tuple[str, Any], ...]] = (
         ("sparse_features_alpha", False),
         ("sparse_spec_alpha", False),
-        ("sparse_intermediate_bounds", False),
+        _DENSE,
     )
 
     def __post_init__(self) -> None:

@@ -51,7 +51,7 @@ def _culprit(model: nn.Module, x: Tensor, attempt: Attempt) -> str | None:
     ]
     try:
         with torch.no_grad(), contextlib.suppress(Exception):  # it may run with one batch size alone
-            model(x)
+            model(x.clone())
     finally:
         for handle in handles:
             handle.remove()

@@ -60,7 +60,7 @@ def _pooled_channels(twin: nn.Module, x: Tensor) -> dict[nn.AvgPool2d, int]:
     handles = [pool.register_forward_pre_hook(record) for pool in pools]
     if handles:
         with torch.no_grad():
-            twin(x)
+            twin(x.clone())
     for handle in handles:
         handle.remove()
     return channels

@@ -78,6 +78,11 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     return named
 
 
+def weights_of(model: nn.Module) -> tuple[object, ...]:
+    """Tells the present weights and statistics from others: which tensors they are, and how often they changed."""
+    return tuple((id(t), 0 if t.is_inference() else t._version) for t in state(model).values())
+
+
 _OWN = frozenset(nn.Module().__dict__)
 _CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 

@@ -82,6 +82,10 @@ def _falling_power(node: Any) -> bool:
     return kind(exponent) != "BoundConstant" or bool((torch.as_tensor(exponent.forward()) < 0).any())
 
 
+def _grouped(node: Any) -> bool:
+    return kind(node) in ("BoundConv", "BoundConvTranspose") and node.groups != 1
+
+
 _KNOWN = (
     _Wrong("a slope above 1 below zero", None, _LINEAR, lambda n: _slope(n) > 1, (nn.LeakyReLU, nn.RReLU)),
     _Wrong("a negative slope below zero", None, _ALL, lambda n: _slope(n) < 0, (nn.LeakyReLU, nn.RReLU)),
@@ -115,6 +119,10 @@ def refuse_unsound(converted: Bounded, model: nn.Module, method: str, *, patches
             raise UnsupportedModelError(
                 f"{where}: auto_LiRPA {version} is unsound there with {method} ({wrong.what}), so it is refused"
             )
+    if patches and any(map(_grouped, converted.module.children())):
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: a grouped convolution, which auto_LiRPA bounds wrongly in its patches mode"
+        )
     if legacy and patches and constants_meet_images(converted.module):
         raise UnsupportedModelError(
             f"{type(model).__name__}: a constant is added to or multiplied with an image, "

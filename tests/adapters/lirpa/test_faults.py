@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from support.bounds_checker import sound, violation
 from torch import Tensor, nn
 
 import robust_plugins as rp
-from robust_plugins.adapters.lirpa import CROWN, CROWNIBP, IBP, AlphaCROWN, certifiers, compat
+from robust_plugins.adapters.lirpa import CROWN, CROWNIBP, IBP, AlphaCROWN, certifiers, compat, unsound
 from robust_plugins.adapters.lirpa.bounded import Recipe, bounded
 from robust_plugins.adapters.lirpa.graph import perturbed_nodes
 
@@ -120,17 +122,19 @@ def test_a_softmax_is_not_certified_against_an_attack() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Shrunk(IBP):
-    """A backend that is a tenth of the width too sure."""
+    """A backend that is a tenth of the width too sure, or more."""
+
+    by: float = 0.1
 
     def _bounds(self, *args: object) -> rp.Interval:
         found = super()._bounds(*args)  # type: ignore[arg-type]
-        return rp.Interval(found.lower + 0.1 * found.width, found.upper - 0.1 * found.width)
+        return rp.Interval(found.lower + self.by * found.width, found.upper - self.by * found.width)
 
 
 def test_an_unknown_fault_is_found_by_the_audit_once_per_method(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = nn.Linear(5, 3)
-    with pytest.raises(rp.UnsupportedModelError, match=r"bounds Linear wrongly with IBP: at eps=0\.1 a point lies"):
+    with pytest.raises(rp.UnsupportedModelError, match=r"bounds Linear wrongly with IBP: at eps=0\.003 a point lies"):
         Shrunk().bounds(model, X, BALL)
     calls: list[int] = []
     real = IBP._bounds
@@ -141,9 +145,19 @@ def test_an_unknown_fault_is_found_by_the_audit_once_per_method(monkeypatch: pyt
 
     monkeypatch.setattr(IBP, "_bounds", counted)
     model = nn.Linear(5, 3)
-    for _ in range(3):
+    counts = []
+    for _ in range(5):
         IBP().bounds(model, X, BALL)
-    assert len(calls) == 5  # two balls of the audit, three of ours
+        counts.append(len(calls))
+    assert counts[0] > 10  # the audit's
+    assert [b - a for a, b in pairwise(counts)] == [1, 1, 1, 1]
+    with torch.no_grad():
+        model.weight.mul_(2)
+    for _ in range(4):  # the eighth call audits the new weights
+        IBP().bounds(model, X, BALL)
+        counts.append(len(calls))
+    assert [b - a for a, b in pairwise(counts[4:])] == [1, 1, counts[7] - counts[6], 1]
+    assert counts[7] - counts[6] > 5
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -161,3 +175,102 @@ def test_the_audit_finds_the_known_faults_as_well(name: str, monkeypatch: pytest
         except rp.ComponentError:  # crossing bounds, which the interface sees
             found += 1
     assert found >= 5
+
+
+def grouped(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4, padding=1), nn.ReLU(),
+        nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(100, 2),
+    ).eval()  # fmt: skip
+
+
+class Twice(nn.Module):
+    """A value read by a ReLU and by something else, in the middle of a network."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6))
+        self.last, self.function = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self.first(x)))
+
+
+TWICE: dict[str, Callable[[Tensor], Tensor]] = {
+    "both signs": lambda h: h.relu() + (-h).relu(),
+    "product with its negative": lambda h: h * (-h),
+    "addcmul": lambda h: torch.addcmul(h, h.relu(), h.tanh()),
+}
+
+
+@pytest.mark.parametrize("certifier", [CROWN(), AlphaCROWN(steps=2)], ids=["CROWN", "alpha-CROWN"])
+def test_grouped_convolutions_are_bounded_as_matrices(certifier: rp.Certifier) -> None:
+    images = torch.rand(8, 2, 5, 5, generator=torch.Generator().manual_seed(0))
+    for seed in range(2):
+        model = grouped(seed)
+        for eps in (0.003, 0.01):
+            ball = rp.Linf(eps=eps, clip=(0.0, 1.0))
+            assert sound(model, images, ball, certifier.bounds(model, images, ball), samples=20)
+
+
+def test_the_audit_finds_grouped_convolutions_in_patches_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unsound, "_grouped", lambda _: False)
+    images = torch.rand(8, 2, 5, 5, generator=torch.Generator().manual_seed(0))
+    for seed in range(4):
+        model, recipe = grouped(seed), Recipe(CROWN.options, convolve=True)
+        with pytest.raises(rp.UnsupportedModelError, match="wrongly with CROWN"):
+            CROWN()._supported(model, images, replace(BALL, eps=0.01), None, recipe)
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_values_that_are_read_twice_are_bounded(name: str) -> None:
+    for seed in range(3):
+        model = Twice(TWICE[name], seed).eval()
+        for eps in (0.01, 0.1):
+            ball = replace(BALL, eps=eps)
+            assert sound(model, X, ball, CROWN().bounds(model, X, ball), samples=20)
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_the_audit_finds_bounds_of_the_first_reader_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CROWN, "options", ())  # sparse, the backend's default
+    for seed in range(4):
+        with pytest.raises(rp.UnsupportedModelError, match="wrongly with CROWN"):
+            CROWN().bounds(Twice(TWICE[name], seed).eval(), X, replace(BALL, eps=0.01))
+
+
+def test_the_bounds_of_a_sample_do_not_depend_on_the_batch() -> None:
+    model = Twice(TWICE["both signs"], 0).eval()
+    together = CROWN().bounds(model, X, BALL).detach()
+    for i in range(len(X)):
+        alone = CROWN().bounds(model, X[i : i + 1], BALL).detach()
+        assert torch.allclose(alone.lower, together.lower[i : i + 1], atol=1e-6)
+        assert torch.allclose(alone.upper, together.upper[i : i + 1], atol=1e-6)
+
+
+def test_a_fault_that_the_present_weights_hide_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every ReLU is shut, nothing shows; after a step of training it would."""
+    monkeypatch.setattr(CROWN, "options", ())
+    model = Twice(TWICE["both signs"], 0).eval()
+    with torch.no_grad():
+        model.last[0].bias.fill_(-100)
+    with pytest.raises(rp.UnsupportedModelError, match="wrongly with CROWN"):
+        CROWN().bounds(model, X, BALL)
+
+
+BROKEN_GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "in place on what a gradient needs": lambda h: torch.relu_(h.tanh()) + h,
+    "cut": lambda h: h.detach() * 2,
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_GRADIENTS)
+def test_the_audit_needs_no_gradients(name: str) -> None:
+    model = Twice(BROKEN_GRADIENTS[name], 0).eval()
+    bounds = IBP().bounds(model, X, BALL)
+    for z in BALL.sample(X, 100, torch.Generator().manual_seed(1), draw="corner"):
+        assert bounds.contains(model(z), tolerance=1e-5).all()
+    with pytest.raises(rp.UnsupportedModelError, match="wrongly with IBP"):
+        Shrunk(by=0.49).bounds(copy.deepcopy(model), X, BALL)
