@@ -19,8 +19,7 @@ from typing import Any, TypeVar
 import pluggy
 
 from robust_plugins.errors import ArgumentError, PluginError, UnknownNameError
-from robust_plugins.intervals.rules.registry import RegisterRules
-from robust_plugins.intervals.rules.registry import forget as forget_rules
+from robust_plugins.intervals.rules.registry import BUILTIN, RegisterRules, RuleTable, follow
 from robust_plugins.registry.backends import available, importable, version_of
 from robust_plugins.registry.hookspecs import PROJECT, Backend, HookSpecs
 from robust_plugins.registry.information import ComponentInfo, Kind, PluginInfo, Status
@@ -85,6 +84,7 @@ class Registry:
         self._pluggy.add_hookspecs(HookSpecs)
         self._plugins: dict[str, _Plugin] = {}
         self._components: dict[tuple[Kind, str], _Component] = {}
+        self.interval_rules = RuleTable(BUILTIN)
         self._block = set(_names_in("ROBUST_PLUGINS_BLOCK") or () if block is None else block)
         chosen = _names_in("ROBUST_PLUGINS_LOAD") if load is None else load
         self._load = None if chosen is None else set(chosen)
@@ -234,7 +234,7 @@ class Registry:
             call = self._pluggy.subset_hook_caller(kind.hook, remove_plugins=others)
             call(register=partial(self._register_component, entry, kind))
         call = self._pluggy.subset_hook_caller("register_interval_rules", remove_plugins=others)
-        call(register=RegisterRules(entry.name))
+        call(register=RegisterRules(entry.name, self.interval_rules))
 
     def _register_component(
         self,
@@ -270,7 +270,7 @@ class Registry:
         if self._pluggy.has_plugin(entry.name):
             self._pluggy.unregister(name=entry.name)
         self._components = {k: c for k, c in self._components.items() if c.plugin != entry.name}
-        forget_rules(entry.name)
+        self.interval_rules.forget(entry.name)
 
     def _info(self, plugin: _Plugin) -> PluginInfo:
         components = [c for c in self._components.values() if c.plugin == plugin.name]
@@ -302,6 +302,9 @@ def _names_in(variable: str) -> list[str] | None:
 
 
 _default: Registry | None = None
+
+# The interval engine knows no registry; it takes the rules of the present one.
+follow(lambda: None if _default is None else _default.interval_rules)
 
 
 def registry() -> Registry:

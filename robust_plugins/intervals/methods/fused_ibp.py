@@ -268,7 +268,7 @@ def _plan(network: Network, until: int) -> _Plan | None:
 
 def _shaped(shaping: Sequence[nn.Module], pair: Pair) -> Pair:
     for layer in shaping:
-        pair = layer(pair[0]), layer(pair[1])
+        pair = layer.forward(pair[0]), layer.forward(pair[1])
     return pair
 
 

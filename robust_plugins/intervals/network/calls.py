@@ -44,6 +44,8 @@ class Emit:
 
     def __call__(self, layer: nn.Module, *inputs: Indexed | int, **constants: Any) -> int:
         """A node of `layer` with these inputs and constant parameters; None stands for a parameter not given."""
+        if not all(isinstance(i, Indexed | int) and not isinstance(i, bool) for i in inputs):
+            raise _ArgumentsError("its inputs must be tensors that depend on the model's input")
         nodes = tuple(i.node if isinstance(i, Indexed) else i for i in inputs)
         return self.add(layer, nodes, {k: self.operand(v) for k, v in constants.items() if v is not None})
 
@@ -53,13 +55,19 @@ Build = Callable[..., int]
 
 
 def build_call(
-    node: fx.Node, emit: Emit, args: Sequence[Any], kwargs: Mapping[str, Any], like: Tensor, place: str
+    node: fx.Node,
+    emit: Emit,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    like: Tensor,
+    place: str,
 ) -> int:
     """Adds the nodes that compute a functional call or a method and returns the index of the last.
 
-    Raises UnsupportedModelError, naming `place`, for calls without a meaning here.
+    `like` is an example of its result. Raises UnsupportedModelError, naming `place`, for calls without a meaning here.
     """
-    build = _METHODS.get(str(node.target)) if node.op == "call_method" else _FUNCTIONS.get(node.target)
+    build = _build_of(node)
     if build is None:
         raise UnsupportedModelError(
             f"{place} has no interval rule; write it as a module and add one with the hook register_interval_rules"
@@ -68,6 +76,36 @@ def build_call(
         return build(emit, *args, like=like, **kwargs)
     except (_ArgumentsError, TypeError) as error:
         raise UnsupportedModelError(f"{place} is not supported with these arguments: {error}") from error
+
+
+def check_dtype(sources: set[torch.dtype], result: torch.dtype, like: torch.dtype, place: str) -> None:
+    """Raises UnsupportedModelError for a call that makes another floating-point dtype of its inputs, or integers.
+
+    `like` is the dtype of the model's input, in which all bounds are computed. Truth values, and what is made of them,
+    have the same values in every dtype.
+    """
+    floating = [dtype for dtype in sources if dtype.is_floating_point]
+    if not floating or result in (torch.bool, like) or result in floating:
+        return
+    wider = result.is_floating_point and all(torch.promote_types(dtype, result) == result for dtype in floating)
+    raise UnsupportedModelError(
+        f"{place} makes {_name(result)} of {_name(floating[0])}, "
+        + ("but bounds are computed in one dtype" if wider else "which rounds values or cuts them off")
+        + "; convert the model and its inputs to one dtype beforehand"
+    )
+
+
+def reshapes(node: fx.Node) -> bool:
+    """Whether a call changes the shape alone, so that the batch size may be among its arguments."""
+    return _build_of(node) is _reshape
+
+
+def _build_of(node: fx.Node) -> Build | None:
+    return _METHODS.get(str(node.target)) if node.op == "call_method" else _FUNCTIONS.get(node.target)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 class _ArgumentsError(Exception):
@@ -96,6 +134,8 @@ def _module(make: Callable[..., nn.Module], *targets: Any) -> None:
     """A call that does what a module does; `make` takes the call's arguments after the first."""
 
     def build(emit: Emit, input: Any, *args: Any, like: Tensor, inplace: bool = False, **kwargs: Any) -> int:
+        if not all(v is None or isinstance(v, int | float | str | tuple | list) for v in (*args, *kwargs.values())):
+            raise _ArgumentsError("its options must be numbers")
         return emit(make(*args, **kwargs), input)
 
     _means(*targets)(build)
@@ -115,7 +155,19 @@ _module(nn.AvgPool1d, F.avg_pool1d, torch.avg_pool1d)
 _module(nn.AvgPool2d, F.avg_pool2d)
 _module(nn.AdaptiveAvgPool1d, F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d)
 _module(nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d)
-_module(nn.Identity, "contiguous", "clone", torch.clone, "float", "double", "to", "type_as")
+_module(nn.Identity, torch.clone)
+
+
+@_means("contiguous", "clone")
+def _same(emit: Emit, input: Any, *_: Any, like: Tensor, **__: Any) -> int:
+    return emit(nn.Identity(), input)
+
+
+@_means("float", "double", "half", "bfloat16", "int", "long", "short", "char", "byte", "bool", "to", "type", "type_as")
+def _cast(emit: Emit, input: Any, *_: Any, like: Tensor, **__: Any) -> int:
+    if like.dtype is torch.bool:
+        raise _ArgumentsError("compare with a number instead, as in h > 0")
+    return emit(nn.Identity(), input)  # of the same dtype, or of truth values, which every other dtype has
 
 
 @_means(F.max_pool1d, F.max_pool2d, torch.max_pool1d, torch.max_pool2d)
@@ -237,15 +289,17 @@ _means(torch.sum, "sum")(_reduce(False))
 
 @_means(operator.add, operator.iadd, torch.add, "add", "add_")
 def _add(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
-    return _plus(emit, input, other, 1)
+    return _plus(emit, input, other, 1, like)
 
 
 @_means(operator.sub, operator.isub, torch.sub, "sub", "sub_")
 def _sub(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
-    return _plus(emit, input, other, -1)
+    return _plus(emit, input, other, -1, like)
 
 
-def _plus(emit: Emit, x: Any, y: Any, sign: int) -> int:
+def _plus(emit: Emit, x: Any, y: Any, sign: int, like: Tensor) -> int:
+    if like.dtype is torch.bool:
+        raise _ArgumentsError("truth values add up to truth values; write (h > 0).float()")
     if isinstance(x, Indexed) and isinstance(y, Indexed):
         return emit(Add(sign), x, y)
     if isinstance(x, Indexed):
@@ -273,14 +327,19 @@ def _neg(emit: Emit, input: Any, *, like: Tensor) -> int:
     return emit(Scale(), input, value=-1.0)
 
 
-def _compare(closed: bool) -> Build:
+def _compare(closed: bool, below: bool) -> Build:
+    """`h > number` and its relatives; from below it is one less the step of the others."""
+
     def build(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
         if not isinstance(input, Indexed) or not isinstance(other, int | float):
             raise _ArgumentsError("compare with a number")
-        return emit(Step(float(other), closed=closed), input)
+        step = emit(Step(float(other), closed=closed != below), input)
+        return emit(Shift(), emit(Scale(), step, value=-1.0), value=1.0) if below else step
 
     return build
 
 
-_means(operator.gt, torch.gt, "gt")(_compare(False))
-_means(operator.ge, torch.ge, "ge")(_compare(True))
+_means(operator.gt, torch.gt, "gt")(_compare(closed=False, below=False))
+_means(operator.ge, torch.ge, "ge")(_compare(closed=True, below=False))
+_means(operator.lt, torch.lt, "lt")(_compare(closed=False, below=True))
+_means(operator.le, torch.le, "le")(_compare(closed=True, below=True))

@@ -39,7 +39,7 @@ Operand = str | float | Expression
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One layer of the graph. It holds no reference to the model, so that graphs can be cached by model."""
+    """One layer of the graph. It holds no reference to the model, so that graphs can be kept by model."""
 
     name: str
     """The module's path in the model, or a name from the traced code: unique, and what messages show."""
@@ -79,6 +79,8 @@ class Network:
     model: nn.Module
     nodes: Sequence[Node]
     weights: Mapping[str, Interval] = field(default_factory=dict)
+    obstacle: str = ""
+    """Why the gradients of its graph are not those of automatic differentiation; empty where they are."""
 
     def __post_init__(self) -> None:
         parameters = dict(self.model.named_parameters())
@@ -209,6 +211,7 @@ class Network:
         automatic differentiation returns. Raises UnsupportedModelError where a layer that the gradient passes has no
         backward rule.
         """
+        self.check_gradients()
         found: list[Interval | None] = [None] * len(self.nodes)
         found[-1] = grad
         parameters: dict[str, Interval] = {}
@@ -228,6 +231,11 @@ class Network:
         if found[0] is None:
             found[0] = Interval.point(torch.zeros_like(values[0].lower))
         return Gradients(tuple(found), parameters)
+
+    def check_gradients(self) -> None:
+        """Raises UnsupportedModelError where the model's gradients are not those of its graph."""
+        if self.obstacle:
+            raise UnsupportedModelError(f"{self.obstacle}, so that bounds on gradients would be of another function")
 
     def _backward_step(
         self, index: int, inputs: Sequence[Interval], grad: Interval, found: list[Interval | None]

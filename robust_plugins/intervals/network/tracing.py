@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import random
+import sys
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from copy import copy
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from robust_plugins.errors import RobustPluginsError, UnsupportedModelError
 from robust_plugins.intervals.interval import Interval
-from robust_plugins.intervals.layers import Input
-from robust_plugins.intervals.network.calls import Emit, Indexed, build_call
-from robust_plugins.intervals.network.graph import Expression, Network, Node, Operand, unsupported
-from robust_plugins.intervals.rules.registry import rules_for
+from robust_plugins.intervals.network.builder import Builder
+from robust_plugins.intervals.network.fingerprint import fingerprint
+from robust_plugins.intervals.network.graph import Network, Node
+from robust_plugins.intervals.network.state import Kept, undisturbed
+from robust_plugins.intervals.network.symbolic import PROBES, Tracer, Whole
+from robust_plugins.intervals.network.untraceable import check_traceable, explained
 
-_Key = tuple[tuple[int, ...], torch.dtype]
-_graphs: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], dict[_Key, tuple[Node, ...]]]] = WeakKeyDictionary()
 
-PROBES = (3, 2)
-"""Batch sizes that the model is run with while it is traced: what differs between them is the batch axis."""
+@dataclass(frozen=True)
+class Graph:
+    """What tracing found."""
+
+    nodes: tuple[Node, ...]
+    obstacle: str = ""
+    """Why automatic differentiation of the model gives something else than its graph; empty where it does not."""
+
+
+_Key = tuple[tuple[int, ...], torch.dtype, torch.device, Any]
+_graphs: WeakKeyDictionary[nn.Module, dict[_Key, Graph]] = WeakKeyDictionary()
+_lock = threading.RLock()  # torch.fx replaces how modules are called while it traces
+
+KEPT = 8
+"""Graphs of one model that are kept, for inputs of several shapes."""
 
 
 def trace(
@@ -32,187 +48,97 @@ def trace(
     """The graph of `model` for inputs shaped like the samples of `x`, bound to its present weights.
 
     `weights` maps names of parameters to intervals of their values, shaped like them; the others are points. The graph
-    is traced in evaluation mode, once per model and shape of its inputs, and again when its modules change; a model
-    whose `forward` changes by other means must be copied. Raises UnsupportedModelError, naming the place, for control
-    flow that depends on data, for a layer or a function without rules, and where the graph does not compute what the
-    model computes (operations in place on a value that is used again).
+    is traced in evaluation mode, at every call: a model's code may read anything. Only for models that consist of
+    layers of `torch.nn` alone it is kept, for as long as none of their attributes changes. Tracing runs `forward` and
+    all hooks, and puts back whatever they write. Raises UnsupportedModelError, naming the place, for control flow that
+    depends on data, for a layer or a function without rules, for outputs that depend on earlier calls, and where the
+    graph does not compute what the model computes (operations in place on a value that is used again).
     """
-    modules = tuple(id(module) for module in model.modules())
-    known_modules, graphs = _graphs.get(model, (modules, {}))
-    if known_modules != modules:
-        graphs = {}
-    key = (tuple(x.shape[1:]), x.dtype)
-    if key not in graphs:
-        # A model may draw random numbers even in evaluation mode; tracing it draws none of the caller's.
-        with torch.no_grad(), _evaluation(model), torch.random.fork_rng(devices=[]):
-            probe = _probe(x)
-            graphs[key] = _traced(model, probe)
-            _check(Network(model, graphs[key]), probe)
-        _graphs[model] = (modules, graphs)
-    return Network(model, graphs[key], weights or {})
+    made_from = fingerprint(model)
+    key = (tuple(x.shape[1:]), x.dtype, x.device, made_from)
+    kept = _graphs.get(model, {}) if made_from is not None else {}
+    if key not in kept:
+        with _lock, torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
+            graph = _traced(model, _probe(x))
+        if made_from is None:
+            return Network(model, graph.nodes, weights or {}, graph.obstacle)
+        kept = {**dict(list(kept.items())[1 - KEPT :]), key: graph}
+        _graphs[model] = kept
+    return Network(model, kept[key].nodes, weights or {}, kept[key].obstacle)
 
 
-class _Tracer(fx.Tracer):
-    """Keeps every module with rules whole, and remembers in which module tracing failed."""
-
-    proxy_buffer_attributes = True  # a buffer is looked up when the network is bound, not frozen into the graph
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.failed = ""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return rules_for(m) is not None or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            self.failed = self.failed or f"{self.path_of_module(m)} ({type(m).__name__})"
-            raise
+def _traced(model: nn.Module, probe: Tensor) -> Graph:
+    check_traceable(model)
+    root = Whole(model)
+    with _evaluation(model), torch.no_grad(), _without_randomness(model, probe), undisturbed(model) as kept:
+        tracer, builder = _symbolic(root, probe)
+        nodes = builder.nodes()
+        _check_state(kept, builder, probe)
+        _check(Network(model, nodes), probe)
+        _check_state(kept, builder, probe)  # what the model itself writes, run on tensors instead of symbols
+    return Graph(nodes, _obstacle(model, tracer))
 
 
-class _Values(fx.Interpreter):
-    """Runs a traced graph and keeps every node's value."""
-
-    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(model, garbage_collect_values=False, graph=graph)
-        self.extra_traceback = False  # which would be added to our message
-        self.versions: dict[fx.Node, int] = {}
-
-    def of(self, x: Tensor) -> dict[fx.Node, Any]:
-        self.run(x)
-        return self.env
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Runs one node, unless an operation in place has changed what it takes: our graph has the value before."""
-        for source in n.all_input_nodes:
-            value = self.env[source]
-            if isinstance(value, Tensor) and value._version != self.versions[source]:
-                raise UnsupportedModelError(
-                    f"{source.name!r} is changed by an operation in place and used again, by {n.name!r}; "
-                    "write it without changing a value in place"
-                )
-        result = super().run_node(n)
-        if isinstance(result, Tensor):
-            self.versions[n] = result._version
-        return result
-
-
-def _traced(model: nn.Module, probe: Tensor) -> tuple[Node, ...]:
-    tracer = _Tracer()
-    root = copy(model)  # tensors that forward creates become attributes of what is traced: not of the user's model
+def _symbolic(root: Whole, probe: Tensor) -> tuple[Tracer, Builder]:
+    tracer = Tracer(probe)
     try:
         with torch.enable_grad():  # so that constants made of parameters can be told
             graph = tracer.trace(root)
     except RobustPluginsError:
         raise
     except Exception as error:  # whatever forward does with a symbolic value that only a tensor can do
-        where = tracer.failed or f"the model ({type(model).__name__})"
+        raise explained(error, root.whole, tracer) from error
+    if any(isinstance(t, Tensor) and t.requires_grad for t in vars(root).values()):
         raise UnsupportedModelError(
-            f"{where} cannot be traced: control flow or values that depend on data ({error})"
-        ) from error
-    if sum(node.op == "placeholder" for node in graph.nodes) != 1:
-        raise UnsupportedModelError(f"the model ({type(model).__name__}) takes several inputs; wrap it to take one")
-    if any(isinstance(t, Tensor) and t.requires_grad for name, t in vars(root).items() if name not in vars(model)):
-        raise UnsupportedModelError(
-            f"the model ({type(model).__name__}) computes with parameters that it does not take from its attributes, "
-            "and the result would not follow their changes; write self.weight where forward needs it"
+            f"the model ({type(root.whole).__name__}) computes with parameters that it does not take from its "
+            "attributes, and bounds would not follow their changes; write self.weight where forward needs it"
         )
-    values, others = (_Values(root, graph).of(probe[:size]) for size in PROBES)
-    return _Builder(root, graph, values, others).nodes()
+    return tracer, Builder(root, graph, probe)
 
 
-class _Builder:
-    """Turns the nodes of a torch.fx graph into ours, knowing each one's value for two batch sizes."""
-
-    def __init__(
-        self, model: nn.Module, graph: fx.Graph, values: dict[fx.Node, Any], others: dict[fx.Node, Any]
-    ) -> None:
-        self.model, self.graph, self.values, self.others = model, graph, values, others
-        self.built: list[Node] = []
-        self.index: dict[fx.Node, int] = {}
-        self.dependent: set[fx.Node] = set()
-
-    def nodes(self) -> tuple[Node, ...]:
-        for node in self.graph.nodes:
-            if any(source in self.dependent for source in node.all_input_nodes) or node.op == "placeholder":
-                self.dependent.add(node)
-            elif node.op == "call_method" and node.target in ("item", "tolist"):
-                raise UnsupportedModelError(
-                    f"{self._place(node)} makes plain numbers of a parameter or buffer, which would not follow its "
-                    "changes; compute with the tensor itself"
-                )
-            if node.op == "output":
-                result = node.args[0]
-                if not isinstance(result, fx.Node) or result not in self.index:
-                    raise UnsupportedModelError("the model does not return one tensor that depends on its input")
-                if self.index[result] != len(self.built) - 1:
-                    # The last node is the output by convention; what comes after it is dead code.
-                    self.built = self.built[: self.index[result] + 1]
-            elif node in self.dependent and isinstance(self.values[node], Tensor):
-                self.index[node] = self._layer(node)
-            elif node in self.dependent and not _is_plain(self.values[node]):
-                raise UnsupportedModelError(f"{self._place(node)} returns several tensors and has no interval rule")
-        return tuple(self.built)
-
-    def _layer(self, node: fx.Node) -> int:
-        value = self.values[node]
-        if not (value.dim() and len(value) == PROBES[0] and len(self.others[node]) == PROBES[1]):
-            raise UnsupportedModelError(f"{self._place(node)} does not keep the batch as axis 0")
-        if node.op == "placeholder":
-            return self._add(str(node.target), Input(), (), {})
-        if node.op == "call_module":
-            layer = self.model.get_submodule(str(node.target))
-            if rules_for(layer) is None:
-                raise unsupported(str(node.target), layer)
-            return self._add(str(node.target), None, tuple(self.index[source] for source in node.all_input_nodes), {})
-        emit = Emit(self._operand, lambda layer, inputs, operands: self._add(node.name, layer, inputs, operands))
-        args, kwargs = fx.map_arg((node.args, node.kwargs), self._argument)
-        return build_call(node, emit, args, kwargs, value, self._place(node))
-
-    def _add(self, name: str, layer: nn.Module | None, inputs: tuple[int, ...], operands: Mapping[str, Operand]) -> int:
-        self.built.append(Node(name, inputs, layer, dict(operands)))
-        return len(self.built) - 1
-
-    def _argument(self, source: fx.Node) -> Any:
-        """An index for what depends on the input, a number or shape by value, the fx node for other tensors."""
-        if source in self.index:
-            return Indexed(self.index[source])
-        value = self.values[source]
-        return source if isinstance(value, Tensor) else value
-
-    def _operand(self, source: Any) -> Operand:
-        if isinstance(source, int | float):
-            return float(source)
-        if source.op == "get_attr" and str(source.target) not in vars(self.model):
-            return str(source.target)
-        graph = fx.Graph()
-        copies: dict[fx.Node, fx.Node] = {}
-
-        def copied(node: fx.Node) -> fx.Node:
-            if node not in copies:
-                copies[node] = graph.node_copy(node, copied)
-            return copies[node]
-
-        graph.output(copied(source))
-        attributes = {
-            str(node.target): vars(self.model).get(str(node.target)) for node in copies if node.op == "get_attr"
-        }
-        return Expression(graph, {name: value for name, value in attributes.items() if isinstance(value, Tensor)})
-
-    def _place(self, node: fx.Node) -> str:
-        stack = node.meta.get("nn_module_stack")
-        path, kind = list(stack.values())[-1] if stack else ("", type(self.model))
-        kind = kind if isinstance(kind, str) else kind.__name__
-        return f"{getattr(node.target, '__name__', node.target)!s} in {path or 'the model'} ({kind})"
+def _check_state(kept: Kept, builder: Builder, probe: Tensor) -> None:
+    """Puts back what forward has written. Raises UnsupportedModelError where the output may depend on that."""
+    changes, rewritten = kept.changes(), kept.rewritten()
+    if not changes and not rewritten:
+        return
+    kept.restore()
+    model = builder.root.whole
+    registered = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
+    names = {change.name for change in changes}
+    read = builder.read()
+    for tensor in rewritten:
+        name = registered.get(id(tensor))
+        if name is None or name in read or builder.constants():
+            raise _stateful(model, name or "a tensor")
+    for change in changes:
+        if change.blank is None or change.name in read:
+            raise _stateful(model, change.name)
+        if change.name not in registered.values():
+            change.blank()
+    if names - set(registered.values()):
+        try:
+            _, again = _symbolic(Whole(model), probe)
+        except RobustPluginsError:
+            raise _stateful(model, sorted(names)[0]) from None
+        if not again.computes_as(builder):
+            raise _stateful(model, sorted(names)[0])
+    kept.restore()
 
 
-def _is_plain(value: object) -> bool:
-    """Whether a value is a shape or another constant of the trace, not tensors in a container."""
-    if isinstance(value, tuple | list):
-        return all(_is_plain(v) for v in value)
-    return value is None or isinstance(value, int | float | str | torch.dtype | torch.device)
+def _stateful(model: nn.Module, name: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"the model ({type(model).__name__}) changes {name!r} in evaluation mode, and its output may depend on that, "
+        "and so on the calls before; change it only `if self.training`, or remove the hook that does"
+    )
+
+
+def _obstacle(model: nn.Module, tracer: Tracer) -> str:
+    for name, module in model.named_modules():
+        if module._backward_hooks or getattr(module, "_backward_pre_hooks", None):
+            return f"{name or 'the model'} ({type(module).__name__}) has backward hooks, which change its gradient"
+    if tracer.without_gradients:
+        return f"the model switches gradients off, at {tracer.without_gradients!r}"
+    return ""
 
 
 def _probe(x: Tensor) -> Tensor:
@@ -225,8 +151,10 @@ def _probe(x: Tensor) -> Tensor:
 
 def _check(network: Network, probe: Tensor) -> None:
     """The graph must compute what the model computes, and for each sample on its own."""
-    ours, theirs = network.forward(Interval.point(probe))[-1].lower, network.model(probe)
-    alone = torch.cat([network.model(sample) for sample in probe.split(1)])
+    # Copies: a model may change its input.
+    ours = network.forward(Interval.point(probe))[-1].lower
+    theirs = _output(network.model, probe.clone())
+    alone = torch.cat([_output(network.model, sample) for sample in probe.clone().split(1)])
     scale = theirs.abs().amax() if theirs.numel() else 0.0
     tolerance = 1e-3 if probe.dtype not in (torch.float32, torch.float64) else 1e-4
     for found, cause in (
@@ -237,13 +165,63 @@ def _check(network: Network, probe: Tensor) -> None:
             raise UnsupportedModelError(f"the model ({type(network.model).__name__}) cannot be bounded: {cause}")
 
 
+def _output(model: nn.Module, x: Tensor) -> Tensor:
+    out: Tensor = model(x)
+    return out
+
+
 @contextmanager
 def _evaluation(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     for module, _ in modes:
         module.training = False
     try:
-        yield
+        with ExitStack() as stack:
+            if any(_compiled(module) for module, _ in modes):
+                stack.enter_context(torch.compiler.set_stance("force_eager"))  # which computes the same
+            yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _compiled(module: nn.Module) -> bool:
+    return vars(module).get("_compiled_call_impl") is not None or type(module).__name__ == "OptimizedModule"
+
+
+@contextmanager
+def _without_randomness(model: nn.Module, probe: Tensor) -> Iterator[None]:
+    """Puts the random states back. Raises UnsupportedModelError for models that draw from them."""
+    before = _random_states(probe)
+    drawn = False
+    try:
+        yield
+        after = _random_states(probe)
+        # Checkers of types draw from Python's own; a model that does is found by its results.
+        drawn = not all(_equal(before[k], after[k]) for k in (0, 2, 3))
+    finally:
+        torch.set_rng_state(before[0])
+        random.setstate(before[1])
+        if (numpy := sys.modules.get("numpy")) is not None and before[2] is not None:
+            numpy.random.set_state(before[2])
+        if before[3] is not None:
+            torch.cuda.set_rng_state(before[3], probe.device)
+    if drawn:
+        raise UnsupportedModelError(
+            f"the model ({type(model).__name__}) draws random numbers in evaluation mode, so that there is nothing to "
+            "bound; draw them only `if self.training`"
+        )
+
+
+def _random_states(probe: Tensor) -> tuple[Any, ...]:
+    numpy = sys.modules.get("numpy")
+    cuda = torch.cuda.get_rng_state(probe.device) if probe.is_cuda else None
+    return torch.get_rng_state(), random.getstate(), numpy.random.get_state() if numpy else None, cuda
+
+
+def _equal(one: Any, two: Any) -> bool:
+    if isinstance(one, Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, tuple):
+        return all(_equal(a, b) for a, b in zip(one, two, strict=True))
+    return bool((one == two) if not hasattr(one, "shape") else (one == two).all())

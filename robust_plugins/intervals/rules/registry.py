@@ -19,14 +19,19 @@ A rule is a function registered for a layer type:
 An `affine` layer is affine in its inputs and linear in its parameters taken together, and its backward rule does not
 look at the inputs' values: linear relaxation then passes through it exactly. A layer that is neither affine nor has
 a relaxation is relaxed by the constant interval of its output.
+
+The rules of this package stand in one table, `BUILTIN`; those of plugins in a table on top of it, which belongs to
+the registry that loaded them. A rule describes what the class computed when the rule was registered: a layer whose
+`forward`, or a method that it calls, is another one has no rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robust_plugins.errors import ArgumentError
@@ -61,19 +66,92 @@ class Rules:
     owner: str = ""
     additive: bool = False
     """Whether an affine layer adds its parameters to its input, instead of multiplying the two."""
+    methods: dict[str, Any] = field(init=False)
+    """The methods that a call runs, as they were when the rules were made."""
+    functions: dict[str, Any] = field(init=False)
+    """The functions of `torch.nn.functional` that these name."""
+
+    def __post_init__(self) -> None:
+        self.methods = _called(self.layer)
+        names = {name for method in self.methods.values() for name in _names(method)}
+        self.functions = {name: vars(F)[name] for name in names & vars(F).keys() if callable(vars(F)[name])}
+
+    def describe(self, layer: nn.Module) -> bool:
+        """Whether a layer computes what the rules were made for: its class and it override nothing of it."""
+        kind = type(layer)
+        return (
+            all(getattr(kind, name, None) is method for name, method in self.methods.items())
+            and vars(layer).keys().isdisjoint(self.methods)
+            and (kind is self.layer or not _intercepts(kind, self.layer))
+            and all(vars(F).get(name) is function for name, function in self.functions.items())
+        )
 
 
-_RULES: dict[type[nn.Module], Rules] = {}
+class RuleTable:
+    """Rules by layer type, on top of another table; each plugin registry owns one on top of `BUILTIN`."""
+
+    def __init__(self, below: RuleTable | None = None) -> None:
+        self.below = below
+        self._rules: dict[type, Rules] = {}
+
+    def get(self, layer: type) -> Rules | None:
+        """The rules of exactly this type."""
+        found = self._rules.get(layer)
+        return found if found is not None or self.below is None else self.below.get(layer)
+
+    def __iter__(self) -> Iterator[type]:
+        """Every layer type with rules."""
+        yield from self._rules
+        yield from self.below or ()
+
+    def entry(self, layer: type[nn.Module]) -> Rules:
+        """The rules of this table itself for a type, made where there are none."""
+        if layer not in self._rules:
+            self._rules[layer] = Rules(layer)
+        return self._rules[layer]
+
+    def register(self, rules: Rules) -> None:
+        """Adds the rules of one type. Raises ArgumentError where it has some from elsewhere."""
+        present = self.get(rules.layer)
+        if present is not None and present.owner != rules.owner:
+            raise ArgumentError(
+                "layer",
+                rules.layer.__name__,
+                accepted="a layer type without interval rules",
+                hint=f"It has rules from {present.owner or 'this package'!r}; subclass it to change them.",
+            )
+        self._rules[rules.layer] = rules
+
+    def forget(self, owner: str) -> None:
+        """Removes the rules that `owner` registered."""
+        self._rules = {layer: rules for layer, rules in self._rules.items() if rules.owner != owner}
+
+
+BUILTIN = RuleTable()
+"""The rules of this package."""
+
+_source: Callable[[], RuleTable | None] = lambda: None  # noqa: E731 (replaced by `follow`)
+
+
+def follow(source: Callable[[], RuleTable | None]) -> None:
+    """From now on the rules are those of the table that `source` returns, or for None those of this package alone."""
+    global _source
+    _source = source
+
+
+def current() -> RuleTable:
+    """The table that is in force."""
+    return _source() or BUILTIN
 
 
 def forward_rule(
     *layers: type[nn.Module], parameters: tuple[str, ...] = (), affine: bool = False, additive: bool = False
 ) -> Callable[[Function], Function]:
-    """Registers the forward rule of `layers`, whose `parameters` it takes by name."""
+    """Registers the forward rule of `layers`, whose `parameters` it takes by name, as one of this package."""
 
     def decorate(rule: Function) -> Function:
         for layer in layers:
-            entry = _entry(layer)
+            entry = BUILTIN.entry(layer)
             entry.forward, entry.parameters, entry.affine = rule, parameters, affine
             entry.additive = additive
         return rule
@@ -99,8 +177,8 @@ def relaxation_rule(*layers: type[nn.Module]) -> Callable[[Function], Function]:
 class RegisterRules:
     """The callable that the hook `register_interval_rules` receives: registers all rules of one layer type."""
 
-    def __init__(self, owner: str) -> None:
-        self.owner = owner
+    def __init__(self, owner: str, table: RuleTable) -> None:
+        self.owner, self.table = owner, table
 
     def __call__(
         self,
@@ -119,43 +197,56 @@ class RegisterRules:
         """
         if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
             raise ArgumentError("layer", repr(layer), accepted="a subclass of torch.nn.Module", hint="Pass the class.")
-        if layer in _RULES and _RULES[layer].owner != self.owner:
-            raise ArgumentError(
-                "layer",
-                layer.__name__,
-                accepted="a layer type without interval rules",
-                hint=f"It has rules from {_RULES[layer].owner or 'this package'!r}; subclass it to change them.",
-            )
-        _RULES[layer] = Rules(layer, forward, backward, weights, relaxation, parameters, affine, self.owner)
-
-
-def forget(owner: str) -> None:
-    """Removes the rules that `owner` registered."""
-    for layer in [layer for layer, rules in _RULES.items() if rules.owner == owner]:
-        del _RULES[layer]
+        self.table.register(Rules(layer, forward, backward, weights, relaxation, parameters, affine, self.owner))
 
 
 def rules_for(layer: nn.Module) -> Rules | None:
-    """The rules of the layer's type, or of the base whose `forward` it inherits; None where there are none."""
+    """The rules of the layer's type, or of the base whose computation it inherits; None where there are none."""
+    table = current()
     for base in type(layer).__mro__:
-        if base in _RULES:
-            return _RULES[base] if type(layer).forward is base.forward else None
+        if (rules := table.get(base)) is not None:
+            return rules if rules.describe(layer) else None
     return None
 
 
-def supported() -> dict[type[nn.Module], Rules]:
-    """Every layer type with rules."""
-    return dict(_RULES)
+def overridden(layer: nn.Module) -> bool:
+    """Whether its type or a base has rules, but the layer computes something else."""
+    return any(current().get(base) is not None for base in type(layer).__mro__) and rules_for(layer) is None
 
 
-def _entry(layer: type[nn.Module]) -> Rules:
-    return _RULES.setdefault(layer, Rules(layer))
+_INTERCEPTORS = ("__call__", "_call_impl", "_wrapped_call_impl", "__getattr__", "__getattribute__")
 
 
-def _decorator(field: str, layers: tuple[type[nn.Module], ...]) -> Callable[[Function], Function]:
+def _intercepts(kind: type, base: type) -> bool:
+    """Whether a class between the two has its own way of calling a module, or of looking up its attributes."""
+    between = kind.__mro__[: kind.__mro__.index(base)]
+    return any(name in vars(c) for c in between for name in _INTERCEPTORS)
+
+
+def _called(layer: type[nn.Module]) -> dict[str, Any]:
+    """`forward` and the methods and properties of the class that it names, directly or through one another."""
+    found: dict[str, Any] = {}
+    waiting = {"forward"}
+    while waiting:
+        name = waiting.pop()
+        method = getattr(layer, name, None)
+        if name in found or not (callable(method) or isinstance(method, property)):
+            continue
+        found[name] = method
+        inherited = vars(nn.Module)  # what every module has, such as `to`, decides nothing
+        waiting |= {n for n in _names(method) if hasattr(layer, n) and n not in inherited and not n.startswith("__")}
+    return found
+
+
+def _names(method: Any) -> set[str]:
+    code = getattr(getattr(method, "fget", method), "__code__", None)
+    return set() if code is None else set(code.co_names)
+
+
+def _decorator(rule_field: str, layers: tuple[type[nn.Module], ...]) -> Callable[[Function], Function]:
     def decorate(rule: Function) -> Function:
         for layer in layers:
-            setattr(_entry(layer), field, rule)
+            setattr(BUILTIN.entry(layer), rule_field, rule)
         return rule
 
     return decorate

@@ -54,7 +54,7 @@ def max_pool(layer: MaxPool, x: Interval) -> Interval:
     """The maximum never falls when an entry rises."""
     if layer.return_indices:
         raise UnsupportedModelError(f"{type(layer).__name__} with return_indices=True is not supported")
-    return x.map(layer)
+    return x.map(layer.forward)
 
 
 @backward_rule(nn.MaxPool1d, nn.MaxPool2d)
@@ -91,7 +91,7 @@ def max_pool_relaxation(layer: MaxPool, x: Interval) -> tuple[LinearBound, Linea
     best, choice = lower.max(-1)
     position = index.expand(*lower.shape[:2], *index.shape).gather(-1, choice.unsqueeze(-1)).squeeze(-1)
     sure = best > _largest_of_others(upper).gather(-1, choice.unsqueeze(-1)).squeeze(-1)
-    shape = layer(x.lower).shape
+    shape = layer.forward(x.lower).shape
 
     def chosen(coefficients: Tensor) -> Tensor:
         flat = coefficients.flatten(3)  # (batch or 1, rows, channels, windows)
@@ -131,7 +131,7 @@ def _windows(layer: MaxPool, x: Interval) -> tuple[Tensor, int]:
         tuple(v) if isinstance(v, tuple | list) else (v,) * dims
         for v in (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
     )
-    outputs = tuple(layer(torch.empty((1, 1, *sizes), dtype=x.dtype, device=x.device)).shape[2:])
+    outputs = tuple(layer.forward(torch.empty((1, 1, *sizes), dtype=x.dtype, device=x.device)).shape[2:])
     return _positions(sizes, kernel, stride, padding, dilation, outputs).to(x.device), prod(sizes)
 
 

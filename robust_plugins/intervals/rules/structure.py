@@ -38,7 +38,7 @@ def identity_vjp(layer: nn.Module, x: Interval, grad: Interval) -> Interval:
 @forward_rule(*REARRANGING, affine=True)
 def rearrange(layer: nn.Module, x: Interval) -> Interval:
     """The bounds move with the values."""
-    return x.map(layer)
+    return x.map(layer.forward)  # its hooks have nodes of their own
 
 
 @backward_rule(*REARRANGING)
@@ -50,7 +50,7 @@ def rearrange_vjp(layer: nn.Module, x: Interval, grad: Interval) -> Interval:
 @forward_rule(*AVERAGING, affine=True)
 def average(layer: nn.Module, x: Interval) -> Interval:
     """Weights are not negative, so the bounds map to the bounds."""
-    return summing(x, layer, _terms(layer, x))
+    return summing(x, layer.forward, _terms(layer, x))
 
 
 @backward_rule(*AVERAGING)
@@ -106,7 +106,7 @@ def _transposed(layer: nn.Module, x: Interval, grad: Tensor) -> Tensor:
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         zeros = grad.new_zeros((len(grad), *x.shape[1:])).requires_grad_()
-        (below,) = torch.autograd.grad(layer(zeros), zeros, grad, create_graph=differentiable)
+        (below,) = torch.autograd.grad(layer.forward(zeros), zeros, grad, create_graph=differentiable)
     return below
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import robust_plugins as rp
 from robust_plugins.intervals import Interval, trace
-from robust_plugins.intervals.rules.registry import RegisterRules
+from robust_plugins.intervals.rules.registry import BUILTIN, RegisterRules, RuleTable
 
 
 class Exponential(nn.Module):
@@ -47,7 +47,7 @@ def test_a_custom_layer_by_the_hook() -> None:
 
 
 def test_a_layer_has_one_owner(unchecked: None) -> None:
-    register = RegisterRules("somebody")
+    register = RegisterRules("somebody", RuleTable(BUILTIN))
     with pytest.raises(rp.ArgumentError, match="ReLU"):
         register(nn.ReLU, forward=lambda layer, x: x)
     with pytest.raises(rp.ArgumentError, match=r"subclass of torch\.nn\.Module"):

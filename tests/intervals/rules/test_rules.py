@@ -16,7 +16,7 @@ from robust_plugins.errors import RobustPluginsError
 from robust_plugins.intervals import Interval, Relaxation, trace
 from robust_plugins.intervals.layers import Input
 from robust_plugins.intervals.methods import crown as relaxation_module
-from robust_plugins.intervals.rules.registry import LinearBound, rules_for, supported
+from robust_plugins.intervals.rules.registry import BUILTIN, LinearBound, rules_for
 
 # torch itself warns of this padding, once per process.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel lengths")
@@ -31,7 +31,7 @@ def _case(layer: nn.Module, shape: tuple[int, ...], seed: int = 0, *, eps: float
 
 
 def test_every_type_with_rules_has_an_example() -> None:
-    assert set(supported()) == {kind for kind, _, _ in EXAMPLES} | {Input}
+    assert set(BUILTIN) == {kind for kind, _, _ in EXAMPLES} | {Input}
 
 
 @cache
@@ -88,7 +88,7 @@ def test_wider_sets_give_wider_bounds(kind: type[nn.Module], layer: nn.Module, s
 @indices
 def test_broken_rules_are_caught(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case, hull = _searched(index)
-    rules, sound = supported()[EXAMPLES[index][0]], bounds_of(case)
+    rules, sound = BUILTIN.entry(EXAMPLES[index][0]), bounds_of(case)
     monkeypatch.setattr("robust_plugins.intervals.network.tracing._check", lambda *_: None)
     unnoticed = []
     for field in ("forward", "backward", "weights"):
@@ -121,7 +121,7 @@ def _broken(rule: Any, mutate: Any) -> Any:
 @indices
 def test_broken_relaxations_are_caught(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     kind, layer, shape = EXAMPLES[index]
-    rules, case = supported()[kind], _case(layer, shape, eps=2.0)
+    rules, case = BUILTIN.entry(kind), _case(layer, shape, eps=2.0)
     relax = rules.relaxation
     if relax is None:
         pytest.skip("relaxed by its constant interval")
@@ -152,7 +152,7 @@ def test_a_subclass_with_its_own_forward_has_no_rules() -> None:
         pass
 
     assert rules_for(Half(2, 2)) is None
-    assert rules_for(Named(2, 2)) is supported()[nn.Linear]
+    assert rules_for(Named(2, 2)) is BUILTIN.entry(nn.Linear)
 
 
 def _equal(a: Interval, b: Interval) -> bool:
