@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from robust_plugins.brackets.poisoning import PoisoningBracket
@@ -70,7 +71,7 @@ def bracket_figure(bracket: PoisoningBracket) -> Figure:
 
 def trajectory_figure(
     boxes: Sequence[PoisoningRun],
-    clean: Tensor,
+    clean: Float[Tensor, "times parameters"],
     poisoned: Sequence[Tensor],
     pairs: Sequence[tuple[int, int]],
     *,

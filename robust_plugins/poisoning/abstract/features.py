@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from robust_plugins.intervals import Interval, Network, trace
@@ -35,7 +36,9 @@ class Preparation:
         self.kept: dict[int, Prepared] = {}
         self.parts: Split | None = None
 
-    def __call__(self, index: int | None, x: Tensor, y: Tensor) -> Prepared:
+    def __call__(
+        self, index: int | None, x: Float[Tensor, "samples *features"], y: Shaped[Tensor, "samples *labels"]
+    ) -> Prepared:
         """The batch, as a `Reader` gives it, number `index` of its epoch where that is known."""
         self.network(x)
         known = None if index is None else self.kept.get(index)
@@ -49,7 +52,7 @@ class Preparation:
             self.kept[index] = batch
         return batch
 
-    def network(self, x: Tensor) -> Network:
+    def network(self, x: Float[Tensor, "samples *features"]) -> Network:
         """The traced model for inputs like x, cut on the first call."""
         network = trace(self.model, x)
         if self.parts is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -113,7 +114,9 @@ class TrainingState:
                 warnings.warn(f"the budget has {name}={count}, but no batch holds more than {largest} samples, so that "
                               "all may change; counts are of samples per batch", stacklevel=6)  # fmt: skip
 
-    def update(self, index: int | None, x: Tensor, y: Tensor) -> None:
+    def update(
+        self, index: int | None, x: Float[Tensor, "samples *features"], y: Shaped[Tensor, "samples *labels"]
+    ) -> None:
         """One update of the nominal parameters and of the bounds."""
         self.begin(x)
         batch = self.prepare(index, x, y)
@@ -122,7 +125,7 @@ class TrainingState:
                 self._update_bounds(batch)
         self.concrete.step(PoisonedBatch.whole(batch.x, batch.y))
 
-    def begin(self, x: Tensor) -> None:
+    def begin(self, x: Float[Tensor, "samples *features"]) -> None:
         """At the first batch: what only the running and the traced network tell."""
         if self.begun:
             return

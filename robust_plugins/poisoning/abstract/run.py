@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from robust_plugins.balls import L1, Ball, Linf
@@ -30,7 +30,7 @@ CHUNK = 1000
 class Tighter(Protocol):
     """A domain that knows more of the parameters than their box."""
 
-    def bounds(self, x: Interval, spec: Tensor) -> Interval:
+    def bounds(self, x: Interval, spec: Float[Tensor, "batch rows outputs"]) -> Interval:
         """Bounds on `spec` times the outputs: x (batch, *features), spec (batch, rows, outputs)."""
 
 
@@ -106,7 +106,9 @@ class PoisoningRun:
         kind = self._classifying("certified_prediction")
         return torch.cat([kind.decides(z, d) for z, d in self._outputs(x, ball)])
 
-    def certified_accuracy(self, x: Float[Tensor, "batch *features"], y: Tensor, *, ball: Ball | None = None) -> float:
+    def certified_accuracy(
+        self, x: Float[Tensor, "batch *features"], y: Shaped[Tensor, "batch *labels"], *, ball: Ball | None = None
+    ) -> float:
         """The share of samples that every model classifies as y: no poisoner can leave less."""
         kind = self._classifying("certified_accuracy")
         found = self.certified_prediction(x, ball=ball)
@@ -140,7 +142,7 @@ class PoisoningRun:
     def worst_loss(
         self,
         x: Float[Tensor, "batch *features"],
-        y: Tensor,
+        y: Shaped[Tensor, "batch *labels"],
         *,
         ball: Ball | None = None,
         reduction: Literal["mean", "none"] = "mean",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from robust_plugins.errors import ArgumentError
@@ -34,7 +35,13 @@ class RandomPoisoning(PoisoningAttack):
     def trainings(self, parameters: int) -> int:  # noqa: D102 (inherited)
         return self.count
 
-    def poison(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> PoisonedBatch:  # noqa: D102
+    def poison(  # noqa: D102 (inherited)
+        self,
+        case: Case,
+        trainings: Trainings,
+        x: Float[Tensor, "samples *features"],
+        y: Shaped[Tensor, "samples *labels"],
+    ) -> PoisonedBatch:
         return random_poison(
             case.budget, case.objective, x, y, trainings.count, sample_outputs(trainings, x), case.generator
         )
@@ -57,7 +64,13 @@ class LossAscent(PoisoningAttack):
     def trainings(self, parameters: int) -> int:  # noqa: D102 (inherited)
         return 1
 
-    def poison(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> PoisonedBatch:  # noqa: D102
+    def poison(  # noqa: D102 (inherited)
+        self,
+        case: Case,
+        trainings: Trainings,
+        x: Float[Tensor, "samples *features"],
+        y: Shaped[Tensor, "samples *labels"],
+    ) -> PoisonedBatch:
         return _guided(case, trainings, trainings.losses, x, y, self.steps, self.batch_size)
 
 
@@ -72,10 +85,22 @@ class GuidedPoisoning(PoisoningAttack):
         _at_least_one("steps", self.steps)
 
     @abstractmethod
-    def direction(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def direction(
+        self,
+        case: Case,
+        trainings: Trainings,
+        x: Float[Tensor, "samples *features"],
+        y: Shaped[Tensor, "samples *labels"],
+    ) -> dict[str, Tensor]:
         """One direction for each training, of its parameters' shapes. A step goes against the gradient."""
 
-    def poison(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> PoisonedBatch:  # noqa: D102
+    def poison(  # noqa: D102 (inherited)
+        self,
+        case: Case,
+        trainings: Trainings,
+        x: Float[Tensor, "samples *features"],
+        y: Shaped[Tensor, "samples *labels"],
+    ) -> PoisonedBatch:
         direction = self.direction(case, trainings, x, y)
         return _guided(
             case, trainings, lambda x, y: trainings.scores(direction, x, y), x, y, self.steps, self.batch_size
@@ -118,7 +143,13 @@ class CoordinatePoisoning(GuidedPoisoning):
     def trainings(self, parameters: int) -> int:  # noqa: D102 (inherited)
         return 2 * len(self.chosen(parameters))
 
-    def direction(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # noqa: D102
+    def direction(  # noqa: D102 (inherited)
+        self,
+        case: Case,
+        trainings: Trainings,
+        x: Float[Tensor, "samples *features"],
+        y: Shaped[Tensor, "samples *labels"],
+    ) -> dict[str, Tensor]:
         # The first of each two trainings raises its entry of theta.
         sign = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(trainings.count // 2)
         entry = torch.tensor(self.chosen(trainings.size)).repeat_interleave(2)
@@ -146,7 +177,13 @@ class GradientAlignment(GuidedPoisoning):
     def trainings(self, parameters: int) -> int:  # noqa: D102 (inherited)
         return 1
 
-    def direction(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> dict[str, Tensor]:  # noqa: D102
+    def direction(  # noqa: D102 (inherited)
+        self,
+        case: Case,
+        trainings: Trainings,
+        x: Float[Tensor, "samples *features"],
+        y: Shaped[Tensor, "samples *labels"],
+    ) -> dict[str, Tensor]:
         test = trainings.loss_gradient(*(case.validation or (x, y)))
         return {name: -g.nan_to_num() for name, g in test.items()}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from robust_plugins.intervals import Interval
@@ -29,8 +30,8 @@ def guided(
     budget: PoisoningBudget,
     objective: Objective,
     score: Score,
-    x: Tensor,
-    y: Tensor,
+    x: Float[Tensor, "samples *features"],
+    y: Shaped[Tensor, "samples *labels"],
     trainings: int,
     outputs: int,
     steps: int,
@@ -62,8 +63,8 @@ def guided(
 def random_poison(
     budget: PoisoningBudget,
     objective: Objective,
-    x: Tensor,
-    y: Tensor,
+    x: Float[Tensor, "samples *features"],
+    y: Shaped[Tensor, "samples *labels"],
     trainings: int,
     outputs: int,
     generator: torch.Generator,

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Shaped
 from torch import Tensor
 
 from robust_plugins.intervals import Interval, Network, rounding
+from robust_plugins.poisoning.accounts import accounts
 from robust_plugins.poisoning.box import sample_gradients
 from robust_plugins.poisoning.box.sample_gradients import Forward, Inputs, Pass
 from robust_plugins.poisoning.box.sums.aggregation import MEMORY, Method, extreme_sums, extremes, replaced, total
@@ -33,7 +35,9 @@ class Poisoned:
     memory: int = MEMORY
     group: dist.ProcessGroup | None = None
 
-    def mean_gradient(self, network: Network, clean: Inputs, moved: Inputs | None, y: Tensor) -> BatchGradient:
+    def mean_gradient(
+        self, network: Network, clean: Inputs, moved: Inputs | None, y: Shaped[Tensor, "batch *labels"]
+    ) -> BatchGradient:
         """The mean gradient over any poisoned form of the batch, and the forward pass over the clean one.
 
         `network` is the trained part bound to intervals, `clean` the features, `moved` those of the poison sets. An
@@ -102,25 +106,21 @@ class Poisoned:
     def _excess(self, g: Mapping[str, PerSample], own: PerSample) -> tuple[Tensor, Tensor]:
         """How far the changed samples can push one parameter's gradient, down and up: the best of two accounts.
 
-        One has every changed sample carry both changes. The other adds the effects of the moved features, those of the
-        changed labels, and what both together add to these on the samples that carry both.
+        `accounts` says which sums. An effect is what a pass has beyond the clean one, so that with the passes' signs
+        the clean pass counts against them.
         """
-        n, m, paired = self.budget.points, self.budget.labels, self.budget.paired
-        if "both" not in g:
-            return self._extremes([(1.0, next(iter(g.values())))], own, max(n, m))
-        together = self._extremes([(1.0, g["both"])], own, max(n, m) if paired else n + m)
-        if not paired:
-            parts = [self._extremes([(1.0, g["features"])], own, n), self._extremes([(1.0, g["labels"])], own, m)]
-            rest = [(1.0, g["both"]), (-1.0, g["features"]), (-1.0, g["labels"])]
-            parts.append(self._extremes(rest, own, min(n, m)))
-        elif n == m:
-            return together
-        else:  # the smaller set lies inside the larger one
-            kind, most = ("features", n) if n > m else ("labels", m)
-            parts = [self._extremes([(1.0, g[kind])], own, most)]
-            parts.append(self._extremes([(1.0, g["both"]), (-1.0, g[kind])], None, min(n, m)))
-        low, up = (_total(ends) for ends in zip(*parts, strict=True))
-        return torch.minimum(together[0], low), torch.minimum(together[1], up)
+        found = []
+        for account in accounts(self.budget):
+            parts = []
+            for effects, count in account:
+                terms = [(sign, g[kind]) for kind, sign in effects.items()]
+                parts.append(self._extremes(terms, own if sum(effects.values()) else None, count))
+            low, up = (_total(ends) for ends in zip(*parts, strict=True))
+            found.append((low, up) if len(parts) > 1 else parts[0])
+        low, up = found[0]
+        for other_low, other_up in found[1:]:
+            low, up = torch.minimum(low, other_low), torch.minimum(up, other_up)
+        return low, up
 
     def _extremes(self, terms: list[tuple[float, PerSample]], own: PerSample | None, k: int) -> tuple[Tensor, Tensor]:
         if own is not None:

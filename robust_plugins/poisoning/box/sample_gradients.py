@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from robust_plugins.intervals import Interval, Network, Relaxation, crown, rounding
@@ -258,7 +259,7 @@ def arithmetic(mode: Literal["nearest", "outward"]) -> AbstractContextManager[No
     return rounding.outward(mode == "outward")
 
 
-def affordable(network: Network, x: Tensor, directions: int) -> Dependence:
+def affordable(network: Network, x: Float[Tensor, "batch *features"], directions: int) -> Dependence:
     """What "auto" means: "affine" where affine forms of that many directions take few multiplications for a batch x."""
     values = network.forward(Interval.point(x[:1]))
     cost, shared = 0, True
@@ -316,7 +317,7 @@ def _last_linear(network: Network) -> tuple[Interval, Interval | None] | None:
     return parameters["weight"], parameters["bias"]
 
 
-def pairs(z: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def pairs(z: Float[Tensor, "batch classes"]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The specification of all `z_j - z_i`, i < j, (pairs, classes), and the indices i and j."""
     i, j = torch.triu_indices(z.shape[1], z.shape[1], 1, device=z.device)
     spec = z.new_zeros((len(i), z.shape[1]))
@@ -325,7 +326,7 @@ def pairs(z: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     return spec, (i, j)
 
 
-def antisymmetric(found: Interval, i: Tensor, j: Tensor, classes: int) -> Interval:
+def antisymmetric(found: Interval, i: Int[Tensor, " pairs"], j: Int[Tensor, " pairs"], classes: int) -> Interval:
     """From (batch, pairs), i < j, to (batch, classes, classes)."""
     low = found.lower.new_zeros((len(found), classes, classes))
     up = low.clone()

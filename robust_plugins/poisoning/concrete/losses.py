@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from robust_plugins.errors import ArgumentError
@@ -25,11 +26,11 @@ class Objective(ABC):
     """Whether only differences of the outputs count, as for a softmax."""
 
     @abstractmethod
-    def losses(self, z: Tensor, y: Tensor) -> Tensor:
+    def losses(self, z: Float[Tensor, "batch outputs"], y: Shaped[Tensor, "batch *labels"]) -> Tensor:
         """The loss of each sample, shape (batch,)."""
 
     @abstractmethod
-    def mean(self, z: Tensor, y: Tensor) -> Tensor:
+    def mean(self, z: Float[Tensor, "batch outputs"], y: Shaped[Tensor, "batch *labels"]) -> Tensor:
         """Their mean, by torch's own function where it has one."""
 
     @abstractmethod
@@ -37,19 +38,23 @@ class Objective(ABC):
         """The class that each sample gets for certain, -1 where none does; for regression all -1."""
 
     @abstractmethod
-    def gradient(self, z: Interval, y: Tensor | Interval, differences: Interval | None) -> Interval:
+    def gradient(
+        self, z: Interval, y: Shaped[Tensor, "batch *labels"] | Interval, differences: Interval | None
+    ) -> Interval:
         """Each sample's dL/dz, for outputs z and, where known, their differences `z_j - z_i` at [batch, i, j]."""
 
     @abstractmethod
-    def worst(self, z: Interval, y: Tensor, differences: Interval | None) -> Tensor:
+    def worst(self, z: Interval, y: Shaped[Tensor, "batch *labels"], differences: Interval | None) -> Tensor:
         """Each sample's largest loss over the outputs."""
 
     @abstractmethod
-    def relabelled(self, y: Tensor, outputs: int, budget: PoisoningBudget) -> list[Tensor | Interval]:
+    def relabelled(
+        self, y: Shaped[Tensor, "batch *labels"], outputs: int, budget: PoisoningBudget
+    ) -> list[Tensor | Interval]:
         """Labels, or intervals of them, that together cover what the poisoner can make of each label."""
 
     @abstractmethod
-    def checked(self, y: Tensor, outputs: int) -> Tensor:
+    def checked(self, y: Shaped[Tensor, "batch *labels"], outputs: int) -> Tensor:
         """`y` in the shape that this class takes. Raises ArgumentError for labels that do not fit."""
 
     def check(self, budget: PoisoningBudget) -> None:
@@ -64,7 +69,7 @@ class _CrossEntropy(Objective):
 
     pairwise = True
 
-    def mean(self, z: Tensor, y: Tensor) -> Tensor:
+    def mean(self, z: Float[Tensor, "batch outputs"], y: Shaped[Tensor, "batch *labels"]) -> Tensor:
         return F.cross_entropy(z, y)
 
     def decides(self, z: Interval, differences: Interval | None) -> Tensor:
@@ -74,14 +79,16 @@ class _CrossEntropy(Objective):
         wins = (lead > 0).masked_fill(same, True).all(2)
         return torch.where(wins.any(1), wins.long().argmax(1), -1)
 
-    def losses(self, z: Tensor, y: Tensor) -> Tensor:
+    def losses(self, z: Float[Tensor, "batch outputs"], y: Shaped[Tensor, "batch *labels"]) -> Tensor:
         return F.cross_entropy(z, y, reduction="none")
 
-    def gradient(self, z: Interval, y: Tensor | Interval, differences: Interval | None) -> Interval:
+    def gradient(
+        self, z: Interval, y: Shaped[Tensor, "batch *labels"] | Interval, differences: Interval | None
+    ) -> Interval:
         assert isinstance(y, Tensor)
         return loss_gradients.cross_entropy(z, y, differences=differences)
 
-    def worst(self, z: Interval, y: Tensor, differences: Interval | None) -> Tensor:
+    def worst(self, z: Interval, y: Shaped[Tensor, "batch *labels"], differences: Interval | None) -> Tensor:
         own = F.one_hot(y, z.shape[-1]).bool()
         above = z.upper - z.lower.gather(1, y[:, None])
         if differences is not None:
@@ -89,7 +96,9 @@ class _CrossEntropy(Objective):
             above = torch.minimum(above, differences.upper.gather(1, row).squeeze(1))
         return above.masked_fill(own, 0.0).logsumexp(1)
 
-    def relabelled(self, y: Tensor, outputs: int, budget: PoisoningBudget) -> list[Tensor | Interval]:
+    def relabelled(
+        self, y: Shaped[Tensor, "batch *labels"], outputs: int, budget: PoisoningBudget
+    ) -> list[Tensor | Interval]:
         if budget.target is not None:
             if budget.target not in range(outputs):
                 raise ArgumentError(
@@ -98,7 +107,7 @@ class _CrossEntropy(Objective):
             return [y, torch.full_like(y, budget.target)]
         return [torch.full_like(y, label) for label in range(outputs)]
 
-    def checked(self, y: Tensor, outputs: int) -> Tensor:
+    def checked(self, y: Shaped[Tensor, "batch *labels"], outputs: int) -> Tensor:
         if outputs < 2:
             raise ArgumentError("loss", "'cross_entropy' for one output", accepted="two or more logits",
                                 hint='Use "binary_cross_entropy" for a single one.')  # fmt: skip
@@ -111,7 +120,7 @@ class _CrossEntropy(Objective):
 class _PerOutput(Objective):
     """A mean over the outputs of the loss of each, with labels of the outputs' shape."""
 
-    def mean(self, z: Tensor, y: Tensor) -> Tensor:
+    def mean(self, z: Float[Tensor, "batch outputs"], y: Shaped[Tensor, "batch *labels"]) -> Tensor:
         return self.entries(z, y).mean()
 
     def decides(self, z: Interval, differences: Interval | None) -> Tensor:
@@ -127,19 +136,21 @@ class _PerOutput(Objective):
     def slopes(self, z: Interval, y: Tensor | Interval) -> Interval:
         """Its derivative by that output."""
 
-    def losses(self, z: Tensor, y: Tensor) -> Tensor:
+    def losses(self, z: Float[Tensor, "batch outputs"], y: Shaped[Tensor, "batch *labels"]) -> Tensor:
         return self.entries(z, y).flatten(1).mean(1)
 
-    def gradient(self, z: Interval, y: Tensor | Interval, differences: Interval | None) -> Interval:
+    def gradient(
+        self, z: Interval, y: Shaped[Tensor, "batch *labels"] | Interval, differences: Interval | None
+    ) -> Interval:
         found = self.slopes(z, y.to(z.dtype) if isinstance(y, Tensor) else y)
         outputs = z.lower[0].numel() if len(z) else 1
         return found if outputs == 1 else found * (1 / outputs)
 
-    def worst(self, z: Interval, y: Tensor, differences: Interval | None) -> Tensor:
+    def worst(self, z: Interval, y: Shaped[Tensor, "batch *labels"], differences: Interval | None) -> Tensor:
         # Convex in every output, so that an end is worst.
         return torch.maximum(self.entries(z.lower, y), self.entries(z.upper, y)).flatten(1).mean(1)
 
-    def checked(self, y: Tensor, outputs: int) -> Tensor:
+    def checked(self, y: Shaped[Tensor, "batch *labels"], outputs: int) -> Tensor:
         shaped = y.view(-1, 1) if y.dim() == 1 else y
         if shaped.dim() != 2 or shaped.shape[1] != outputs or not bool(shaped.isfinite().all()):
             raise ArgumentError("y", _described(y), accepted=f"finite numbers, shape (batch, {outputs})",
@@ -160,7 +171,7 @@ class _PerOutput(Objective):
 class _BinaryCrossEntropy(_PerOutput):
     """`log(1 + exp(z)) - y z` of a logit, labels 0 and 1."""
 
-    def mean(self, z: Tensor, y: Tensor) -> Tensor:
+    def mean(self, z: Float[Tensor, "batch outputs"], y: Shaped[Tensor, "batch *labels"]) -> Tensor:
         return F.binary_cross_entropy_with_logits(z, y.to(z.dtype))
 
     def entries(self, z: Tensor, y: Tensor) -> Tensor:
@@ -169,10 +180,12 @@ class _BinaryCrossEntropy(_PerOutput):
     def slopes(self, z: Interval, y: Tensor | Interval) -> Interval:
         return loss_gradients.binary_cross_entropy_with_logits(z, y)
 
-    def relabelled(self, y: Tensor, outputs: int, budget: PoisoningBudget) -> list[Tensor | Interval]:
+    def relabelled(
+        self, y: Shaped[Tensor, "batch *labels"], outputs: int, budget: PoisoningBudget
+    ) -> list[Tensor | Interval]:
         return _binary(y, budget, (0, 1))
 
-    def checked(self, y: Tensor, outputs: int) -> Tensor:
+    def checked(self, y: Shaped[Tensor, "batch *labels"], outputs: int) -> Tensor:
         return self._one_of(y, outputs, (0, 1))
 
 
@@ -185,10 +198,12 @@ class _Hinge(_PerOutput):
     def slopes(self, z: Interval, y: Tensor | Interval) -> Interval:
         return loss_gradients.hinge(z, y)
 
-    def relabelled(self, y: Tensor, outputs: int, budget: PoisoningBudget) -> list[Tensor | Interval]:
+    def relabelled(
+        self, y: Shaped[Tensor, "batch *labels"], outputs: int, budget: PoisoningBudget
+    ) -> list[Tensor | Interval]:
         return _binary(y, budget, (-1, 1))
 
-    def checked(self, y: Tensor, outputs: int) -> Tensor:
+    def checked(self, y: Shaped[Tensor, "batch *labels"], outputs: int) -> Tensor:
         return self._one_of(y, outputs, (-1, 1))
 
 
@@ -197,7 +212,7 @@ class _SquaredError(_PerOutput):
 
     classifies = False
 
-    def mean(self, z: Tensor, y: Tensor) -> Tensor:
+    def mean(self, z: Float[Tensor, "batch outputs"], y: Shaped[Tensor, "batch *labels"]) -> Tensor:
         return F.mse_loss(z, y.to(z.dtype))
 
     def entries(self, z: Tensor, y: Tensor) -> Tensor:
@@ -206,7 +221,9 @@ class _SquaredError(_PerOutput):
     def slopes(self, z: Interval, y: Tensor | Interval) -> Interval:
         return loss_gradients.mse(z, y)
 
-    def relabelled(self, y: Tensor, outputs: int, budget: PoisoningBudget) -> list[Tensor | Interval]:
+    def relabelled(
+        self, y: Shaped[Tensor, "batch *labels"], outputs: int, budget: PoisoningBudget
+    ) -> list[Tensor | Interval]:
         assert budget.label_radius is not None  # check
         y = y.double()  # in a narrower dtype the ends would be rounded by more than the outputs' dtype rounds
         return [Interval(y - budget.label_radius, y + budget.label_radius)]

@@ -30,7 +30,7 @@ class Reader:
     def __init__(self, batches: Iterable[Any], model: nn.Module, objective: Objective) -> None:
         self.check_source(batches)
         self.batches, self.model, self.objective = batches, model, objective
-        self.once = iter(batches) is batches
+        self.once = isinstance(batches, Iterator)
         """Whether they can be read one time only, as those of a generator."""
         self.seen: list[str] = []
         self.complete = self.restored = False

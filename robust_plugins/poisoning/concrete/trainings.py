@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
@@ -130,7 +131,7 @@ class Trainings:
             self.parameters[name].copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def outputs(self, x: Tensor) -> Tensor:
+    def outputs(self, x: Float[Tensor, "samples *features"]) -> Tensor:
         """The outputs on the same samples, (trainings, samples, outputs)."""
 
         def one(values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -139,18 +140,27 @@ class Trainings:
         with torch.no_grad():
             return self._parts(vmap(one), samples=x)["z"]
 
-    def losses(self, x: Tensor, y: Tensor) -> Tensor:
+    def losses(
+        self, x: Float[Tensor, "trainings samples *features"], y: Shaped[Tensor, "trainings samples *labels"]
+    ) -> Tensor:
         """Every sample's loss, (trainings, samples), for x (trainings, samples, *features)."""
         return self._parts(lambda *given: {"loss": vmap(self._losses)(*given)}, x, y)["loss"]
 
-    def loss_gradient(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def loss_gradient(
+        self, x: Float[Tensor, "samples *features"], y: Shaped[Tensor, "samples *labels"]
+    ) -> dict[str, Tensor]:
         """The gradient of the mean loss over the same samples for every training."""
         whole = PoisonedBatch(
             x.expand(self.count, *x.shape), y.expand(self.count, *y.shape), x.new_ones(self.count, len(x)).bool()
         )
         return self._parts(self._mean_unclipped, whole.x, whole.y, whole.present.to(x.dtype))
 
-    def scores(self, direction: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+    def scores(
+        self,
+        direction: Mapping[str, Tensor],
+        x: Float[Tensor, "trainings samples *features"],
+        y: Shaped[Tensor, "trainings samples *labels"],
+    ) -> Tensor:
         """`<direction, gradient of the sample>` after clipping: (trainings, samples). Differentiable in x."""
         names = list(direction)
 

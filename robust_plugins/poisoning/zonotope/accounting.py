@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from robust_plugins.intervals import Interval
+from robust_plugins.poisoning.accounts import Change, accounts
 from robust_plugins.poisoning.budget import PoisoningBudget
 
 Support = Callable[[bool, bool], Interval]
@@ -18,24 +19,29 @@ Support = Callable[[bool, bool], Interval]
 def worst_sums(budget: PoisoningBudget, support: Support) -> Interval:
     """The range of the sum of what the poisoned samples add, over all choices of samples: batch axis summed.
 
-    With f, l and b what a sample adds whose features move, whose label changes, and with both: samples chosen freely
-    add at most top_n(f) + top_m(l) + top_min(n, m)(b - f - l), and at most top_{n+m}(b); for nested choices the
-    smaller set adds b instead of what the larger one adds.
+    `accounts` says which sums; the least of them counts. No effect is below 0, as a sample may also stay as it is.
     """
-    n, m = budget.points, budget.labels
-    if not n or not m:
-        return _both(lambda added: _top(added, n + m), support(n > 0, m > 0))
+    if not budget.points or not budget.labels:
+        effects = {"features" if budget.points else "labels": support(budget.points > 0, budget.labels > 0)}
+    else:
+        effects = {"features": support(True, False), "labels": support(False, True), "both": support(True, True)}
 
-    def joint(f: Tensor, changed: Tensor, both: Tensor) -> Tensor:
-        f, changed, both = (t.clamp(min=0) for t in (f, changed, both))
-        if budget.paired:
-            larger = f if n >= m else changed
-            added = _top(larger, max(n, m)) + _top(both - larger, min(n, m))
-            return torch.minimum(added, _top(torch.maximum(both, larger), max(n, m)))
-        added = _top(f, n) + _top(changed, m) + _top(both - f - changed, min(n, m))
-        return torch.minimum(added, _top(torch.maximum(both, torch.maximum(f, changed)), n + m))
+    def largest(*given: Tensor) -> Tensor:
+        added = dict(zip(effects, (t.clamp(min=0) for t in given), strict=True))
+        if "both" in added:  # the bound on both changes holds each of them too
+            added["both"] = torch.maximum(added["both"], torch.maximum(added["features"], added["labels"]))
+        sums = [
+            sum((_top(_combined(added, terms), k) for terms, k in account), start=given[0].new_zeros(()))
+            for account in accounts(budget)
+        ]
+        return sums[0] if len(sums) == 1 else torch.minimum(*sums)
 
-    return _both(joint, support(True, False), support(False, True), support(True, True))
+    return _both(largest, *effects.values())
+
+
+def _combined(added: Mapping[str, Tensor], terms: Mapping[Change, float]) -> Tensor:
+    parts = [added[kind] if sign == 1.0 else sign * added[kind] for kind, sign in terms.items()]
+    return sum(parts[1:], start=parts[0])
 
 
 def _both(total: Callable[..., Tensor], *added: Interval) -> Interval:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
@@ -82,8 +82,8 @@ class Zonotope:
 
     @torch.no_grad()
     def step(
-        self, x: Float[Tensor, "batch *features"], y: Tensor, *, lr: float, weight_decay: float = 0.0,
-        box: Mapping[str, Interval],
+        self, x: Float[Tensor, "batch *features"], y: Shaped[Tensor, "batch *labels"], *, lr: float,
+        weight_decay: float = 0.0, box: Mapping[str, Interval],
     ) -> dict[str, Interval]:  # fmt: skip
         """One update by the mean gradient over a batch plus `weight_decay` times the parameters.
 
@@ -133,8 +133,6 @@ class Zonotope:
             center = self.tail.first.append_one(box.center)
             found = outputs_over_box(state, center, box.radius, rows, memory=self.memory)
         return _outward(found, x.dtype)
-
-    differences = bounds
 
     def state_dict(self) -> dict[str, Tensor]:
         """What `load_state_dict` needs to go on bit for bit."""

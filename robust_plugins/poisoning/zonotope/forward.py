@@ -63,7 +63,9 @@ class Outputs:
         return Interval(self.center - reach, self.center + reach)
 
 
-def hidden(state: State, x: Float[Tensor, "batch inputs"], *, memory: int, extra: Tensor | None = None) -> Hidden:
+def hidden(
+    state: State, x: Float[Tensor, "batch inputs"], *, memory: int, extra: Float[Tensor, "batch neurons"] | None = None
+) -> Hidden:
     """The hidden layer of the samples x, whose last column is 1 where the layer has a bias.
 
     `extra`, (batch, neurons), widens the pre-activations, for inputs that are not points.
@@ -101,7 +103,12 @@ def outputs(state: State, h: Hidden, rows: Float[Tensor, "#batch rows outputs"],
 
 
 def outputs_over_box(
-    state: State, center: Tensor, radius: Tensor, rows: Float[Tensor, "batch rows outputs"], *, memory: int
+    state: State,
+    center: Float[Tensor, "batch inputs"],
+    radius: Float[Tensor, "batch features"],
+    rows: Float[Tensor, "batch rows outputs"],
+    *,
+    memory: int,
 ) -> Interval:
     """The outputs' combinations `rows` over the state and over inputs within `radius` of `center`."""
     layout, d = state.layout, radius.shape[1]

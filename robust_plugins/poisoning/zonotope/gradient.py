@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from robust_plugins.intervals import Interval
@@ -40,7 +40,9 @@ class Gradient:
     entries: Float[Tensor, "outputs features"]
 
 
-def gradient(state: State, loss: LossSlope, x: Float[Tensor, "batch inputs"], y: Tensor, *, memory: int) -> Gradient:
+def gradient(
+    state: State, loss: LossSlope, x: Float[Tensor, "batch inputs"], y: Shaped[Tensor, "batch *labels"], *, memory: int
+) -> Gradient:
     """The gradient of the mean loss over the samples x, which end with 1 where the first layer has a bias."""
     layout = state.layout
     _, v = layout.split(state.center)
@@ -76,7 +78,13 @@ def gradient(state: State, loss: LossSlope, x: Float[Tensor, "batch inputs"], y:
                     _jacobian(state, h, line, memory) / batch, along_inputs, unexplained, entries / batch)  # fmt: skip
 
 
-def sent_back_range(errors: Interval, center: Tensor, deviation: Tensor, last: Tensor, radius: Tensor) -> Interval:
+def sent_back_range(
+    errors: Interval,
+    center: Float[Tensor, "batch outputs"],
+    deviation: Float[Tensor, "batch outputs"],
+    last: Float[Tensor, "outputs neurons"],
+    radius: Float[Tensor, "outputs neurons"],
+) -> Interval:
     """The range of dL/dh = sum_k e_k V_k for errors in an interval around `center`, and V within radius of `last`."""
     middle = center @ last
     around = deviation @ last.abs() + (center.abs() + deviation) @ radius
@@ -89,7 +97,9 @@ def sent_back_range(errors: Interval, center: Tensor, deviation: Tensor, last: T
     return found.sharpened(total)
 
 
-def output_slopes(state: State, h: Hidden, slopes: Tensor, part: slice) -> Float[Tensor, "part outputs size"]:
+def output_slopes(
+    state: State, h: Hidden, slopes: Float[Tensor, "batch neurons"], part: slice
+) -> Float[Tensor, "part outputs size"]:
     """The derivative of a few samples' outputs by the parameters, for these slopes of the activation."""
     layout = state.layout
     _, v = layout.split(state.center)

@@ -33,7 +33,9 @@ class Layout:
         cut, rest = self.neurons * self.inputs, t.shape[1:]
         return t[:cut].view(self.neurons, self.inputs, *rest), t[cut:].view(self.outputs, self.features, *rest)
 
-    def join(self, hidden: Tensor, last: Tensor) -> Float[Tensor, "size *rest"]:
+    def join(
+        self, hidden: Float[Tensor, "neurons inputs *rest"], last: Float[Tensor, "outputs features *rest"]
+    ) -> Float[Tensor, "size *rest"]:
         """The inverse of `split`."""
         return torch.cat([hidden.flatten(0, 1), last.flatten(0, 1)])
 
@@ -46,7 +48,7 @@ class Axes:
     last: Float[Tensor, "outputs features features"]
 
     @classmethod
-    def coordinates(cls, layout: Layout, like: Tensor) -> Axes:
+    def coordinates(cls, layout: Layout, like: Float[Tensor, "..."]) -> Axes:
         """The coordinates themselves."""
 
         def eye(rows: int, columns: int) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from robust_plugins.intervals import Interval
@@ -49,15 +49,27 @@ class LossSlope(ABC):
     """Whether the errors sum to 0, so that the rows of the last layer matter up to a common part."""
 
     @abstractmethod
-    def line(self, z: Interval, center: Float[Tensor, "batch rows"], y: Tensor) -> Line:
+    def line(self, z: Interval, center: Float[Tensor, "batch rows"], y: Shaped[Tensor, "batch *labels"]) -> Line:
         """The line for rows @ o in `z`, through o = center (given as rows @ o)."""
 
     @abstractmethod
-    def shift(self, z: Interval, moved: Interval, size: Tensor, error: Tensor, y: Tensor) -> Shift:
+    def shift(
+        self,
+        z: Interval,
+        moved: Interval,
+        size: Float[Tensor, "batch rows"],
+        error: Float[Tensor, "batch rows"],
+        y: Shaped[Tensor, "batch *labels"],
+    ) -> Shift:
         """For rows @ o in z, rows @ o' in moved, |rows @ (o' - o)| <= size, |rows @ (o' - o - d)| <= error."""
 
     @abstractmethod
-    def relabelled(self, y: Tensor, center: Tensor, radius: Tensor) -> Interval:
+    def relabelled(
+        self,
+        y: Shaped[Tensor, "samples *labels"],
+        center: Float[Tensor, "*batch outputs any"],
+        radius: Float[Tensor, "*batch outputs any"],
+    ) -> Interval:
         """The range of sum_k (e'_k - e_k) a_kj over the labels y' allowed, y itself among them.
 
         a lies within `radius` of `center`, both (outputs, any) or (batch, outputs, any); found: (batch, any).
@@ -71,19 +83,31 @@ class Squared(LossSlope):
         self.rows = torch.eye(outputs, dtype=like.dtype, device=like.device)
         self.scale, self.label_radius = 2 / outputs, label_radius
 
-    def line(self, z: Interval, center: Tensor, y: Tensor) -> Line:
+    def line(self, z: Interval, center: Float[Tensor, "batch rows"], y: Shaped[Tensor, "batch *labels"]) -> Line:
         """Exact."""
         slope = (self.scale * self.rows).expand(len(y), -1, -1)
         error = self.scale * (center - y)
         return Line(error, slope, torch.zeros_like(error), (z - y) * self.scale)
 
-    def shift(self, z: Interval, moved: Interval, size: Tensor, error: Tensor, y: Tensor) -> Shift:
+    def shift(
+        self,
+        z: Interval,
+        moved: Interval,
+        size: Float[Tensor, "batch rows"],
+        error: Float[Tensor, "batch rows"],
+        y: Shaped[Tensor, "batch *labels"],
+    ) -> Shift:
         """Exact."""
         slope = (self.scale * self.rows).expand(len(y), -1, -1)
         change = Interval(-self.scale * size, self.scale * size)
         return Shift(slope, self.scale * error, change, (moved - y) * self.scale)
 
-    def relabelled(self, y: Tensor, center: Tensor, radius: Tensor) -> Interval:
+    def relabelled(
+        self,
+        y: Shaped[Tensor, "samples *labels"],
+        center: Float[Tensor, "*batch outputs any"],
+        radius: Float[Tensor, "*batch outputs any"],
+    ) -> Interval:
         """A label moves every output's error alike."""
         reach = self.scale * self.label_radius * (center.abs() + radius).sum(-2)
         return Interval(-reach, reach).map(lambda t: t.expand(len(y), -1))
@@ -96,7 +120,7 @@ class Sigmoid(LossSlope):
         self.rows = like.new_ones((1, 1))
         self.scale, self.target = scale, target
 
-    def line(self, z: Interval, center: Tensor, y: Tensor) -> Line:
+    def line(self, z: Interval, center: Float[Tensor, "batch rows"], y: Shaped[Tensor, "batch *labels"]) -> Line:
         """The chord of the sigmoid over the range, with the exact remainder."""
         k = self.scale
         low, high, middle = k * z.lower, k * z.upper, k * center
@@ -114,7 +138,14 @@ class Sigmoid(LossSlope):
         remainder = k * ((top - bottom) / 2 + 8 * torch.finfo(low.dtype).eps)
         return Line(error, (k * k * slope)[..., None], remainder, (p - y) * k)
 
-    def shift(self, z: Interval, moved: Interval, size: Tensor, error: Tensor, y: Tensor) -> Shift:
+    def shift(
+        self,
+        z: Interval,
+        moved: Interval,
+        size: Float[Tensor, "batch rows"],
+        error: Float[Tensor, "batch rows"],
+        y: Shaped[Tensor, "batch *labels"],
+    ) -> Shift:
         """The middle of the slopes' range; the change itself is exact."""
         k = self.scale
         steepest, flattest = _slopes(k * moved.lower, k * moved.upper)
@@ -130,7 +161,12 @@ class Sigmoid(LossSlope):
         p = moved.map(lambda t: torch.sigmoid(k * t))
         return Shift((k * k * slope)[..., None], remainder, Interval(-down, up), (p - y) * k)
 
-    def relabelled(self, y: Tensor, center: Tensor, radius: Tensor) -> Interval:
+    def relabelled(
+        self,
+        y: Shaped[Tensor, "samples *labels"],
+        center: Float[Tensor, "*batch outputs any"],
+        radius: Float[Tensor, "*batch outputs any"],
+    ) -> Interval:
         """The other class, or the target."""
         change = self.scale * (2 * y - 1)  # e' - e = scale (y - y')
         if self.target is not None:
@@ -168,7 +204,7 @@ class Softmax(LossSlope):
     def _upper_half(self) -> Tensor:
         return torch.ones(self.classes, self.classes, dtype=torch.bool, device=self.rows.device).triu(1)
 
-    def line(self, z: Interval, center: Tensor, y: Tensor) -> Line:
+    def line(self, z: Interval, center: Float[Tensor, "batch rows"], y: Shaped[Tensor, "batch *labels"]) -> Line:
         """The tangent, with the least of three remainders."""
         p = self._probabilities(z)
         at = softmax_of_differences(Interval.point(self._pairs(center, -1))).lower
@@ -186,7 +222,14 @@ class Softmax(LossSlope):
         label = F.one_hot(y, self.classes).to(at.dtype)
         return Line(at - label, slope, remainder, p - label)
 
-    def shift(self, z: Interval, moved: Interval, size: Tensor, error: Tensor, y: Tensor) -> Shift:
+    def shift(
+        self,
+        z: Interval,
+        moved: Interval,
+        size: Float[Tensor, "batch rows"],
+        error: Float[Tensor, "batch rows"],
+        y: Shaped[Tensor, "batch *labels"],
+    ) -> Shift:
         """The mean slope between the two lies in the range of all slopes."""
         before, after, path = self._probabilities(z), self._probabilities(moved), self._probabilities(z.hull(moved))
         size, error = self._pairs(size, 1), self._pairs(error, 1)
@@ -200,7 +243,12 @@ class Softmax(LossSlope):
         change = Interval(-reach, reach).sharpened(after - before)
         return Shift(slope, remainder, change, after - F.one_hot(y, self.classes).to(middle.dtype))
 
-    def relabelled(self, y: Tensor, center: Tensor, radius: Tensor) -> Interval:
+    def relabelled(
+        self,
+        y: Shaped[Tensor, "samples *labels"],
+        center: Float[Tensor, "*batch outputs any"],
+        radius: Float[Tensor, "*batch outputs any"],
+    ) -> Interval:
         """The best of the other classes, or the target."""
         a, r = (t.expand(len(y), *t.shape[-2:]) for t in (center, radius))
         at = torch.arange(len(y), device=y.device)

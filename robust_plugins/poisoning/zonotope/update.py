@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from robust_plugins.intervals import Interval
@@ -21,8 +21,8 @@ from robust_plugins.poisoning.zonotope.slopes import LossSlope
 
 
 def update(
-    state: State, loss: LossSlope, budget: PoisoningBudget, x: Float[Tensor, "batch inputs"], y: Tensor,
-    moves: Moves | None, *, lr: float, weight_decay: float, memory: int,
+    state: State, loss: LossSlope, budget: PoisoningBudget, x: Float[Tensor, "batch inputs"],
+    y: Shaped[Tensor, "batch *labels"], moves: Moves | None, *, lr: float, weight_decay: float, memory: int,
 ) -> State:  # fmt: skip
     """All theta - lr (g(theta) + weight_decay theta), g the mean gradient of x, y or of a poisoned batch near them.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from robust_plugins.intervals import Interval, rounding
@@ -73,7 +74,7 @@ class Compiled(Deviations):
         total, squares, low, high = self._run("moments", 4)
         return total, squares, low, high
 
-    def excess(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def excess(self, t: Float[Tensor, "2 *parameter"]) -> tuple[Tensor, Tensor]:
         """`sum (D - t)^+` and the number of `D > t`, for thresholds t of shape (2, *shape)."""
         over, count = self._run("excess", 2, thresholds=t)
         return over, count

@@ -14,6 +14,7 @@ import math
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Shaped
 from torch import Tensor
 
 from robust_plugins.intervals import rounding
@@ -48,7 +49,7 @@ def bound(d: Deviations, k: int, *, passes: int, group: dist.ProcessGroup | None
     return best
 
 
-def reduced(values: Tensor, group: dist.ProcessGroup | None, *, largest: bool = False) -> Tensor:
+def reduced(values: Shaped[Tensor, "..."], group: dist.ProcessGroup | None, *, largest: bool = False) -> Tensor:
     """The sums (or the largest) over all processes of a group; without one the values themselves."""
     if group is not None:
         values = values.contiguous()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from robust_plugins.intervals import rounding
@@ -126,7 +127,7 @@ class Deviations:
                 rows[3][:, block] = torch.maximum(rows[3][:, block], part.amax(1))
         return results[0], results[1], results[2], results[3]
 
-    def excess(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def excess(self, t: Float[Tensor, "2 *parameter"]) -> tuple[Tensor, Tensor]:
         """`sum (D - t)^+` and the number of `D > t`, for thresholds t of shape (2, *shape)."""
         over, count = self.empty(0.0), self.empty(0.0)
         split = (2, rows_of(self.first.shape), *self.first.shape[1:])
