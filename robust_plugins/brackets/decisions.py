@@ -18,10 +18,11 @@ from robust_plugins.brackets.observing import observed
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.decisions.results import AttackResult, Certificate
-from robust_plugins.harness.arguments import as_labels, check_inputs, decided
+from robust_plugins.harness.arguments import as_labels, decided
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import ERRORS, chunks
 from robust_plugins.harness.evaluation import evaluation_error, fresh_seed
+from robust_plugins.harness.wrappers import Model
 from robust_plugins.registry.information import Kind
 
 ROUNDING = 1e-6
@@ -31,7 +32,7 @@ that the attack found, is added."""
 
 
 def compare(
-    model: nn.Module,
+    model: Model,
     x: Float[Tensor, "batch *features"],
     y: Integer[Tensor, " batch"],
     ball: Ball,
@@ -54,11 +55,11 @@ def compare(
 
     Raises ArgumentError for an unusable model, batch or ball, UnknownNameError for an unknown component.
     """
-    model = check_inputs(model, x, ball)
     named = resolved(components, {Kind.ATTACK: Attack, Kind.CERTIFIER: Certifier})
     size = min((c.batch_size for _, c in named if c.batch_size is not None), default=None)
-    with torch.no_grad(), calling(model, x.detach()) as call:
-        judged, clean = decided(call.model, call.x, size=size)
+    with torch.no_grad(), calling(model, x, ball) as call:
+        model = call.model
+        judged, clean = decided(model, call.x, size=size)
         y = as_labels(ordinary(y), call.x, clean.shape[1])
         rounding = _errors(judged, call.x, clean, size)
     undecided = clean.isnan().any(1)

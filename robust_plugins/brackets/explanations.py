@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
@@ -22,16 +22,16 @@ from robust_plugins.brackets.observing import observed
 from robust_plugins.decisions.results import Verdict
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations import (
-    Explained,
     ExplanationAttack,
     ExplanationAttackResult,
     ExplanationCertificate,
     ExplanationCertifier,
 )
 from robust_plugins.explanations.attack import evicts, relative_deviation
-from robust_plugins.explanations.explained import Of
-from robust_plugins.harness.arguments import check_inputs
-from robust_plugins.harness.evaluation import evaluating, fresh_seed
+from robust_plugins.explanations.explained import Of, explained_by
+from robust_plugins.harness.call import calling, ordinary
+from robust_plugins.harness.evaluation import fresh_seed
+from robust_plugins.harness.wrappers import Model
 from robust_plugins.registry.information import Kind
 
 ROUNDING = 1e-5
@@ -40,9 +40,9 @@ it is a contradiction. Both are computed in floating point."""
 
 
 def compare_explanations(
-    model: nn.Module,
+    model: Model,
     x: Float[Tensor, "batch *features"],
-    y: Int[Tensor, " batch"],
+    y: Integer[Tensor, " batch"],
     ball: Ball,
     components: Sequence[str | ExplanationAttack | ExplanationCertifier] = ("gradient:corner-pgd", "interval:relaxed"),
     *,
@@ -66,9 +66,10 @@ def compare_explanations(
     Raises ArgumentError for an unusable model or ball and an unusable or empty batch, UnknownNameError for an unknown
     component.
     """
-    model = check_inputs(model, x, ball)
-    with evaluating(model):
-        value = Explained.at(model, x, y, of).gradient(model, x)
+    with calling(model, x, ball) as call:
+        model = call.model
+        judged, explained = explained_by(model, call.x.detach(), ordinary(y), of)
+        value = explained.gradient(judged, call.x.detach())
     if not len(x):
         raise ArgumentError("x", "empty", accepted="one sample or more", hint="Nothing can be compared.")
     if k < 1:

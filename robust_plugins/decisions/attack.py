@@ -24,7 +24,7 @@ from robust_plugins.harness.arguments import as_labels, decided, first_decided, 
 from robust_plugins.harness.call import Call, calling, ordinary
 from robust_plugins.harness.component import Component, chunks
 from robust_plugins.harness.evaluation import fresh_seed
-from robust_plugins.harness.wrappers import QUANTISED, is_quantised
+from robust_plugins.harness.wrappers import QUANTISED, Model, is_quantised
 
 Target = Tensor | Literal["random", "least_likely"]
 
@@ -56,20 +56,20 @@ class Attack(Component, ABC):
 
     @overload
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *,
+        self, model: Model, x: Tensor, y: Tensor, ball: Ball, *,
         target: Target | None = ..., seed: int | None = ..., eps: None = ...,
     ) -> AttackResult: ...  # fmt: skip
 
     @overload
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *,
+        self, model: Model, x: Tensor, y: Tensor, ball: Ball, *,
         target: Target | None = ..., seed: int | None = ..., eps: Sequence[float],
     ) -> list[AttackResult]: ...  # fmt: skip
 
     @final
     def __call__(
         self,
-        model: nn.Module,
+        model: Model,
         x: Float[Tensor, "batch *features"],
         y: Integer[Tensor, " batch"],
         ball: Ball,
@@ -115,7 +115,7 @@ class Attack(Component, ABC):
     @final
     def search(
         self,
-        model: nn.Module,
+        model: Model,
         x: Float[Tensor, "batch *features"],
         y: Integer[Tensor, " batch"],
         ball: Ball,

@@ -25,7 +25,7 @@ from robust_plugins.harness.component import ERRORS, Component, chunks
 from robust_plugins.harness.evaluation import evaluation_error
 from robust_plugins.harness.final_layer import is_cut
 from robust_plugins.harness.memory import BUDGET, activation_sizes
-from robust_plugins.harness.wrappers import unreadable
+from robust_plugins.harness.wrappers import Model, unreadable
 from robust_plugins.intervals import Interval
 
 Result = TypeVar("Result")
@@ -88,7 +88,7 @@ class Certifier(Component, ABC):
     @final
     def bounds(
         self,
-        model: nn.Module,
+        model: Model,
         x: Float[Tensor, "batch *features"],
         ball: Ball,
         spec: Float[Tensor, "batch rows classes"] | None = None,
@@ -114,7 +114,7 @@ class Certifier(Component, ABC):
     @final
     def lower_bounds(
         self,
-        model: nn.Module,
+        model: Model,
         x: Float[Tensor, "batch *features"],
         ball: Ball,
         spec: Float[Tensor, "batch rows classes"],
@@ -143,7 +143,7 @@ class Certifier(Component, ABC):
     def _in_chunks(
         self,
         compute: Callable[[nn.Module, Tensor, Ball, Tensor | None, int], Result],
-        model: nn.Module,
+        model: Model,
         x: Tensor,
         ball: Ball,
         spec: Tensor | None,
@@ -172,7 +172,7 @@ class Certifier(Component, ABC):
     @final
     def __call__(
         self,
-        model: nn.Module,
+        model: Model,
         x: Float[Tensor, "batch *features"],
         y: Integer[Tensor, " batch"],
         ball: Ball,

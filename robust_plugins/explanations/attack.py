@@ -21,6 +21,7 @@ from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import Component, chunks
 from robust_plugins.harness.evaluation import fresh_seed
 from robust_plugins.harness.memory import BUDGET
+from robust_plugins.harness.wrappers import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ class ExplanationAttack(Component, ABC):
     @final
     def __call__(
         self,
-        model: nn.Module,
+        model: Model,
         x: Float[Tensor, "batch *features"],
         y: Int[Tensor, " batch"],
         ball: Ball,

@@ -23,6 +23,7 @@ from robust_plugins.harness.arguments import check_inputs
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import ERRORS, Component, chunks
 from robust_plugins.harness.memory import BUDGET, activation_sizes
+from robust_plugins.harness.wrappers import Model
 from robust_plugins.intervals import Interval
 
 Result = TypeVar("Result")
@@ -74,7 +75,7 @@ class ExplanationCertifier(Component, ABC):
     @final
     def bounds(
         self,
-        model: nn.Module,
+        model: Model,
         x: Float[Tensor, "batch *features"],
         y: Int[Tensor, " batch"],
         ball: Ball,
@@ -129,7 +130,7 @@ class ExplanationCertifier(Component, ABC):
     def _in_chunks(
         self,
         compute: Callable[[nn.Module, Tensor, Ball, Explained], Result],
-        model: nn.Module,
+        model: Model,
         x: Tensor,
         y: Tensor,
         ball: Ball,
@@ -150,7 +151,7 @@ class ExplanationCertifier(Component, ABC):
     @final
     def __call__(
         self,
-        model: nn.Module,
+        model: Model,
         x: Float[Tensor, "batch *features"],
         y: Int[Tensor, " batch"],
         ball: Ball,
@@ -263,7 +264,7 @@ class ExplanationCertifier(Component, ABC):
         return found, value, allowance, [(Verdict.ERROR, m) if m else None for m in messages]
 
 
-def _check(model: nn.Module, x: Tensor, ball: Ball, weights: float) -> nn.Module:
+def _check(model: Model, x: Tensor, ball: Ball, weights: float) -> nn.Module:
     model = check_inputs(model, x, ball)
     if not (isinstance(weights, int | float) and math.isfinite(weights) and weights >= 0):
         raise ArgumentError(

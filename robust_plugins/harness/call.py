@@ -19,7 +19,7 @@ from robust_plugins.errors import ComponentError
 from robust_plugins.harness.arguments import check_inputs
 from robust_plugins.harness.evaluation import evaluating, evaluation_mode, synchronize
 from robust_plugins.harness.guard import Found, Kind
-from robust_plugins.harness.wrappers import unwrapped
+from robust_plugins.harness.wrappers import Model, as_module, unwrapped
 
 _lock = threading.RLock()
 # One lock for all models: modes and flags belong to a model, but the random generators that calls seed and put back,
@@ -60,7 +60,7 @@ class Call:
 
 @contextmanager
 def calling(
-    model: nn.Module,
+    model: Model,
     x: Float[Tensor, "batch *features"],
     ball: Ball | None = None,
     *,
@@ -83,13 +83,11 @@ def calling(
     """
     gradients = torch.is_grad_enabled()
     with _lock, ExitStack() as stack:
-        if ball is not None:
-            model = check_inputs(
-                model, x, ball
-            )  # a call in another thread may have the model in another state until now
+        # A call in another thread may have the model in another state until now.
+        given = as_module(model, None) if ball is None else check_inputs(model, x, ball)
         stack.enter_context(neutral(x.dtype))
         stack.enter_context(torch.set_grad_enabled(gradients))  # leaving inference mode switches gradients on
-        model = unwrapped(model)
+        model = unwrapped(given)
         stack.enter_context(_ordinary_weights(model))
         call = Call(model, ordinary(x))
         synchronize(x)

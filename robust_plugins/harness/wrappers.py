@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,22 @@ from robust_plugins.errors import ArgumentError
 _TRANSPARENT = (DistributedDataParallel, nn.DataParallel, AveragedModel)
 """Wrappers that compute what the module inside them computes, whose code cannot be traced."""
 
+
+@runtime_checkable
+class Estimator(Protocol):
+    """A model as another library has it, ART for one: an object that predicts, around a network of its own."""
+
+    @property
+    def model(self) -> Any:
+        """The network."""
+
+    @property
+    def predict(self) -> Any:
+        """What is asked for predictions."""
+
+
+Model = nn.Module | Estimator
+"""What public calls take as a model."""
 
 Converter = Callable[[object, tuple[float, float] | None], nn.Module | None]
 """From an object given as a model, and the ball's clip range, to the module that computes the same; None where the
