@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ NAME = "settings.json"
 """The file that says whose folder it is."""
 
 
-def claim(out: Path, settings: dict[str, Any]) -> None:
-    """Says whose checkpoint the folder holds: another run's must not be taken for this one's."""
+def claim(out: Path, settings: dict[str, Any], writes: Iterable[str] = ()) -> None:
+    """Says whose checkpoint the folder holds: another run's must not be taken for this one's.
+
+    A folder that is nobody's must have none of the files that the command `writes`: they are not of a run of it.
+    """
     path, ours = out / NAME, json.loads(json.dumps(settings))
     try:
         theirs = json.loads(path.read_text()) if path.exists() else ours
@@ -26,6 +30,11 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
             names = sorted(name for name in known.keys() | ours if known.get(name) != ours.get(name))
             raise click.UsageError(
                 f"{out} holds another run, which differs in {', '.join(names)}: see {path}. Name another folder."
+            )
+        foreign = [] if path.exists() else [name for name in writes if os.path.lexists(out / name)]
+        if foreign:
+            raise click.UsageError(
+                f"{out} holds {', '.join(foreign)} of something else, which would be replaced. Name another folder."
             )
         out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(settings, indent=2))
@@ -36,13 +45,14 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
 
 
 @contextmanager
-def claimed(out: Path, settings: dict[str, Any]) -> Iterator[None]:
-    """`claim`, taken back where the block fails with nothing in the folder yet that is worth keeping."""
-    claim(out, settings)
+def claimed(out: Path, settings: dict[str, Any], writes: Iterable[str] = ()) -> Iterator[None]:
+    """`claim`, taken back where the block fails before it has written anything that is worth keeping."""
+    writes = tuple(writes)
+    claim(out, settings, writes)
     try:
         yield
     except BaseException:
-        if [path.name for path in out.iterdir()] == [NAME]:
+        if not any(os.path.lexists(out / name) for name in writes):
             (out / NAME).unlink()
         raise
 

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from robust_plugins.cli.folder import claimed
-from robust_plugins.cli.loss_options import loss_of, ramp_of
+from robust_plugins.cli.loss_options import REGULARISERS, loss_of, ramp_of
 from robust_plugins.cli.printing import as_json, finite, print_json
 from robust_plugins.cli.subject import BALLS
 from robust_plugins.cli.trial import suiting, tried
@@ -35,6 +35,9 @@ from robust_plugins.training.curve import learning_curve
 
 CONSTANT = 0.3
 """The share of the epochs before `--lr-decay linear` begins."""
+
+WRITES = ("checkpoint", "weights.pt", "record.json", "curve.svg")
+"""What is written into the folder, besides its settings."""
 
 
 class _Number(click.FloatRange):
@@ -83,13 +86,18 @@ def _device(ctx: click.Context, param: click.Parameter, value: str) -> torch.dev
 @click.option("--ibp-init", is_flag=True, help="Draw the first weights so that boxes keep their width (Shi et al.).")
 @click.option("--warm-up", is_flag=True, help="Keep bounds small and ReLUs alive during the ramp (Shi et al.).")
 @click.option("--l1", type=_Number(min=0), default=0.0, show_default=True, help="Weight of the weights' L1 norm.")
+@click.option(
+    "--regulariser", "regularisers", multiple=True,
+    help=f"Added to the loss; repeatable. One of {', '.join(map(repr, REGULARISERS))}, with parameters where wanted, "
+    "for example 'gradient-cert(alpha=0.5)', which makes explanations certifiable.",
+)  # fmt: skip
 @click.option("--attack", "attack_name", default="art:pgd(steps=10)", show_default=True,
               help="Evaluates after every epoch.")  # fmt: skip
 @click.option("--certifier", "certifier_name", default="interval:ibp", show_default=True,
               help="Evaluates after every epoch.")  # fmt: skip
 @click.option(
     "--samples", type=click.IntRange(min=1), default=1000, show_default=True,
-    help="On at most so many test samples, the first.",
+    help="Evaluates on the first test samples, at most so many.",
 )  # fmt: skip
 @click.option("--device", callback=_device, default="cpu", show_default=True, help="To train on: 'cpu', 'cuda', ...")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of everything random.")
@@ -116,6 +124,7 @@ def train(
     ibp_init: bool,
     warm_up: bool,
     l1: float,
+    regularisers: tuple[str, ...],
     attack_name: str,
     certifier_name: str,
     samples: int,
@@ -139,11 +148,12 @@ def train(
     data = dataset(data_name)
     ball = BALLS[norm](eps=eps, clip=clip or data.clip)
     evaluated = ball if eval_eps is None else replace(ball, eps=eval_eps)
-    loss = loss_of(spec, ball, epochs, ramp, warm_up, l1, own_radius=eval_eps is not None)
+    loss = loss_of(spec, ball, epochs, ramp, warm_up, l1, regularisers, own_radius=eval_eps is not None)
     settings: dict[str, Any] = {
         "recipe": spec, "model": model_spec, "data": data_name, "ball": repr(ball), "evaluated": repr(evaluated),
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "lr_decay": lr_decay, "clip_gradient": clip_gradient,
         "ramp": None if ramp is None else repr(ramp), "ibp_init": ibp_init, "warm_up": warm_up, "l1": l1,
+        "regularisers": list(regularisers),
         "attack": attack_name, "certifier": certifier_name, "samples": samples, "device": str(device), "seed": seed,
         "torch": torch.__version__,
     }  # fmt: skip
@@ -161,7 +171,7 @@ def train(
         tried(model, loss, scores, epochs)
         optimizer = torch.optim.Adam(model.parameters(), lr=lr)
         fresh = not (out / "checkpoint").exists()
-        with claimed(out, settings):
+        with claimed(out, settings, WRITES):
             record = fit(
                 model,
                 DataLoader(TensorDataset(data.x_train, data.y_train), batch_size=batch_size, shuffle=True),

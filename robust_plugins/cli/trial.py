@@ -11,7 +11,7 @@ from torch import nn
 from robust_plugins.balls import Ball
 from robust_plugins.data import Dataset
 from robust_plugins.errors import ArgumentError
-from robust_plugins.harness.arguments import check_inputs, check_labels, logits_of
+from robust_plugins.harness.arguments import as_labels, check_inputs, decided
 from robust_plugins.harness.evaluation import evaluating
 from robust_plugins.losses import MixedLoss
 from robust_plugins.training import Scores
@@ -39,13 +39,13 @@ def suiting(data: Dataset, model: nn.Module, balls: list[Ball]) -> Dataset:
             check_inputs(model, x, ball)
         with evaluating(model), torch.no_grad():
             try:
-                outputs = logits_of(model, x[:1]).shape[1]
+                outputs = decided(model, x[:1])[1].shape[1]
             except RuntimeError as error:
                 raise ArgumentError(
                     "model", f"refusing the input: {error}", accepted=f"inputs of shape {data.input_shape}",
                     hint="Give the shape to its factory, which may take input_shape and classes.",
                 ) from error  # fmt: skip
-        check_labels(y, x, outputs, name=f"y_{part}")
+        as_labels(y, x, outputs, name=f"y_{part}")
     return data
 
 

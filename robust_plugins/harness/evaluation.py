@@ -59,16 +59,23 @@ def evaluating(
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Puts `model` into evaluation mode, and on leaving restores the mode of every submodule, and nothing else."""
+def keeping_modes(model: nn.Module) -> Iterator[None]:
+    """Restores the mode of every submodule on leaving, training or evaluation."""
     modes = tuple(_modes(model))
     try:
-        if any(training for _, training in modes):
-            _to_evaluation(model)
         yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Puts `model` into evaluation mode, and on leaving restores the mode of every submodule, and nothing else."""
+    with keeping_modes(model):
+        if any(training for _, training in _modes(model)):
+            _to_evaluation(model)
+        yield
 
 
 def evaluation_error(

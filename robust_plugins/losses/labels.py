@@ -78,6 +78,15 @@ def labels_of(
     return Labels(task, classes, shares, numbers, why)
 
 
+def said_of(labels: Labels) -> str:
+    """The warning that the task of these labels was guessed: what it is, why, and how to name it."""
+    others = " or ".join(f'task="{task}"' for task in get_args(Task) if task != labels.task)
+    return (
+        f'labels are {labels.why}: taken for those of {labels.task}. Name task="{labels.task}" to keep it so, '
+        f"or {others}"
+    )
+
+
 def check_task(task: object) -> None:
     """Raises ArgumentError unless `task` is one of the three, or None."""
     if task is not None and task not in get_args(Task):

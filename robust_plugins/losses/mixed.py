@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
 
 import torch
 from jaxtyping import Float, Shaped
@@ -18,7 +17,7 @@ from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.wrappers import TwoLogits
 from robust_plugins.losses.batch import Batch, WorstCase
 from robust_plugins.losses.combiners import Combiner, Worst
-from robust_plugins.losses.labels import Labels, Task, check_task
+from robust_plugins.losses.labels import Labels, Task, check_task, said_of
 from robust_plugins.losses.ramp import Ramp
 from robust_plugins.losses.refused import check_gradients
 from robust_plugins.losses.regularisers import Regulariser
@@ -215,12 +214,7 @@ class MixedLoss:
 
     def _say_what_was_inferred(self, labels: Labels) -> None:
         if self.inferred is None:
-            others = " or ".join(f'task="{task}"' for task in get_args(Task) if task != labels.task)
-            warnings.warn(
-                f'labels are {labels.why}: taken for those of {labels.task}. Name task="{labels.task}" to keep it so, '
-                f"or {others}",
-                stacklevel=3,
-            )
+            warnings.warn(said_of(labels), stacklevel=3)
         self.inferred = labels.task
 
     def _warn_where_nothing_is_stepped(self) -> None:

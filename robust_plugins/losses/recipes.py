@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from robust_plugins.balls import Ball
@@ -18,9 +19,12 @@ from robust_plugins.losses.regularisers import Regulariser
 from robust_plugins.losses.worst import Blended, SmallBox
 from robust_plugins.registry.hookspecs import Register, hookimpl
 from robust_plugins.registry.information import ComponentInfo, Kind
+from robust_plugins.registry.naming import parse_component
 from robust_plugins.registry.registry import build, registry
 
 IBP = "interval:ibp"
+SHARED = ("ball", "epochs", "regularisers", "task")
+"""What `recipe` takes for every recipe, whether it has a parameter of that name or not."""
 
 
 def standard() -> MixedLoss:
@@ -206,10 +210,24 @@ def register_losses(register: Register) -> None:
 def recipe(name: str, /, **parameters: Any) -> MixedLoss:
     """The loss registered as `name`, for example `rp.recipe("ibp", ball=ball, epochs=10)`.
 
-    Parameters may be part of the name: `"sabr(ratio=0.6)"`. Raises UnknownNameError for an unknown name or parameter,
-    PluginError where the plugin failed or a backend is missing, ArgumentError for a parameter's value.
+    Parameters may be part of the name: `"sabr(ratio=0.6)"`. Every recipe takes four: `ball` and `epochs`, how long
+    training will be, for which one that is plain, or has no ramp, has no use; `regularisers` and `task`, as
+    `rp.MixedLoss` does. Raises UnknownNameError for an unknown name or parameter, PluginError where the plugin failed
+    or a backend is missing, ArgumentError for a parameter's value.
     """
-    return build(Kind.LOSS, MixedLoss, name, **parameters)
+    base, written = parse_component(name)
+    given = written | parameters
+    known = next((info.parameters for info in recipes() if info.name == base), None)
+    shared = (
+        {} if known is None or "**" in known else {k: given.pop(k) for k in SHARED if k in given and k not in known}
+    )
+    if "epochs" in shared:
+        _check_epochs(shared["epochs"])
+    if not isinstance(shared.get("ball"), Ball | None):
+        raise ArgumentError("ball", repr(shared["ball"]), accepted="rp.Linf, rp.L2 or rp.L1", hint="Say over what.")
+    loss = build(Kind.LOSS, MixedLoss, base, **given)
+    added = {name: shared[name] for name in ("regularisers", "task") if name in shared}
+    return replace(loss, **added) if added else loss
 
 
 def recipes() -> list[ComponentInfo]:
@@ -230,10 +248,7 @@ def _certified(
     regularisers: Sequence[Regulariser],
     combiner: Combiner | None = None,
 ) -> MixedLoss:
-    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
-        raise ArgumentError(
-            "epochs", repr(epochs), accepted="an integer of at least 1", hint="As many as will be trained."
-        )
+    _check_epochs(epochs)
     return MixedLoss(
         worst=worst,
         gamma=gamma,
@@ -242,6 +257,13 @@ def _certified(
         combiner=combiner or Worst(),
         regularisers=regularisers,
     )
+
+
+def _check_epochs(epochs: object) -> None:
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+        raise ArgumentError(
+            "epochs", repr(epochs), accepted="an integer of at least 1", hint="As many as will be trained."
+        )
 
 
 def _steady(gamma: float) -> Schedule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ def recorded(model: nn.Module) -> Iterator[Statistics]:
     """Notes the batch statistics of every batch-norm layer in training mode during a forward pass."""
     found: Statistics = {}
 
-    def note(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        z = args[0]
+    def note(layer: Any, args: tuple[Any, ...]) -> None:
+        known = layer.running_mean if layer.running_mean is not None else layer.weight
+        z = args[0] if known is None else args[0].to(known.dtype)  # under autocast it may be in half precision
         axes = [axis for axis in range(z.dim()) if axis != 1]
         variance, mean = torch.var_mean(z, axes, correction=0)
         found.setdefault(layer, []).append((mean, variance))
@@ -36,8 +38,8 @@ def recorded(model: nn.Module) -> Iterator[Statistics]:
 
 @contextmanager
 def replayed(statistics: Statistics) -> Iterator[None]:
-    """Normalises by `statistics` during a forward pass, and leaves the running statistics alone. Differentiable."""
-    waiting = {layer: iter(uses) for layer, uses in statistics.items()}
+    """Normalises by `statistics` during forward passes, and leaves the running statistics alone. Differentiable."""
+    waiting = {layer: cycle(uses) for layer, uses in statistics.items()}
 
     def normalise(layer: Any, args: tuple[Any, ...], out: Tensor) -> Tensor:
         z, (mean, variance) = args[0], next(waiting[layer])

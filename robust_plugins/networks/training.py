@@ -1,51 +1,87 @@
-"""Plain training, for models that have no weights yet."""
+"""Plain training, for models that have no weights yet: `fit` with defaults."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from robust_plugins.errors import ArgumentError
-from robust_plugins.harness.arguments import check_labels, logits_of
+from robust_plugins.harness.call import calling
+from robust_plugins.losses import recipe
+from robust_plugins.losses.labels import Labels, Task, check_task, labels_of, said_of
+from robust_plugins.training import fit
 
 
 def train(
     model: nn.Module,
     x: Float[Tensor, "batch *features"],
-    y: Int[Tensor, " batch"],
+    y: Shaped[Tensor, "batch *outputs"],
     *,
     epochs: int,
     lr: float = 1e-3,
     batch_size: int = 64,
     seed: int,
+    task: Task | None = None,
 ) -> None:
     """Trains `model` in place: cross-entropy and Adam on `x` and its classes `y`, reshuffled in every epoch.
 
     Training mode during the call, the modes as found after it. The order and dropout follow `seed`; torch's random
-    state is left as found. Not robust training: it serves the demonstration and the command line. Raises
-    ArgumentError for `y` that does not fit `x` or the model, and where nothing could be learnt.
+    state is left as found. `task`: what `y` is, as for `rp.MixedLoss`; None infers it from all of `y`, with a warning
+    where there are two readings. Not robust training: it serves the demonstration and the command line, and is
+    `rp.fit` with `rp.recipe("standard")`. Raises ArgumentError for `y` that does not fit `x` or the model, and where
+    nothing could be learnt.
     """
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("samples", len(x))):
         if value < 1:
             raise ArgumentError(name, value, accepted="an integer of at least 1", hint="Train on something, once.")
-    modes = [(module, module.training) for module in model.modules()]
-    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []), torch.enable_grad():
+    check_task(task)
+    if len(y) != len(x):
+        raise ArgumentError(
+            "y", f"of {len(y)} samples, for {len(x)}", accepted="as many labels as samples", hint="Give one for each."
+        )
+    labels = _labels(model, x, y, task)
+    if labels.why:
+        warnings.warn(said_of(labels), stacklevel=2)
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        try:
-            model.eval()
-            with torch.no_grad():
-                check_labels(y, x, logits_of(model, x[:1]).shape[1])
-            model.train()
-            optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-            for _ in range(epochs):
-                for index in torch.randperm(len(x)).to(x.device).split(batch_size):
-                    optimizer.zero_grad()
-                    loss = F.cross_entropy(model(x[index]), y[index])
-                    loss.backward()
-                    optimizer.step()
-            optimizer.zero_grad()
-        finally:
-            for module, training in modes:
-                module.training = training
+        fit(
+            model,
+            _Shuffled(x, y, batch_size),
+            replace(recipe("standard"), task=labels.task),
+            epochs=epochs,
+            optimizer=torch.optim.Adam(model.parameters(), lr=lr),
+            progress=False,
+        )
+
+
+class _Shuffled:
+    """The batches of tensors in memory, in another order each time."""
+
+    def __init__(self, x: Tensor, y: Tensor, size: int) -> None:
+        self.x, self.y, self.size = x, y, size
+
+    def __len__(self) -> int:
+        return -(-len(self.x) // self.size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in torch.randperm(len(self.x)).to(self.x.device).split(self.size):
+            yield self.x[rows], self.y[rows]
+
+
+def _labels(model: nn.Module, x: Tensor, y: Tensor, task: Task | None) -> Labels:
+    """What all of the labels are, by the outputs of the model at the first sample."""
+    with torch.no_grad(), calling(model, x[:1], guarded=False) as call:
+        out = call.model(call.x.clone())
+    if not isinstance(out, Tensor) or out.dim() not in (1, 2):
+        found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise ArgumentError(
+            "model", f"returning {found}", accepted="outputs of shape (batch, classes), or one per sample",
+            hint="Wrap it so that forward returns one row, or one number, for each sample.",
+        )  # fmt: skip
+    outputs = 1 if out.dim() == 1 else out.shape[1]
+    return labels_of(y, out.new_zeros((len(y), outputs), device=y.device), task)

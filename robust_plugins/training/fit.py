@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.evaluation import keeping_modes
 from robust_plugins.harness.progress import reporting
 from robust_plugins.losses.refused import check_gradients
 from robust_plugins.training.record import EpochRecord, TrainingRecord, checked_scores, header, row
@@ -86,8 +87,7 @@ def fit(
     done, counted = ((), None) if folder is None else state.resume(folder)
     training = Steps(model, loader, loss, optimizer, clip_gradient, accumulate, counted if batches is None else batches)
     plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with keeping_modes(model):
         total, before = (None, 0) if batches is None else (epochs * batches, len(done) * batches)
         with torch.enable_grad(), reporting("training", total=total, done=before, enabled=progress) as (advance, say):
             for number in range(first := len(done), epochs):
@@ -107,7 +107,4 @@ def fit(
                 if number == first:
                     for cause in TrainingRecord(done).causes:
                         say(cause)
-    finally:
-        for module, mode in modes:
-            module.training = mode
     return TrainingRecord(done)

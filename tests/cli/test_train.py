@@ -328,3 +328,63 @@ def test_on_a_gpu(tmp_path: Path) -> None:
     record = trained(tmp_path, *SHORT, "--device", "cuda")
     assert record["device"] == "cuda"
     assert all(value.device.type == "cpu" for value in weights(tmp_path).values())
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "record.json", "curve.svg", "checkpoint"])
+def test_a_stranger_s_files_are_never_replaced(name: str, tmp_path: Path) -> None:
+    """With settings of another run beside them, and with none."""
+    (tmp_path / name).write_text("somebody's")
+    result = run(*SHORT, "--out", str(tmp_path))
+    assert result.exit_code == 2
+    assert f"holds {name} of something else" in result.stderr
+    assert (tmp_path / name).read_text() == "somebody's"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_files_that_are_not_written_are_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    trained(tmp_path, *SHORT)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    trained(tmp_path, *SHORT)  # its own run
+
+
+def test_regularisers_by_name(plain: Path, tmp_path: Path) -> None:
+    specs = ["gradient-cert(alpha=0.5)", "l2-gradient", "hessian(alpha=0.01)", "l1(weight=0.001)"]
+    options = [word for spec in specs for word in ("--regulariser", spec)]
+    record = trained(tmp_path / "run", *SHORT, *options)
+    assert record["regularisers"] == specs
+    assert not same(weights(tmp_path / "run"), weights(plain))
+    for option, said in (("gradient-cart", "'gradient-cert'"), ("hessian(beta=0)", "beta"), ("l1", "weight"),
+                         ("hessian(gamma=1)", "'gamma'"), ("gradient-cert(ball=3)", "'ball'")):  # fmt: skip
+        refused(tmp_path / "other", *SHORT, "--regulariser", option, said=said)
+    refused(tmp_path / "other", *COMMON, "--recipe", "madry", "--regulariser", "warm-up", said="'--regulariser'")
+
+
+def test_a_certifier_without_an_answer_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "sorting.py").write_text(
+        "from torch import nn\n\n\nclass Sorting(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.inner = nn.Linear(64, 10)\n\n"
+        "    def forward(self, x):\n        return self.inner(x.flatten(1)).sort(1).values\n"
+    )
+    arguments = ("--recipe", "madry(steps=1)", *ARGUMENTS, "--model", "sorting:Sorting", "--epochs", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        result = run(*arguments, "--out", str(tmp_path / "run"))
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[1].split()[-1] == "unsupported"
+    assert lines[2].startswith("interval:ibp: unsupported: ")
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["epochs"][-1]["scores"]["interval:ibp"].startswith("unsupported: ")
+    assert "interval:ibp (unsupported)" in (tmp_path / "run" / "curve.svg").read_text()
+
+
+def test_a_model_of_one_output_is_trained(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    x = generator.random((40, 3))
+    np.savez(tmp_path / "some.npz", x=x.astype(np.float32), y=(x[:, 0] > 0.5).astype(np.int64))
+    subject = ("--model", "torch.nn:Linear(in_features=3,out_features=1)", "--data", str(tmp_path / "some.npz"))
+    record = trained(
+        tmp_path / "run", *COMMON, *subject, "--recipe", "madry(steps=1)", "--clip", "0", "1", "--epochs", "1"
+    )
+    assert set(record["epochs"][-1]["scores"]) == {"clean", "art:fgsm", "interval:ibp"}

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 import robust_plugins as rp
 
+BALL = rp.Linf(eps=0.1, clip=(0, 1))
+
 
 def network(outputs: int = 4, *, seed: int = 0, normalise: bool = False) -> nn.Sequential:
     torch.manual_seed(seed)
@@ -25,6 +27,11 @@ def samples(classes: int = 4) -> tuple[Tensor, Tensor]:
 def fixed() -> rp.Ramp:
     """Full strength from the start, on purpose."""
     return rp.Ramp(start=0, end=0)
+
+
+def mixed_ibp(**parameters: object) -> rp.MixedLoss:
+    """Half the clean loss, half that of interval bounds, at full strength."""
+    return rp.MixedLoss(**({"worst": "interval:ibp", "gamma": 0.5, "ball": BALL, "schedule": fixed()} | parameters))
 
 
 def adversarial(name: str, model: nn.Module, x: Tensor, y: Tensor, ball: rp.Ball, *, seed: int = 7) -> Tensor:
