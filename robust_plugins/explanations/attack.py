@@ -16,7 +16,6 @@ from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations.certificate import euclidean
 from robust_plugins.explanations.explained import Of, explained_by
 from robust_plugins.explanations.task import Goal, Task
-from robust_plugins.harness.arguments import check_inputs
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import Component, chunks
 from robust_plugins.harness.evaluation import fresh_seed
@@ -102,11 +101,10 @@ class ExplanationAttack(Component, ABC):
         Each sample keeps its best candidate, scored on the network itself. `model`, the random states and `x` are left
         as found. Raises ArgumentError for unusable arguments.
         """
-        model = check_inputs(model, x, ball)
-        _check_goal(x, goal, k, target, threshold, weights)
         seed = fresh_seed() if seed is None else seed
-        with calling(model, x.detach(), seed=seed, freeze=True) as call:
-            x = call.x
+        with calling(model, x, ball, seed=seed, freeze=True) as call:
+            _check_goal(x, goal, k, target, threshold, weights)
+            x = call.x.detach()
             model, explained = explained_by(call.model, x, ordinary(y), of)
             goals = None if target is None else ordinary(target.detach()).to(x).expand(x.shape)
             tasks = []

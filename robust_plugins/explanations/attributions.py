@@ -14,10 +14,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from robust_plugins.balls import Ball, Linf
 from robust_plugins.errors import ArgumentError
@@ -25,8 +26,9 @@ from robust_plugins.explanations import ExplanationCertifier, explanation_certif
 from robust_plugins.explanations.band import with_room
 from robust_plugins.explanations.explained import explained_by
 from robust_plugins.explanations.quadrature import Method, quadrature
-from robust_plugins.harness.arguments import check_inputs
 from robust_plugins.harness.call import calling, ordinary
+from robust_plugins.harness.component import check_final
+from robust_plugins.harness.wrappers import Model
 from robust_plugins.intervals import Interval
 
 __all__ = ["Attribution", "InputXGradient", "IntegratedGradients", "Saliency", "SmoothGrad"]
@@ -45,13 +47,17 @@ class Attribution(ABC):
     To write one, implement `value` and `bounds`.
     """
 
-    model: nn.Module
+    model: Model
 
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        check_final(cls)
+
+    @final
     def attribute(self, inputs: Float[Tensor, "batch *features"], target: Target) -> Float[Tensor, "batch *features"]:
         """The attribution of every feature, shaped like `inputs`. Raises ArgumentError for unusable arguments."""
-        model = check_inputs(self.model, inputs, Linf(eps=0.0, clip=None))
-        with calling(model, inputs.detach()) as call:
-            x = call.x
+        with calling(self.model, inputs, Linf(eps=0.0, clip=None)) as call:
+            x = call.x.detach()
             model, explained = explained_by(call.model, x, ordinary(_classes(inputs, target)), "logit")
 
             def gradients(points: Tensor) -> Tensor:
@@ -59,6 +65,7 @@ class Attribution(ABC):
 
             return self.value(x, gradients)
 
+    @final
     def certify(
         self,
         inputs: Float[Tensor, "batch *features"],
@@ -77,9 +84,9 @@ class Attribution(ABC):
         ArgumentError for unusable arguments, UnsupportedModelError for a model that cannot be bounded.
         """
         chosen = explanation_certifier(certifier) if isinstance(certifier, str) else certifier
-        model = check_inputs(self.model, inputs, ball)
-        value = self.attribute(inputs, target)
-        with torch.no_grad(), calling(model, inputs.detach()) as call:
+        with torch.no_grad(), calling(self.model, inputs, ball) as call:
+            x, model = call.x.detach(), call.model
+            value = self.attribute(x, target)
             y = ordinary(_classes(inputs, target))
 
             def gradients(points: Tensor, around: Ball) -> Interval:
@@ -87,7 +94,7 @@ class Attribution(ABC):
                 found = chosen.bounds(model, flat, y.repeat(len(points)), around, of="logit", weights=weights)
                 return found.map(lambda t: t.view_as(points))
 
-            return with_room(self.bounds(call.x, ball, gradients), value)
+            return with_room(self.bounds(x, ball, gradients), value)
 
     @abstractmethod
     def value(self, x: Tensor, gradients: Values) -> Tensor:

@@ -19,7 +19,6 @@ from robust_plugins.explanations.band import Band
 from robust_plugins.explanations.bounds.widening import exactly
 from robust_plugins.explanations.certificate import ExplanationCertificate
 from robust_plugins.explanations.explained import Explained, Of, explained_by
-from robust_plugins.harness.arguments import check_inputs
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import ERRORS, Component, chunks
 from robust_plugins.harness.memory import BUDGET, activation_sizes
@@ -107,7 +106,7 @@ class ExplanationCertifier(Component, ABC):
     @final
     def widths(
         self,
-        model: nn.Module,
+        model: Model,
         x: Float[Tensor, "batch *features"],
         y: Int[Tensor, " batch"],
         ball: Ball,
@@ -137,8 +136,8 @@ class ExplanationCertifier(Component, ABC):
         of: Of,
         weights: float,
     ) -> list[Result]:
-        model = _check(model, x, ball, weights)
-        with calling(model, x) as call:
+        _check_radius(weights)
+        with calling(model, x, ball) as call:
             x = call.x
             model, explained = explained_by(call.model, x, ordinary(y), of)
             parts = [
@@ -176,10 +175,10 @@ class ExplanationCertifier(Component, ABC):
         gradient at x; UNSUPPORTED where the model has a layer that the certifier cannot bound. `model` and the random
         states are left as found. Raises ArgumentError for unusable arguments.
         """
-        model = _check(model, x, ball, weights)
-        allowed = _checked_delta(delta, x)
-        with torch.no_grad(), calling(model, x.detach()) as call:
-            x, allowed = call.x, ordinary(allowed)
+        _check_radius(weights)
+        with torch.no_grad(), calling(model, x, ball) as call:
+            x = call.x.detach()
+            allowed = ordinary(_checked_delta(delta, x))
             model, explained = explained_by(call.model, x, ordinary(y), of)
             parts = [
                 self._judge(model, x[part], ball[part], explained[part], weights)
@@ -264,8 +263,7 @@ class ExplanationCertifier(Component, ABC):
         return found, value, allowance, [(Verdict.ERROR, m) if m else None for m in messages]
 
 
-def _check(model: Model, x: Tensor, ball: Ball, weights: float) -> nn.Module:
-    model = check_inputs(model, x, ball)
+def _check_radius(weights: float) -> None:
     if not (isinstance(weights, int | float) and math.isfinite(weights) and weights >= 0):
         raise ArgumentError(
             "weights",
@@ -273,7 +271,6 @@ def _check(model: Model, x: Tensor, ball: Ball, weights: float) -> nn.Module:
             accepted="a finite number >= 0",
             hint="It is the relative radius of the weights' intervals, for example 0.01; 0 keeps them fixed.",
         )
-    return model
 
 
 def _checked_delta(delta: float | Tensor, x: Tensor) -> Tensor:
