@@ -74,8 +74,7 @@ class CROWN(Certifier):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.memory < 1:
-            raise ArgumentError("memory", self.memory, accepted="a number of bytes", hint=f"The default is {MEMORY}.")
+        _check_memory(self.memory)
 
     def propagate(  # noqa: D102 (inherited)
         self,
@@ -113,7 +112,14 @@ class CROWNIBP(Certifier):
 
     Zhang et al. 2020, "Towards stable and efficient training of verifiably robust neural networks". Sound for every
     ball, over the smallest box around it. Much cheaper than CROWN where there are many neurons and few classes.
+    `memory` is the number of bytes for the coefficients of one chunk of the specification's rows.
     """
+
+    memory: int = MEMORY
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_memory(self.memory)
 
     def propagate(  # noqa: D102 (inherited)
         self,
@@ -130,7 +136,7 @@ class CROWNIBP(Certifier):
         else:
             check_spec(spec, x, classes)
             rows = spec
-        return Relaxation(network, values, memory=MEMORY).bounds(len(values) - 1, rows)
+        return Relaxation(network, values, memory=self.memory).bounds(len(values) - 1, rows)
 
     def propagate_lower(  # noqa: D102 (inherited)
         self,
@@ -142,7 +148,12 @@ class CROWNIBP(Certifier):
         network = trace(model, x)
         values = network.forward(ball.box(x))
         check_spec(spec, x, values[-1].shape[1])
-        return Relaxation(network, values, memory=MEMORY).lower(len(values) - 1, spec)
+        return Relaxation(network, values, memory=self.memory).lower(len(values) - 1, spec)
+
+
+def _check_memory(memory: int) -> None:
+    if memory < 1:
+        raise ArgumentError("memory", memory, accepted="a number of bytes", hint=f"The default is {MEMORY}.")
 
 
 def _last(network: Network, before: Interval, spec: Tensor | None) -> Interval:

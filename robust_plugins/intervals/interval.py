@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,11 +36,26 @@ class Interval:
                 accepted=f"lower's shape, dtype and device: {tuple(low.shape)} {low.dtype} on {low.device}",
                 hint="Broadcast or convert both ends before building the Interval.",
             )
+        if not low.dtype.is_floating_point:
+            raise ArgumentError(
+                "lower",
+                f"of {low.dtype}",
+                accepted="floating-point tensors, in which bounds can be computed",
+                hint="Convert it, for example with .to(torch.float64).",
+            )
 
     @classmethod
     def point(cls, value: Float[Tensor, "*shape"]) -> Interval:
         """The interval that holds `value` alone."""
         return cls(value, value)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Interval], dim: int = 0) -> Interval:
+        """The intervals joined along an axis; a point where all of them are points."""
+        if not parts:
+            raise ArgumentError("parts", "empty", accepted="one or more intervals", hint="Join at least one.")
+        low = torch.cat([part.lower for part in parts], dim)
+        return cls(low, low if all(p.is_point for p in parts) else torch.cat([part.upper for part in parts], dim))
 
     @property
     def is_point(self) -> bool:
@@ -90,8 +105,29 @@ class Interval:
         return Interval(torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper))
 
     def sharpened(self, other: Interval) -> Interval:
-        """`meet` for two enclosures of one quantity, whose ends may cross by a rounding error: the ends are sorted."""
+        """`meet` for two enclosures of one quantity, whose ends may cross by a rounding error: the ends are sorted.
+
+        Raises ArgumentError where they are further apart than rounding explains: then one of the two is none.
+        """
         met = self.meet(other)
+        with torch.no_grad():
+            gap = met.lower - met.upper
+            if not bool((gap > 0).any()):
+                return met
+            size = torch.maximum(self.magnitude, other.magnitude)
+            scale = size.flatten(1).amax(1).view(-1, *[1] * (size.dim() - 1)) if size.dim() > 1 else size
+            apart = (gap > ROUNDINGS * torch.finfo(gap.dtype).eps * scale).nonzero()
+        if len(apart):
+            at = tuple(apart[0].tolist())
+            ends = [
+                f"[{i.lower.expand(gap.shape)[at]:.6g}, {i.upper.expand(gap.shape)[at]:.6g}]" for i in (self, other)
+            ]
+            raise ArgumentError(
+                "other",
+                f"disjoint from the interval that it sharpens, {ends[1]} against {ends[0]} at {at}",
+                accepted="an enclosure of the same quantity",
+                hint="One of the two bounds is wrong.",
+            )
         return Interval(torch.minimum(met.lower, met.upper), torch.maximum(met.lower, met.upper))
 
     def hull(self, other: Interval) -> Interval:
@@ -110,17 +146,23 @@ class Interval:
 
     def detach(self) -> Interval:
         """The same bounds without their autograd history."""
-        return Interval(self.lower.detach(), self.upper.detach())
+        return self.map(Tensor.detach)
 
     def to(self, *args: Any, **kwargs: Any) -> Interval:
-        """Both ends through `torch.Tensor.to`. A narrower dtype rounds to nearest, which may cut the set by an ulp."""
-        return Interval(self.lower.to(*args, **kwargs), self.upper.to(*args, **kwargs))
+        """Both ends through `torch.Tensor.to`; those that a narrower dtype does not have move outward."""
+        low = self.lower.to(*args, **kwargs)
+        if low.dtype == self.dtype or not low.dtype.is_floating_point or _holds(low.dtype, self.dtype):
+            return Interval(low, low if self.is_point else self.upper.to(*args, **kwargs))
+        down, up = _outward(self.lower, low.dtype).to(low), -_outward(-self.upper, low.dtype).to(low)
+        return Interval(down, down if self.is_point and torch.equal(down, up) else up)
 
     def __getitem__(self, index: Any) -> Interval:
         return self.map(lambda t: t[index])
 
     def __len__(self) -> int:
         return len(self.lower)
+
+    __contains__ = None  # `value in interval` would look at the entries; `contains` is meant
 
     def __neg__(self) -> Interval:
         upper = -self.lower
@@ -144,20 +186,72 @@ class Interval:
         return -self + other
 
     def __mul__(self, other: Interval | Tensor | float) -> Interval:
-        """The elementwise product, exact: the extreme ones of the products of the ends."""
+        """The elementwise product, exact: the extreme ones of the products of the ends; zero times infinity is zero."""
         if not isinstance(other, Interval):
-            other = Interval.point(torch.as_tensor(other, dtype=self.dtype, device=self.device))
+            other = _number(other, self)
         if self.is_point and other.is_point:
-            low = up = self.lower * other.lower
+            low = up = _times(self.lower, other.lower)
         elif self.is_point or other.is_point:
             point, wide = (self.lower, other) if self.is_point else (other.lower, self)
-            one, two = point * wide.lower, point * wide.upper
+            one, two = _times(point, wide.lower), _times(point, wide.upper)
             low, up = torch.minimum(one, two), torch.maximum(one, two)
         else:
-            a, b = self.lower * other.lower, self.lower * other.upper
-            c, d = self.upper * other.lower, self.upper * other.upper
+            a, b = _times(self.lower, other.lower), _times(self.lower, other.upper)
+            c, d = _times(self.upper, other.lower), _times(self.upper, other.upper)
             low = torch.minimum(torch.minimum(a, b), torch.minimum(c, d))
             up = torch.maximum(torch.maximum(a, b), torch.maximum(c, d))
         return Interval(*rounding.widened(low, up))
 
     __rmul__ = __mul__
+
+    def __truediv__(self, other: Interval | Tensor | float) -> Interval:
+        """The elementwise quotient, exact. Raises ArgumentError where the divisor may be zero."""
+        if not isinstance(other, Interval):
+            other = _number(other, self)
+        if bool(((other.lower <= 0) & (other.upper >= 0)).any()):
+            raise ArgumentError(
+                "other", "an interval with zero in it", accepted="divisors of one sign", hint="Bound it away from zero."
+            )
+        if other.is_point and self.is_point:
+            low = up = self.lower / other.lower
+        else:
+            quotients = [a / b for a in (self.lower, self.upper) for b in (other.lower, other.upper)]
+            low = torch.minimum(torch.minimum(*quotients[:2]), torch.minimum(*quotients[2:]))
+            up = torch.maximum(torch.maximum(*quotients[:2]), torch.maximum(*quotients[2:]))
+        return Interval(*rounding.widened(low, up))
+
+
+ROUNDINGS = 2**14
+"""By how many units in the last place of the largest entry two enclosures of one quantity may miss each other."""
+
+
+def _number(value: Tensor | float, like: Interval) -> Interval:
+    """A factor or divisor as an interval; of a number that the dtype does not have, the numbers around it."""
+    if isinstance(value, Tensor):
+        return Interval.point(value if value.dtype.is_floating_point else value.to(like.dtype))
+    exact = torch.tensor(float(value), dtype=torch.float64, device=like.device)
+    return Interval.point(exact).to(like.dtype) if rounding.active() else Interval.point(exact.to(like.dtype))
+
+
+def _times(a: Tensor, b: Tensor) -> Tensor:
+    """`a * b`, with zero times infinity zero: every number times zero is."""
+    product = a * b
+    # On a CPU a sum is cheaper than a mask; on an accelerator it would be waited for.
+    if product.device.type == "cpu" and bool(product.detach().sum().isfinite()):
+        return product
+    zero = ((a == 0) | (b == 0)) & ~(a.isnan() | b.isnan())
+    return torch.where(zero, 0, a) * torch.where(zero, 0, b)  # and no NaN in the gradients
+
+
+def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
+    return torch.promote_types(wide, narrow) == wide
+
+
+def _outward(end: Tensor, dtype: torch.dtype) -> Tensor:
+    """The largest number of a narrower dtype that is at most `end`."""
+    rounded = end.to(dtype)
+    with torch.no_grad():
+        over = rounded.to(end.dtype) > end
+        below = torch.nextafter(rounded, torch.full_like(rounded, -torch.inf))
+        step = torch.where(over & rounded.isfinite(), below - rounded, 0)  # added, so that gradients pass
+    return torch.where(over & rounded.isinf(), below, rounded + step)

@@ -5,20 +5,15 @@ are zero or one. Three methods, from the cheapest:
 
 - a factor is a point: centre and radius, two evaluations, exact. `A x` over `|x - c| <= r` is `A c -+ |A| r`.
 - a factor has one known sign: the other is split by sign, four evaluations, exact.
-- both may have either sign: `"split"` (default) takes the part that is symmetric around zero out of one factor and
-  splits the rest by sign, nine evaluations, exact for every pair of entries of which one has a known sign and never
-  more than 1.18 times too wide for the others (Nguyen 2011, "Efficient implementation of interval matrix
-  multiplication"); `"midpoint"` multiplies centres and radii, three evaluations, up to 1.5 times too wide
-  (Rump 1999, "Fast and parallel interval arithmetic").
+- both may have either sign: the part that is symmetric around zero is taken out of one factor and the rest split by
+  sign, nine evaluations, exact for every pair of entries of which one has a known sign and never more than 1.18 times
+  too wide for the others (Nguyen 2011, "Efficient implementation of interval matrix multiplication").
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from math import prod
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,19 +22,6 @@ from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
-Method = Literal["split", "midpoint"]
-
-_method: ContextVar[Method] = ContextVar("method", default="split")
-
-
-@contextmanager
-def using(method: Method) -> Iterator[None]:
-    """Multiplies two intervals of unknown sign by `method` inside the block."""
-    token = _method.set(method)
-    try:
-        yield
-    finally:
-        _method.reset(token)
 
 
 def product(f: Bilinear, a: Interval, b: Interval, *, terms: int, bias: Interval | None = None) -> Interval:
@@ -58,10 +40,8 @@ def product(f: Bilinear, a: Interval, b: Interval, *, terms: int, bias: Interval
         result = _split(f, a, b)
     elif _non_negative(b):
         result = _split(lambda s, t: f(t, s), b, a)
-    elif _method.get() == "split":
-        result = _split_symmetric(f, a, b)
     else:
-        result = _midpoint(f, a, b)
+        result = _split_symmetric(f, a, b)
     if bias is not None:
         # Plain additions: the widening below covers them, in whichever order the network adds its bias.
         low = result.lower + bias.lower
@@ -112,12 +92,6 @@ def _split_symmetric(f: Bilinear, a: Interval, b: Interval) -> Interval:
     symmetric = f(m, b.magnitude)
     above, below = _split(f, positive, b), _split(f, -negative, b)
     return Interval(above.lower - below.upper - symmetric, above.upper - below.lower + symmetric)
-
-
-def _midpoint(f: Bilinear, a: Interval, b: Interval) -> Interval:
-    center = f(a.center, b.center)
-    radius = f(a.center.abs(), b.radius) + f(a.radius, b.center.abs() + b.radius)
-    return Interval(center - radius, center + radius)
 
 
 def _rounded(result: Interval, f: Bilinear, a: Interval, b: Interval, terms: int, bias: Interval | None) -> Interval:

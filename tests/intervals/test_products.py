@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from robust_plugins.intervals import Interval
-from robust_plugins.intervals.products import product, using
+from robust_plugins.intervals.products import product
 
 
 def _box(g: torch.Generator, shape: tuple[int, ...], kind: str) -> Interval:
@@ -48,17 +48,12 @@ def test_exact_where_a_factor_is_a_point_or_has_a_sign(first: str, second: str, 
         torch.testing.assert_close(found.upper, exact.upper)
 
 
-def test_the_midpoint_method_is_looser_and_sound() -> None:
+def test_two_factors_of_unknown_sign_are_at_most_18_percent_too_wide() -> None:
     g = torch.Generator().manual_seed(0)
     a, b = _box(g, (20, 30), "any"), _box(g, (30, 20), "any")
-    exact, split = _exact(a, b), product(torch.matmul, a, b, terms=30)
-    with using("midpoint"):
-        midpoint = product(torch.matmul, a, b, terms=30)
-    for found in (split, midpoint):
-        assert bool((found.lower <= exact.lower + 1e-12).all() and (found.upper >= exact.upper - 1e-12).all())
-    assert float((split.width / exact.width).max()) <= 1.18
-    assert float((midpoint.width / exact.width).max()) <= 1.5
-    assert float(split.width.mean()) < float(midpoint.width.mean())
+    exact, found = _exact(a, b), product(torch.matmul, a, b, terms=30)
+    assert bool((found.lower <= exact.lower + 1e-12).all() and (found.upper >= exact.upper - 1e-12).all())
+    assert float((found.width / exact.width).max()) <= 1.18
 
 
 def test_elementwise_products_are_exact() -> None:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robust_plugins.errors import UnsupportedModelError
+from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.layers import Clamp, Step
 from robust_plugins.intervals.rules.elementwise import Activation, elementwise
 
@@ -49,13 +51,34 @@ def elu(layer: nn.ELU) -> Activation:
 @elementwise(nn.Softplus)
 def softplus(layer: nn.Softplus) -> Activation:
     """`log(1 + e^(b z)) / b`; beyond the threshold torch returns z, and jumps down to it."""
-    b, threshold = layer.beta, layer.threshold
+    b, threshold = float(layer.beta), float(layer.threshold)
+    if not b > 0:
+        raise UnsupportedModelError(f"Softplus with beta={b:g} has no interval rule: beta must be above 0")
     edge = threshold / b
+
+    def smooth(z: Tensor) -> Tensor:
+        return z.clamp(min=0) + torch.log1p(torch.exp(-(b * z).abs())) / b
+
+    def image(z: Interval) -> Interval:
+        """Both branches rise; where the jump may be in z, the lower end is beyond it and the upper end before it.
+
+        The library multiplies and compares in its own precision, so that the jump may be at a number next to the edge.
+        """
+        low, up = F.softplus(z.lower, b, threshold), F.softplus(z.upper, b, threshold)
+        if z.is_point:
+            return Interval.point(low)
+        near = 4 * torch.finfo(z.dtype).eps * abs(edge) + torch.finfo(z.dtype).tiny
+        jumps = (z.lower <= edge + near) & (z.upper >= edge - near)
+        least, most = z.lower.clamp(min=edge - near), smooth(z.upper.clamp(max=edge + near))
+        return Interval(
+            torch.where(jumps, torch.minimum(low, least), low), torch.where(jumps, torch.maximum(up, most), up)
+        )
+
     return Activation(
         f=lambda z: F.softplus(z, b, threshold),
         slope=lambda z: torch.where(b * z > threshold, 1.0, torch.sigmoid(b * z)),
-        extrema=(edge, edge + 1e-15 * abs(edge)),
-        jump=(edge, math.log1p(math.exp(-threshold)) / b),
+        image=image,
+        jump=(edge, (max(-threshold, 0.0) + math.log1p(math.exp(-abs(threshold)))) / b),
         ulps=8 * max(1.0, b, 1 / b),
     )
 
@@ -103,11 +126,15 @@ def gelu(layer: nn.GELU) -> Activation:
 def hardtanh(layer: nn.Hardtanh) -> Activation:
     """`min(max(z, low), high)`; the slope at both ends is 0."""
     low, high = layer.min_val, layer.max_val
+    if low > high:
+        raise UnsupportedModelError(f"{type(layer).__name__} with min_val={low} above max_val={high} has no values")
+    both = math.isfinite(low) and math.isfinite(high)
     return Activation(
         f=lambda z: F.hardtanh(z, low, high),
         slope=lambda z: ((z > low) & (z < high)).to(z),
-        turns=((low + high) / 2,),
-        kinks=(low, high),
+        turns=((low + high) / 2,) if both else (),
+        kinks=(low, high) if both else (),
+        convex=both or math.isfinite(low),
     )
 
 

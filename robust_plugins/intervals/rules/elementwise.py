@@ -46,12 +46,15 @@ class Activation:
     """Above this point, f may lie this far below the convex function that the relaxation sees."""
     relaxable: bool = True
     """Whether straight lines bound f better than constants."""
+    image: Callable[[Interval], Interval] | None = None
+    """The range itself, for a function whose extreme values are not those at ends and turning points."""
     ulps: float = 0.0
     """The error of the library's f and slope, in units in the last place of `1 + |z|`; 0 where no rounding happens."""
 
     def range(self, z: Interval) -> Interval:
         """The smallest interval of `f`."""
-        return self._rounded(self._extremes(self.f, z, self.extrema, rising=True), z)
+        found = self._extremes(self.f, z, self.extrema, rising=True) if self.image is None else self.image(z)
+        return self._rounded(found, z)
 
     def slopes(self, z: Interval) -> Interval:
         """The smallest interval of the slope."""
@@ -87,7 +90,9 @@ class Activation:
             )
         point, size = self.jump
         if size:
-            gap = torch.where(b > point, size, 0.0)
+            # The library compares in its own precision: the jump is at a number next to this point, on either side.
+            near = 4 * torch.finfo(b.dtype).eps * abs(point)
+            gap = torch.where(b >= point - near, size, 0.0)
             low, up = (low[0], low[1] - gap), (up[0], up[1] + gap)
         return low, up
 

@@ -35,13 +35,13 @@ def softmax_range(z: Interval, dim: int) -> Interval:
 @forward_rule(nn.Softmax)
 def softmax(layer: nn.Softmax, x: Interval) -> Interval:
     """The range of each probability."""
-    return softmax_range(x, _axis(layer))
+    return softmax_range(x, _axis(layer, x))
 
 
 @backward_rule(nn.Softmax)
 def softmax_vjp(layer: nn.Softmax, x: Interval, grad: Interval) -> Interval:
     """`p_i (g_i - s)` with `s = sum_j p_j g_j`, a mean of the g_j, so that it lies between them."""
-    dim = _axis(layer)
+    dim = _axis(layer, x)
     p = softmax_range(x, dim)
     mean = total(p * grad, (dim % x.lower.dim(),)).map(lambda t: t.unsqueeze(dim))
     if not (p.is_point and grad.is_point):
@@ -106,8 +106,8 @@ def max_pool_relaxation(layer: MaxPool, x: Interval) -> tuple[LinearBound, Linea
     return LinearBound(chosen, zero), LinearBound(lambda c: chosen(c * keep.unsqueeze(1)), ceiling)
 
 
-def _axis(layer: nn.Softmax) -> int:
-    if layer.dim is None or layer.dim == 0:
+def _axis(layer: nn.Softmax, x: Interval) -> int:
+    if layer.dim is None or layer.dim % x.lower.dim() == 0:
         raise UnsupportedModelError(f"Softmax with dim={layer.dim} is not supported: name an axis of each sample")
     return layer.dim
 
@@ -136,6 +136,7 @@ def _windows(layer: MaxPool, x: Interval) -> tuple[Tensor, int]:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for callers that differentiate
 def _positions(
     sizes: tuple[int, ...],
     kernel: tuple[int, ...],

@@ -7,6 +7,7 @@ from math import ceil, prod
 import torch
 from torch import Tensor, nn
 
+from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.layers import Add, Cat, Index, Input, Multiply, Permute, Reduce, Reshape
 from robust_plugins.intervals.products import reduced, summing
@@ -50,12 +51,14 @@ def rearrange_vjp(layer: nn.Module, x: Interval, grad: Interval) -> Interval:
 @forward_rule(*AVERAGING, affine=True)
 def average(layer: nn.Module, x: Interval) -> Interval:
     """Weights are not negative, so the bounds map to the bounds."""
+    _check_divisor(layer)
     return summing(x, layer.forward, _terms(layer, x))
 
 
 @backward_rule(*AVERAGING)
 def average_vjp(layer: nn.Module, x: Interval, grad: Interval) -> Interval:
     """The transposed weights are not negative either."""
+    _check_divisor(layer)
     return summing(grad, lambda g: _transposed(layer, x, g), _terms(layer, x))
 
 
@@ -87,8 +90,7 @@ def multiply_vjp(layer: Multiply, x: Interval, y: Interval, grad: Interval) -> t
 @forward_rule(Cat, affine=True)
 def cat(layer: Cat, *inputs: Interval) -> Interval:
     """The bounds joined."""
-    low = torch.cat([i.lower for i in inputs], layer.dim)
-    return Interval(low, low if all(i.is_point for i in inputs) else torch.cat([i.upper for i in inputs], layer.dim))
+    return Interval.cat(inputs, layer.dim)
 
 
 @backward_rule(Cat)
@@ -108,6 +110,13 @@ def _transposed(layer: nn.Module, x: Interval, grad: Tensor) -> Tensor:
         zeros = grad.new_zeros((len(grad), *x.shape[1:])).requires_grad_()
         (below,) = torch.autograd.grad(layer.forward(zeros), zeros, grad, create_graph=differentiable)
     return below
+
+
+def _check_divisor(layer: nn.Module) -> None:
+    if isinstance(layer, nn.AvgPool2d) and layer.divisor_override is not None and layer.divisor_override < 1:
+        raise UnsupportedModelError(
+            f"AvgPool2d with divisor_override={layer.divisor_override} is no average; give it a number above 0"
+        )
 
 
 def _terms(layer: nn.Module, x: Interval) -> int:

@@ -139,7 +139,10 @@ def test_broken_relaxations_are_caught(index: int, monkeypatch: pytest.MonkeyPat
     for broken in (swapped, shrunk):
         with monkeypatch.context() as patch:
             patch.setattr(rules, "relaxation", broken)
-            bounds = bounds_of(case, relax=True, gradients=False)
+            try:
+                bounds = bounds_of(case, relax=True, gradients=False)
+            except RobustPluginsError:
+                continue  # bounds that are disjoint from interval propagation's are refused
         assert violations(bounds, hull), broken.__name__
 
 
