@@ -23,7 +23,7 @@ def check_inputs(model: object, x: Tensor, ball: Ball) -> nn.Module:
         raise ArgumentError(
             "ball", repr(ball), accepted="rp.Linf, rp.L2 or rp.L1", hint="For example rp.Linf(eps=0.1, clip=(0, 1))."
         )
-    model = as_module(model, ball.clip)
+    model = as_module(model, ball)
     if not isinstance(x, Tensor):
         raise ArgumentError(
             "x", type(x).__name__, accepted="a torch.Tensor of shape (batch, *features)", hint="Use torch.as_tensor(x)."

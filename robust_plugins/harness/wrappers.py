@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 
 _TRANSPARENT = (DistributedDataParallel, nn.DataParallel, AveragedModel)
@@ -33,9 +34,9 @@ class Estimator(Protocol):
 Model = nn.Module | Estimator
 """What public calls take as a model."""
 
-Converter = Callable[[object, tuple[float, float] | None], nn.Module | None]
-"""From an object given as a model, and the ball's clip range, to the module that computes the same; None where the
-object is none of those that it knows. Raises ArgumentError for one that it knows and cannot convert."""
+Converter = Callable[[object, Ball | None], nn.Module | None]
+"""From an object given as a model, and the ball that the call is about, to the module that computes the same; None
+where the object is none of those that it knows. Raises ArgumentError for one that it knows and cannot convert."""
 
 _converters: list[Converter] = []
 
@@ -46,16 +47,16 @@ def converts(converter: Converter) -> Converter:
     return converter
 
 
-def as_module(model: object, clip: tuple[float, float] | None) -> nn.Module:
+def as_module(model: object, ball: Ball | None) -> nn.Module:
     """`model` itself where it is a module, else what a converter makes of it, anew each time.
 
-    `clip` is the range of inputs that the call is about, which has to be the one that `model` was made for. Raises
-    ArgumentError for anything else.
+    The clip range of `ball`, if there is one, has to be the one that `model` was made for. Raises ArgumentError for
+    anything else.
     """
     if isinstance(model, nn.Module):
         return model
     for converter in _converters:
-        if (module := converter(model, clip)) is not None:
+        if (module := converter(model, ball)) is not None:
             return module
     raise ArgumentError(
         "model",

@@ -83,7 +83,7 @@ class ArtAttack(Attack):
                     "attack",
                     f"{self}, which ART refuses: {type(error).__name__}: {error}",
                     accepted="an attack and parameters that ART can run for this ball and these inputs",
-                    hint=_hint(ball, classes < MARGINS),
+                    hint=_hint(ball, classes < MARGINS, str(error)),
                 ) from error
             if np.shape(after) != before.shape:
                 raise ComponentError(f"{self}: ART returned no example for each input, but {type(after).__name__}")
@@ -189,6 +189,13 @@ def from_art(attack: type[EvasionAttack] | EvasionAttack, **parameters: Any) -> 
     built_for = None if isinstance(attack, type) else getattr(attack, "estimator", None)
     check_defences(built_for)
     kept = ({} if isinstance(attack, type) else _parameters_of(attack)) | parameters
+    if kept.get("parallel_pool_size"):
+        raise ArgumentError(
+            "parallel_pool_size",
+            kept["parallel_pool_size"],
+            accepted="0: the model stays in this process",
+            hint="Leave it out, and run several calls in processes of your own.",
+        )
     return ArtAttack(
         batch_size=kept.get("batch_size"),  # ART's own applies to its passes only, and not to ours
         method=method,
@@ -238,7 +245,9 @@ def _groups(ball: Ball, x: Tensor) -> Iterator[tuple[float, Tensor]]:
         yield eps, torch.tensor([i for i, value in enumerate(values) if value == eps], device=x.device)
 
 
-def _hint(ball: Ball, few: bool) -> str:
+def _hint(ball: Ball, few: bool, cause: str) -> str:
+    if "batch_size" in cause:
+        return "Give from_art the parameter batch_size=1."
     if few:
         return f"The loss 'difference_logits_ratio' needs {MARGINS} classes; its documentation says what else it takes."
     if ball.clip is None:

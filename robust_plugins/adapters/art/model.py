@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.wrappers import converts
 
@@ -39,17 +40,18 @@ class Normalised(nn.Module):
 
 
 @converts
-def module_of(estimator: object, clip: tuple[float, float] | None) -> nn.Module | None:
+def module_of(estimator: object, ball: Ball | None) -> nn.Module | None:
     """The module that computes what a PyTorchClassifier of ART predicts; None for what is no estimator of ART.
 
-    `clip` is the range of the inputs that the call is about; the estimator's clip values have to be the same. Raises
-    ArgumentError where they are not, and for estimators and defences that are more than a network behind a
+    The clip range of `ball` has to be the estimator's clip values, unless nothing moves. Raises ArgumentError where it
+    is not, and for estimators and defences that are more than a network behind a
     normalisation.
     """
     if not _is_of(estimator, ESTIMATORS):
         return None
     model = network_of(estimator)
-    _check_clip(estimator, clip)
+    if ball is not None and ball.largest > 0:
+        _check_clip(estimator, ball.clip)
     for operation in _operations(estimator):
         model = _normalised(model, operation, estimator)
     return model

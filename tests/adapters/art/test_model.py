@@ -109,6 +109,17 @@ def test_every_public_call_takes_it() -> None:
     torch.testing.assert_close(*(f.deviation.certified for f in found))
 
 
+def test_attributions_and_scores_take_it() -> None:
+    theirs, x = estimator(features(), (5,), preprocessing=(0.5, 0.25)), batch((5,), 4)
+    ours = Normalised(theirs.model, torch.full((1, 1), 0.5), torch.full((1, 1), 0.25))
+    y, ball = ours(x).argmax(1), rp.Linf(eps=0.02, clip=UNIT)
+    torch.testing.assert_close(*(rp.explain.Saliency(m).attribute(x, target=y) for m in (theirs, ours)))
+    bounds = [rp.explain.Saliency(m).certify(x, target=y, ball=ball) for m in (theirs, ours)]
+    torch.testing.assert_close(bounds[0].upper, bounds[1].upper)
+    scores = [rp.Scores(x=x, y=y, ball=ball)(m) for m in (theirs, ours)]
+    assert scores[0] == scores[1]
+
+
 def test_it_is_left_as_found() -> None:
     theirs, x = estimator(features().train(), (5,), preprocessing=(0.5, 0.25)), batch((5,), 4)
     before = dict(vars(theirs)), {k: v.clone() for k, v in theirs.model.state_dict().items()}
