@@ -1,8 +1,8 @@
 """Adapters to auto_LiRPA's certifiers. Importing this package imports no backend."""
 
 from robust_plugins.adapters.lirpa.certifiers import CROWN, CROWNIBP, IBP, AlphaCROWN
-from robust_plugins.adapters.lirpa.compat import BACKEND
-from robust_plugins.adapters.lirpa.jacobian import JACOBIAN_BACKEND, Jacobian
+from robust_plugins.adapters.lirpa.compat import BACKEND, JACOBIAN_BACKEND
+from robust_plugins.adapters.lirpa.jacobian import Jacobian
 from robust_plugins.registry.hookspecs import Register, hookimpl
 
 

@@ -28,6 +28,7 @@ from robust_plugins.intervals import Interval
 
 _RADII = (0.003, 0.01, 0.03, 0.1, 0.5)
 _RADII_OF_DRAWN = (0.01, 0.1)
+_RADII_ALONE = (0.01, 0.1)
 _CENTERS = 3
 _LOGITS = 6
 _VALUES = 3e7
@@ -89,6 +90,7 @@ class _Audit:
     def run(self, model: nn.Module, radii: tuple[float, ...], *, alone: bool) -> None:
         spec, run = self._rows(model), batched(model, self.converted.samples)
         clean = run(self.x)
+        off = evaluation_error(model, self.x, clean)
         for eps in radii:
             ball = Linf(eps=eps, clip=None)
             try:
@@ -97,9 +99,8 @@ class _Audit:
                 if out_of_memory(error):
                     raise
                 continue
-            off = evaluation_error(model, self.x, clean)
             self._hold(model, self.x, ball, spec, logits, off)
-            if alone and self.converted.samples is None:
+            if alone and eps in _RADII_ALONE and self.converted.samples is None:
                 i = round(1000 * eps) % len(self.x)
                 one = slice(i, i + 1)
                 self._hold(model, self.x[one], ball, None, logits[:, one], off[one])

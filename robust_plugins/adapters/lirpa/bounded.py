@@ -201,6 +201,8 @@ def _converted(
         if backend.legacy:
             # Inferred again from the inputs by the evaluation below.
             node.from_input = kind(node) == "BoundInput"
+            if kind(node) == "BoundAveragePool":
+                object.__setattr__(node, "bound_backward", _Contiguous(node.bound_backward))
         if "param" in node._parameters:
             # The backend's own forward sets requires_grad of the user's parameter to the mode of the node.
             object.__setattr__(node, "forward", _Lent(node))
@@ -252,6 +254,16 @@ def _differs(model: nn.Module) -> UnsupportedModelError:
         f"{type(model).__name__}: auto_LiRPA's graph of it computes something else than the model "
         "(it depends on chance or on the batch size, or has a layer that is misread)"
     )
+
+
+@dataclass(frozen=True)
+class _Contiguous:
+    """A node's backward pass on coefficients in one block of memory, which 0.3 takes them for."""
+
+    backward: Callable[..., Any]
+
+    def __call__(self, *coefficients: Any, **others: Any) -> Any:
+        return self.backward(*(a.contiguous() if isinstance(a, Tensor) else a for a in coefficients), **others)
 
 
 class _Lent:

@@ -4,7 +4,7 @@ Two lines of it are in use: 0.3, the last release on the package index, written 
 0.7, installed from its repository. `load()` imports either. What 0.3 misses in a current torch or numpy is lent to it
 while it is imported and while it traces a model, and taken back afterwards; nothing is lent to 0.7. What an import of
 either changes in the process (warning filters, the root logger, torch's JIT flags, the standard output), and the
-folder that 0.3 creates in the user's home, is undone.
+folder that it creates in the user's home, is undone.
 """
 
 from __future__ import annotations
@@ -25,15 +25,21 @@ import numpy as np
 import torch
 
 from robust_plugins.errors import PluginError
+from robust_plugins.registry.backends import imported_version
 from robust_plugins.registry.hookspecs import Backend
+
+# With its dependencies it would replace torch and pytest by older ones.
+_NEWEST = (
+    "pip install --no-deps git+https://github.com/Verified-Intelligence/auto_LiRPA && "
+    "pip install appdirs graphviz ninja packaging pyyaml setuptools tqdm"
+)
 
 BACKEND = Backend(
     "auto_LiRPA",
-    install=(
-        "pip install --no-deps auto_LiRPA==0.3 && pip install appdirs packaging pyyaml tqdm, "
-        "or pip install git+https://github.com/Verified-Intelligence/auto_LiRPA"
-    ),
+    install=(f"pip install --no-deps auto_LiRPA==0.3 && pip install appdirs packaging pyyaml tqdm, or {_NEWEST}"),
 )
+
+JACOBIAN_BACKEND = BACKEND._replace(install=_NEWEST, at_least="0.7")
 
 _lock = threading.RLock()
 _loaded: LiRPA | None = None
@@ -110,6 +116,7 @@ def _import() -> types.ModuleType:
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_process_untouched())
+            stack.enter_context(_no_folder())
             if is_legacy(version):
                 stack.enter_context(_loans_for_import())
             return importlib.import_module("auto_LiRPA")
@@ -118,12 +125,7 @@ def _import() -> types.ModuleType:
 
 
 def _installed_version() -> tuple[int, ...]:
-    from importlib import metadata
-
-    for name in ("auto_LiRPA", "auto-LiRPA"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            return parse_version(metadata.version(name))
-    return (0, 7)  # a checkout on the path, not a release: only current ones are used so
+    return parse_version(imported_version("auto_LiRPA") or "0.7")
 
 
 def _described(package: types.ModuleType) -> LiRPA:
@@ -169,7 +171,7 @@ def _process_untouched() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _loans_for_import() -> Iterator[None]:
-    """What 0.3 looks for while it is imported: a numpy module and a torch function that have moved, no new folder."""
+    """What 0.3 looks for while it is imported: a numpy module and a torch function that have moved."""
     import torch.onnx.symbolic_helper as symbolic_helper
 
     with contextlib.ExitStack() as stack:
@@ -178,16 +180,21 @@ def _loans_for_import() -> Iterator[None]:
         stack.enter_context(_module("numpy.lib.arraysetops", sets))
         if not hasattr(symbolic_helper, "_set_opset_version"):
             stack.enter_context(_attribute(symbolic_helper, "_set_opset_version", _set_opset_version))
-        try:
-            appdirs = importlib.import_module("appdirs")
-        except ImportError:
-            yield  # auto_LiRPA's own import then names what is missing
-            return
-        real = appdirs.user_data_dir
-        # It creates the folder that this returns unless it exists.
-        stack.enter_context(_attribute(appdirs, "user_data_dir", lambda *_: "."))
         yield
-        importlib.import_module("auto_LiRPA.utils").user_data_dir = real("auto_LiRPA")  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _no_folder() -> Iterator[None]:
+    """The package creates the folder that `appdirs` names, in the user's home, unless there is one: none is made."""
+    try:
+        appdirs = importlib.import_module("appdirs")
+    except ImportError:
+        yield  # auto_LiRPA's own import then names what is missing
+        return
+    real = appdirs.user_data_dir
+    with _attribute(appdirs, "user_data_dir", lambda *_: "."):
+        yield
+    importlib.import_module("auto_LiRPA.utils").user_data_dir = real("auto_LiRPA")  # type: ignore[attr-defined]
 
 
 def _set_opset_version(version: int) -> None:

@@ -12,15 +12,11 @@ from torch import Tensor, nn
 
 from robust_plugins.adapters.lirpa import compat
 from robust_plugins.adapters.lirpa.bounded import default_dtype
-from robust_plugins.adapters.lirpa.compat import BACKEND
+from robust_plugins.adapters.lirpa.rewrite import convertible
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.explanations import Explained, ExplanationCertifier
 from robust_plugins.intervals import Interval
-
-JACOBIAN_BACKEND = BACKEND._replace(
-    install="pip install git+https://github.com/Verified-Intelligence/auto_LiRPA", at_least="0.7"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +39,7 @@ class Jacobian(ExplanationCertifier):
         if weights:
             raise ArgumentError("weights", weights, accepted="0", hint="Use interval:relaxed for intervals of weights.")
         box = ball.box(x).detach()
+        model = convertible(model, x, convolve=False)
         ends = [self._one(model, x[i : i + 1], box[i : i + 1], explained.coefficients[i]) for i in range(len(x))]
         return Interval(*(torch.cat(found).view_as(x) for found in zip(*ends, strict=True)))
 
@@ -53,7 +50,10 @@ class Jacobian(ExplanationCertifier):
         refused: list[str] = []
         with default_dtype(x.dtype), backend.tracing(refused), torch.enable_grad():
             try:
-                module: Any = backend.module_class(_Gradient(model, coefficients, operator), x, device=x.device)
+                # Patches fail on its backward pass through strides; the weights of the copy are its own.
+                module: Any = backend.module_class(
+                    _Gradient(model, coefficients, operator), x, device=x.device, bound_opts={"conv_mode": "matrix"}
+                )
                 module.eval()
                 around = backend.perturbation_class(norm=torch.inf, x_L=box.lower, x_U=box.upper)
                 low, up = module.compute_jacobian_bounds((backend.tensor_class(x, around),), optimize=self.optimize)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import array
+import sys
 import types
 import weakref
+from collections import deque
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as _everywhere
 
 _MOST = 10_000
 """Values looked at in one model. What lies beyond them is told apart by comparing the graph with the model alone."""
@@ -50,24 +55,35 @@ def structure(model: nn.Module, dtype: torch.dtype) -> Structure:
     """The present structure of `model`. It keeps no object of the model alive but its tensors."""
     found = _Collected(model)
     complete = True
+    for hooks in (_everywhere._global_forward_hooks, _everywhere._global_forward_pre_hooks):
+        for hook in hooks.values():
+            found.add(hook)
+            complete = False
     for name, module in model.named_modules():
         found.plain.append((name, type(module)))
-        found.same(vars(type(module)).get("forward"))
+        own = type(module).__module__.startswith(_COMPLETE)
+        if own:
+            for key in _methods(type(module)):
+                found.same(vars(type(module))[key])
+        else:
+            found.inherited(type(module))
         for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-            found.same(hook)
+            found.add(hook)
             complete = False
-        complete &= type(module).__module__.startswith("torch.nn.modules.")
+        complete &= own
         for key, value in module.__dict__.items():
             if key not in _OWN:
                 found.plain.append(key)
                 found.add(value)
+                complete &= not callable(value) or isinstance(value, type)
         for key, buffer in module._buffers.items():
             if buffer is not None and key in module._non_persistent_buffers_set:
                 found.baked.append(buffer)
     # Tensors that are registered twice are one node of the graph, as long as they are one tensor.
     first: dict[int, int] = {}
     for name, tensor in state(model).items():
-        found.plain.append((name, tensor.shape, first.setdefault(id(tensor), len(first))))
+        found.plain.append((name, tensor.shape, tensor.dtype, first.setdefault(id(tensor), len(first))))
+    complete &= found.left >= 0
     return Structure(dtype, tuple(found.plain), tuple(found.baked), tuple(found.others), complete)
 
 
@@ -84,7 +100,27 @@ def weights_of(model: nn.Module) -> tuple[object, ...]:
 
 
 _OWN = frozenset(nn.Module().__dict__)
-_CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+_COMPLETE = ("torch.nn.modules.", "robust_plugins.harness.")
+_LIBRARIES = ("torch", "numpy", "robust_plugins", "jaxtyping", "beartype")
+"""Packages whose code is not looked into: what it refers to does not change."""
+
+
+def _methods(kind: type) -> tuple[str, ...]:
+    """The methods that a class of a library defines itself: one may be replaced by another."""
+    return tuple(key for key, value in vars(kind).items() if isinstance(value, types.FunctionType))
+
+
+@cache
+def _names(code: types.CodeType) -> tuple[str, ...]:
+    """The globals and attributes that code refers to, that of functions inside it included."""
+    inner = [name for part in code.co_consts if isinstance(part, types.CodeType) for name in _names(part)]
+    return tuple(dict.fromkeys((*code.co_names, *inner)))
+
+
+def _of_library(value: Any) -> bool:
+    name = getattr(value, "__module__", None) or getattr(value, "__name__", None) or ""
+    package = str(name).partition(".")[0]
+    return package in _LIBRARIES or package in sys.stdlib_module_names
 
 
 class _Collected:
@@ -115,10 +151,12 @@ class _Collected:
         if isinstance(value, (torch.dtype, torch.device, torch.Size)):
             self.plain.append(value)
             return
-        if id(value) in self.seen or self.left < 0:
+        # A bound method is made anew at each look.
+        if self.left < 0 or (id(value) in self.seen and not isinstance(value, types.MethodType)):
             self.plain.append(self.seen.get(id(value)))
             return
-        self.seen[id(value)] = len(self.seen)
+        if not isinstance(value, types.MethodType):
+            self.seen[id(value)] = len(self.seen)
         if isinstance(value, Tensor):
             self.baked.append(value)
         elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
@@ -132,7 +170,74 @@ class _Collected:
             for key, part in value.items():
                 self.add(key)
                 self.add(part)
+        elif isinstance(value, (deque, array.array, bytearray)):
+            self.plain.append((type(value), len(value)))
+            for part in value:
+                self.add(part)
+        elif isinstance(value, types.MethodType):
+            self.same(value.__func__)
+            self.add(value.__func__)
+            self.add(value.__self__)
+        elif isinstance(value, partial):
+            for part in (value.func, value.args, value.keywords):
+                self.add(part)
         else:
             self.same(value)
-            if not isinstance(value, _CODE):
-                self.add(getattr(value, "__dict__", None))
+            self._look_into(value)
+
+    def inherited(self, kind: type) -> None:
+        """The functions and values of a class and those that it inherits, as far as they are no library's."""
+        for base in kind.__mro__:
+            if _of_library(base) or base is object:
+                continue
+            for key, value in vars(base).items():
+                if not key.startswith("__") or isinstance(value, types.FunctionType):
+                    self.plain.append(key)
+                    self.add(value)
+
+    def _look_into(self, value: Any) -> None:
+        if isinstance(value, types.FunctionType):
+            if not _of_library(value):
+                self._function(value)
+        elif isinstance(value, (staticmethod, classmethod)):
+            self.add(value.__func__)
+        elif isinstance(value, property):
+            self.add(value.fget)
+        elif isinstance(value, type):
+            if not _of_library(value):
+                self.inherited(value)
+        elif not isinstance(value, (types.ModuleType, types.BuiltinFunctionType)):
+            self.add(getattr(value, "__dict__", None))
+            for base in type(value).__mro__:
+                for name in _slots(base):
+                    self.add(getattr(value, name, None))
+            if isinstance(value, nn.Module) and not type(value).__module__.startswith(_COMPLETE):
+                self.inherited(type(value))
+
+    def _function(self, function: types.FunctionType) -> None:
+        """What a function refers to: its closure, its defaults, globals, and values of modules that it names."""
+        self.add(function.__defaults__)
+        self.add(function.__kwdefaults__)
+        for cell in function.__closure__ or ():
+            try:
+                self.add(cell.cell_contents)
+            except ValueError:  # not filled yet
+                self.plain.append(None)
+        names = _names(function.__code__)
+        self.same(function.__code__)
+        for name in names:
+            if name not in function.__globals__:
+                continue
+            value = function.__globals__[name]
+            if not isinstance(value, types.ModuleType):
+                self.add(value)
+            elif not _of_library(value):
+                for inner in names:
+                    if inner in vars(value):
+                        self.add(vars(value)[inner])
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ())
+    names = (slots,) if isinstance(slots, str) else tuple(slots)
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))

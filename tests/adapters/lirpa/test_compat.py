@@ -13,6 +13,7 @@ import torch
 
 import robust_plugins as rp
 from robust_plugins.adapters.lirpa import compat
+from robust_plugins.registry.backends import available, imported_version
 
 
 def run(code: str, **environment: str) -> str:
@@ -97,6 +98,7 @@ def test_newer_versions_get_no_loans(version: str, legacy: bool, tmp_path: Path)
     # It must find the process without what 0.3 is lent.
     lent = "assert 'numpy.lib.arraysetops' not in sys.modules"
     (package / "__init__.py").write_text(FAKE.format(version=version) + lent + "\n")
+    (package / "utils.py").write_text('import appdirs\nuser_data_dir = appdirs.user_data_dir("auto_LiRPA")\n')
     (package / "operators" / "__init__.py").write_text("")
     (package / "operators" / "base.py").write_text("class Bound: pass\n")
     info = tmp_path / "auto_LiRPA-1.dist-info"
@@ -132,3 +134,18 @@ def test_a_missing_backend_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(rp.PluginError, match=r"pip install --no-deps auto_LiRPA==0\.3") as caught:
         compat.load()
     assert isinstance(caught.value.__cause__, ImportError)
+
+
+def test_the_version_is_that_of_the_module_that_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "checked_out"
+    package.mkdir()
+    (package / "__init__.py").write_text('__version__ = "9.8"\nraise ImportError("not to be imported for it")\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert imported_version("checked_out") == "9.8"
+    assert available(rp.Backend("checked_out", "get it", "9.8"))
+    assert not available(rp.Backend("checked_out", "get it", "9.9"))
+    info = tmp_path / "checked_out-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: checked_out\nVersion: 1.0\n")
+    assert imported_version("checked_out") == "9.8"
+    assert imported_version("not_there_at_all") == ""

@@ -42,7 +42,7 @@ class _Bounded:
 class _Module(nn.Module):
     """Bounds by sampling, so that what was handed in can be told from what comes back."""
 
-    def __init__(self, model: nn.Module, x: Tensor, *, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, x: Tensor, *, device: torch.device, bound_opts: object) -> None:
         super().__init__()
         assert x.shape[0] == 1, "the backend is wrong on batches"
         assert torch.get_default_dtype() == x.dtype
@@ -97,7 +97,7 @@ def test_what_it_cannot_do_is_said() -> None:
 
 @pytest.mark.parametrize(("installed", "there"), [("0.3", False), ("0.7", True), ("0.7.1.dev1", True), ("", True)])
 def test_only_versions_that_have_it_count(installed: str, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["robust_plugins.registry.backends"], "version_of", lambda name: installed)
+    monkeypatch.setattr(sys.modules["robust_plugins.registry.backends"], "imported_version", lambda name: installed)
     assert available(rp.Backend("torch", "pip install torch", "0.7")) is there
 
 
