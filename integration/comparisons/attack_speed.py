@@ -28,7 +28,7 @@ from torch import Tensor, nn
 import robust_plugins as rp
 
 EPS = 0.1
-LIMIT = 1.25
+LIMIT = 1.15
 """What `art:pgd` may cost, in minimal loops."""
 
 INSTALL = "pip install --no-deps torchattacks foolbox && pip install eagerpy gitpython requests"

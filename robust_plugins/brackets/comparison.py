@@ -23,7 +23,7 @@ from robust_plugins.registry.information import Kind
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """What one component found on all samples, or why it has no answer."""
+    """The answer of one component on all samples, or why it has none."""
 
     name: str
     kind: Kind
@@ -107,7 +107,7 @@ class Comparison:
 
     @property
     def known(self) -> str:
-        """What is known of the robust accuracy, in words, and what ran on neither side."""
+        """The robust accuracy in words, as far as it is known, and which side has no answer."""
         (high, low), clean = self.bracket, self.clean
         if clean is None:
             return "nothing is known of the robust accuracy: there is no sample"

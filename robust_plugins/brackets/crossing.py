@@ -20,7 +20,7 @@ class Crossing:
     what: str
     """The quantity, as messages call it: `"the margin"`, `"the accuracy"`, `"the most important feature"`."""
     achieved: float | None
-    """What the attack reached; None where there is no number, but something that was proved to stay has changed."""
+    """The value that the attack reached; None where there is none, but what was proved to stay has changed."""
     proved: float | None
     """The bound that it passes; None as for `achieved`."""
     side: Literal["at least", "at most"]

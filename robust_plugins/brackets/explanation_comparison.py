@@ -25,7 +25,7 @@ Statement = Literal["keeps_top_1", "keeps_top_k", "robust"]
 
 @dataclass(frozen=True, eq=False)
 class ExplanationRow:
-    """What one component found on all samples, or why it has no answer: for each sample an end of the bracket.
+    """The answer of one component on all samples, an end of the bracket for each, or why it has none.
 
     An attack's are what happened, a certifier's what is proved; None where the component failed or has no answer for
     any sample. Where a certifier lacks one for some samples, their deviation is infinite and nothing is proved of them.
@@ -50,7 +50,7 @@ class ExplanationRow:
 
     @property
     def said(self) -> str:
-        """What is said of the figures: that they were found, or that they are proved."""
+        """The word for the figures: they were found by attacking, or they are certified."""
         return "attacked" if self.kind is Kind.EXPLANATION_ATTACK else "certified"
 
     @property
@@ -136,7 +136,7 @@ class ExplanationComparison:
 
     @property
     def known(self) -> str:
-        """What is known of the explanations, in words, and what ran on neither side."""
+        """The explanations' robustness in words, as far as it is known, and which side has no answer."""
         low, high = self.deviation
         statements: dict[Statement, str] = {"keeps_top_1": "the top 1 are kept"}
         if self.k > 1:

@@ -1,4 +1,4 @@
-"""What a command works on: the options that name a model, data and balls, and what they stand for."""
+"""`Subject`, which a command works on: the options that name a model, data and balls, and what they stand for."""
 
 from __future__ import annotations
 

@@ -28,12 +28,12 @@ class Bracket(tuple[T | None, T | None], Generic[T]):
 
     @property
     def empirical(self) -> T | None:
-        """What attacks achieved: the truth is at least as bad."""
+        """The value that attacks achieved: the truth is at least as bad."""
         return self[0]
 
     @property
     def certified(self) -> T | None:
-        """What certifiers proved: the truth is at most as bad."""
+        """The value that certifiers proved: the truth is at most as bad."""
         return self[1]
 
     @property

@@ -28,11 +28,11 @@ class Estimator(Protocol):
 
     @property
     def predict(self) -> Any:
-        """What is asked for predictions."""
+        """The method that is asked for predictions."""
 
 
 Model = nn.Module | Estimator
-"""What public calls take as a model."""
+"""The types that public calls take as a model."""
 
 Converter = Callable[[object, Ball | None], nn.Module | None]
 """From an object given as a model, and the ball that the call is about, to the module that computes the same; None

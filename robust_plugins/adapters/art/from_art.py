@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from art.estimators.classification import PyTorchClassifier
 
 MODEL = ("estimator", "classifier", "estimator_orig")
-"""What ART's constructors call the model; taken from the call."""
+"""The names that ART's constructors give to the model, which the call sets."""
 
 OVERRIDDEN = {
     "norm": "the ball's norm",
@@ -37,7 +37,7 @@ MARGINS = 3
 """So many classes the loss 'difference_logits_ratio' needs: it divides by the best logit less the third best."""
 
 REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
-"""What ART raises for parameters and inputs that it cannot handle, on purpose or by stumbling."""
+"""The errors that ART raises for parameters and inputs that it cannot handle, on purpose or by stumbling."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -210,7 +210,7 @@ def _arguments(method: type) -> dict[str, inspect.Parameter]:
 
 
 def _parameters_of(attack: EvasionAttack) -> dict[str, Any]:
-    """What a configured attack was constructed with, as far as the call does not set it."""
+    """The arguments that a configured attack was constructed with, without those that the call sets."""
     found = {}
     for name in _arguments(type(attack)).keys() - {*MODEL, *OVERRIDDEN, "verbose"}:
         # ART's dispatchers keep some of their parameters in the attack to which they dispatch.

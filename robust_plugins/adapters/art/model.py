@@ -15,7 +15,7 @@ from robust_plugins.harness.wrappers import converts
 ESTIMATORS = "art.estimators."
 STANDARDISATION = "art.preprocessing.standardisation_mean_std."
 PREDICTION = ("predict", "_predict_framework", "_apply_preprocessing", "_apply_postprocessing")
-"""What decides how an estimator's answer follows from its network."""
+"""The methods that decide how an estimator's answer follows from its network."""
 
 
 class Normalised(nn.Module):
@@ -34,7 +34,7 @@ class Normalised(nn.Module):
         self.register_buffer("std", std)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the network makes of the normalised inputs."""
+        """The network's outputs for the normalised inputs."""
         out: Tensor = self.model((x - self.mean) / self.std)
         return out
 
@@ -101,7 +101,7 @@ def is_normalising(estimator: Any) -> bool:
 
 
 def _operations(estimator: Any) -> list[Any]:
-    """What happens to inputs before the network sees them, in order; what is for training alone is none of it."""
+    """The operations that inputs go through before the network sees them, without those for training alone."""
     operations = getattr(estimator, "preprocessing_operations", None) or []
     return [operation for operation in operations if operation.apply_predict]
 
@@ -129,7 +129,7 @@ def _normalised(model: nn.Module, operation: Any, estimator: Any) -> nn.Module:
 
 
 def _broadcast(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """As ART does it: a vector goes along the last axis where that is as long, else along the channels."""
+    """The values, shaped as ART reads them: a vector goes along the last axis if that is as long, else the channels."""
     if values.ndim == 1 and len(values) > 1 and len(values) != shape[-1]:
         values = values.reshape(-1, *[1] * (len(shape) - 2))
     try:
