@@ -350,7 +350,7 @@ def _worst(kind: Objective, scores: Tensor) -> float:
 
 
 def _flat(parameters: dict[str, Tensor]) -> Tensor:
-    return torch.cat([p.flatten(1) for p in parameters.values()], 1)
+    return torch.cat([p.reshape(len(p), p.shape[1:].numel()) for p in parameters.values()], 1)
 
 
 def _range(values: Tensor) -> float:

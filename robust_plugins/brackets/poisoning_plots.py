@@ -40,7 +40,12 @@ def bracket_figure(bracket: PoisoningBracket) -> Figure:
 
     low, up, clean = _bounds(bracket.run)
     shown = list(bracket.pushed[:24])
-    reached = torch.cat([torch.cat([p.flatten(1) for p in t.parameters.values()], 1) for t in bracket.trainings])
+    reached = torch.cat(
+        [
+            torch.cat([p.reshape(len(p), p.shape[1:].numel()) for p in t.parameters.values()], 1)
+            for t in bracket.trainings
+        ]
+    )
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     places = range(len(shown))

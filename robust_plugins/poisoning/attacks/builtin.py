@@ -156,7 +156,7 @@ class CoordinatePoisoning(GuidedPoisoning):
         direction = {}
         starts = accumulate((p[0].numel() for p in trainings.parameters.values()), initial=0)
         for start, (name, p) in zip(starts, trainings.parameters.items(), strict=False):
-            u = torch.zeros_like(p).flatten(1)
+            u = p.new_zeros((len(p), p[0].numel()))  # of a single number, too
             own = ((entry >= start) & (entry < start + u.shape[1])).nonzero().flatten()
             u[own, entry[own] - start] = sign[own].to(u)
             direction[name] = u.view_as(p)

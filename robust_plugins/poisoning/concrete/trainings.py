@@ -178,7 +178,7 @@ class Trainings:
 
         def clipped(values: dict[str, Tensor], x: Tensor, y: Tensor, *u: Tensor) -> dict[str, Tensor]:
             gradients = self._clipped(values, x, y)
-            parts = [(gradients[n] * v.unsqueeze(1)).flatten(2).sum(2) for n, v in zip(names, u, strict=True)]
+            parts = [_flat(gradients[n] * v.unsqueeze(1)).sum(2) for n, v in zip(names, u, strict=True)]
             return {"score": torch.stack(parts).sum(0)}
 
         given = (x, y, *(direction[name] for name in names))
@@ -244,3 +244,8 @@ class Trainings:
             values = {name: p.detach()[some] for name, p in self.parameters.items()}
             found.append(compute(values, *(g[some] for g in given)))
         return found[0] if len(found) == 1 else {name: torch.cat([f[name] for f in found]) for name in found[0]}
+
+
+def _flat(values: Tensor) -> Tensor:
+    """(trainings, samples, entries) of any parameter's values, of a single number's too."""
+    return values.reshape(*values.shape[:2], values.shape[2:].numel())

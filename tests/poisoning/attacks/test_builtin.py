@@ -166,3 +166,27 @@ def _losses(setting: Setting, attack: PoisoningAttack) -> list[float]:
                                validation=(x, y))  # fmt: skip
     kind = objective(setting.loss)
     return [kind.losses(z, kind.checked(y, z.shape[1])).mean().item() for z in found.outputs(x)]
+
+
+class _Scaled(torch.nn.Module):
+    """Has a single number among its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.scale = torch.nn.Linear(4, 3), torch.nn.Parameter(torch.tensor(1.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layer(x) * self.scale
+        return found
+
+
+@pytest.mark.parametrize("clip", [None, 1.0, rp.NormClip(0.3)], ids=repr)
+def test_parameters_that_are_single_numbers(clip: Any) -> None:
+    setting = Setting(budget=Budget(points=1, eps=0.1), clip=clip)
+    found = rp.poisoning_bracket(_Scaled().double(), setting.batches(), setting.budget, **setting.arguments(),
+                                 progress=False)  # fmt: skip
+    assert found.trainings[0].parameters["scale"].shape == (8,)
+    assert not found.crossings
+    with_push = rp.CoordinatePoisoning(coordinates=(0,))  # the scale comes first
+    pushed = with_push(_Scaled().double(), setting.batches(), setting.budget, **setting.arguments())
+    assert pushed.parameters["scale"][0] > pushed.parameters["scale"][1]
