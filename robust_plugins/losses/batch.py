@@ -9,7 +9,7 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,7 +36,8 @@ class Batch:
     """
 
     def __init__(
-        self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball | None, *,
+        self, model: nn.Module, x: Shaped[Tensor, "batch *features"], y: Shaped[Tensor, "batch *outputs"],
+        ball: Ball | None, *,
         factor: float = 1.0, epoch: float = 0.0, clean_counts: bool = True, pair: TwoLogits | None = None,
         task: Task | None = None, earlier: Task | None = None,
     ) -> None:  # fmt: skip

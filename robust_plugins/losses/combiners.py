@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from robust_plugins.decisions.attack import Attack
@@ -24,8 +25,8 @@ from robust_plugins.losses.worst import Attacked
 class Combined(NamedTuple):
     """A robust loss, and the losses that it consists of, by name."""
 
-    total: Tensor
-    parts: dict[str, Tensor]
+    total: Float[Tensor, ""]
+    parts: dict[str, Float[Tensor, ""]]
 
 
 @dataclass(frozen=True, kw_only=True)

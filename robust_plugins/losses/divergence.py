@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from robust_plugins.balls import Linf
@@ -36,7 +37,7 @@ class Diverging(WorstCase):
         if not 0 < self.step < math.inf:
             raise ArgumentError("step", self.step, accepted="a finite number above 0", hint="It is in units of eps.")
 
-    def outputs(self, batch: Batch) -> Tensor:  # noqa: D102 (inherited)
+    def outputs(self, batch: Batch) -> Float[Tensor, "batch classes"]:  # noqa: D102 (inherited)
         if batch.continuous:
             raise ArgumentError(
                 "y", f"of {batch.y.dtype}, with a divergence", accepted="classes", hint="Use a certifier for numbers."

@@ -34,15 +34,15 @@ PATIENCE = 100
 class Terms:
     """What a value of the loss consists of: scalars without gradients, and the state of the schedules."""
 
-    clean: Tensor
+    clean: Float[Tensor, ""]
     """The loss on the clean inputs."""
-    worst: Tensor | None
+    worst: Float[Tensor, ""] | None
     """The robust loss; None where its weight is zero, so that it was not computed."""
     eps: float | tuple[float, ...]
     """The radius, or one per sample, that was trained for."""
     gamma: float
     """The weight of the clean loss."""
-    parts: dict[str, Tensor]
+    parts: dict[str, Float[Tensor, ""]]
     """Losses that the robust one consists of, and regularisers, by name."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from robust_plugins.balls import Ball, Linf
@@ -27,7 +28,7 @@ class Attacked(WorstCase):
 
     attack: Attack
 
-    def outputs(self, batch: Batch) -> Tensor:  # noqa: D102 (inherited)
+    def outputs(self, batch: Batch) -> Float[Tensor, "batch outputs"]:  # noqa: D102 (inherited)
         return batch.adversarial(self.attack)
 
 
@@ -47,10 +48,10 @@ class _Bounded(WorstCase):
         """Bounds on the model's outputs."""
 
     @abstractmethod
-    def lower(self, batch: Batch, spec: Tensor) -> Tensor:
+    def lower(self, batch: Batch, spec: Float[Tensor, "batch rows classes"]) -> Float[Tensor, "batch rows"]:
         """Lower bounds on `spec` times the model's outputs."""
 
-    def outputs(self, batch: Batch) -> Tensor:
+    def outputs(self, batch: Batch) -> Float[Tensor, "batch outputs"]:
         """Zero for the true class and minus the margin's lower bound for the others: Gowal et al. 2018, section 3.
 
         For shares q of classes, the cross-entropy is log sum_j exp(z_j - z_y) - (q . z - z_y), y the largest share: the
@@ -96,7 +97,7 @@ class Certified(_Bounded):
     def interval(self, batch: Batch) -> Interval:  # noqa: D102 (inherited)
         return _whole(self.certifier, batch).bounds(batch.model, batch.x, batch.ball)
 
-    def lower(self, batch: Batch, spec: Tensor) -> Tensor:  # noqa: D102 (inherited)
+    def lower(self, batch: Batch, spec: Float[Tensor, "batch rows classes"]) -> Float[Tensor, "batch rows"]:  # noqa: D102 (inherited)
         return _whole(self.certifier, batch).lower_bounds(batch.model, batch.x, batch.ball, spec)
 
 
@@ -134,7 +135,7 @@ class Blended(_Bounded):
             beta * tight.upper + (1 - beta) * loose.upper,
         )
 
-    def lower(self, batch: Batch, spec: Tensor) -> Tensor:  # noqa: D102 (inherited)
+    def lower(self, batch: Batch, spec: Float[Tensor, "batch rows classes"]) -> Float[Tensor, "batch rows"]:  # noqa: D102 (inherited)
         beta, model, x, ball = self._beta(batch), batch.model, batch.x, batch.ball
         loose = _whole(self.loose, batch).lower_bounds(model, x, ball, spec)
         if beta == 0:
@@ -167,7 +168,7 @@ class SmallBox(_Bounded):
     def certifiers(self) -> tuple[Certifier, ...]:  # noqa: D102 (inherited)
         return (self.certifier,)
 
-    def outputs(self, batch: Batch) -> Tensor:  # noqa: D102 (inherited)
+    def outputs(self, batch: Batch) -> Float[Tensor, "batch outputs"]:  # noqa: D102 (inherited)
         batch.attacked(self.attack)  # before the statistics of the batch stand in, as for every other attack
         return super().outputs(batch)
 
@@ -175,7 +176,7 @@ class SmallBox(_Bounded):
         center, ball = self._box(batch)
         return _whole(self.certifier, batch).bounds(batch.model, center, ball)
 
-    def lower(self, batch: Batch, spec: Tensor) -> Tensor:  # noqa: D102 (inherited)
+    def lower(self, batch: Batch, spec: Float[Tensor, "batch rows classes"]) -> Float[Tensor, "batch rows"]:  # noqa: D102 (inherited)
         center, ball = self._box(batch)
         return _whole(self.certifier, batch).lower_bounds(batch.model, center, ball, spec)
 

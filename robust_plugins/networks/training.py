@@ -14,6 +14,7 @@ from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.call import calling
 from robust_plugins.losses import recipe
 from robust_plugins.losses.labels import Labels, Task, check_task, labels_of, said_of
+from robust_plugins.losses.refused import refused_inputs
 from robust_plugins.training import fit
 
 
@@ -36,6 +37,11 @@ def train(
     `rp.fit` with `rp.recipe("standard")`. Raises ArgumentError for `y` that does not fit `x` or the model, and where
     nothing could be learnt.
     """
+    for name, given in (("x", x), ("y", y)):
+        if not isinstance(given, Tensor):
+            raise ArgumentError(
+                name, type(given).__name__, accepted="a torch.Tensor", hint=f"Use torch.as_tensor({name})."
+            )
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("samples", len(x))):
         if value < 1:
             raise ArgumentError(name, value, accepted="an integer of at least 1", hint="Train on something, once.")
@@ -75,8 +81,15 @@ class _Shuffled:
 
 def _labels(model: nn.Module, x: Tensor, y: Tensor, task: Task | None) -> Labels:
     """What all of the labels are, by the outputs of the model at the first sample."""
-    with torch.no_grad(), calling(model, x[:1], guarded=False) as call:
-        out = call.model(call.x.clone())
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
+    first = x[:1].to(dtype) if x.is_floating_point() else x[:1]
+    try:
+        with torch.no_grad(), calling(model, first, guarded=False) as call:
+            out = call.model(call.x.clone())
+    except RuntimeError as error:
+        if (refused := refused_inputs(error, model, first)) is None:
+            raise
+        raise refused from error
     if not isinstance(out, Tensor) or out.dim() not in (1, 2):
         found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ArgumentError(

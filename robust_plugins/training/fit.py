@@ -22,9 +22,10 @@ from robust_plugins.training.refusals import (
     check_scheduler,
     check_trainable,
     warn_of_ramps,
+    writable,
 )
 from robust_plugins.training.resuming import Training
-from robust_plugins.training.steps import Loss, Steps
+from robust_plugins.training.steps import Loss, Steps, loss_of
 
 
 @runtime_checkable
@@ -37,7 +38,7 @@ class Loader(Protocol):
 def fit(
     model: nn.Module,
     loader: Loader,
-    loss: Loss,
+    loss: Loss | nn.modules.loss._Loss,
     *,
     epochs: int,
     optimizer: torch.optim.Optimizer,
@@ -54,7 +55,7 @@ def fit(
       One without a length, as for an IterableDataset, is counted in the first epoch, in which ramps stand at their
       start.
     - `loss(model, x, y)` returns a scalar: `rp.MixedLoss`, whose schedules are stepped here after each step of the
-      optimizer, or any function.
+      optimizer, any function, or a loss of `torch.nn`, which is one of the model's outputs.
     - `scheduler` is stepped after every epoch; ReduceLROnPlateau by the mean loss of the epoch.
     - `evaluate(model)` returns scores by name after every epoch, as `rp.Scores` does: numbers, or in words why there
       is none.
@@ -76,13 +77,16 @@ def fit(
     check_gradients()
     check_count("epochs", epochs)
     check_count("accumulate", accumulate)
-    if clip_gradient is not None and not clip_gradient > 0:
+    loss = loss_of(loss)
+    if not (evaluate is None or callable(evaluate)):
+        raise ArgumentError("evaluate", repr(evaluate), accepted="a function of the model, or None", hint="rp.Scores.")
+    if clip_gradient is not None and not (isinstance(clip_gradient, int | float) and clip_gradient > 0):
         raise ArgumentError("clip_gradient", clip_gradient, accepted="a number above 0, or None", hint="Try 10.")
     batches = batches_of(loader)
     check_trainable(model, optimizer)
     check_scheduler(scheduler, optimizer, epochs)
     warn_of_ramps(loss, batches, epochs, stacklevel=2)
-    folder = None if checkpoint is None else Path(checkpoint)
+    folder = None if checkpoint is None else writable(Path(checkpoint))
     state = Training(model, optimizer, scheduler, loader, loss, f"accumulate={accumulate}, {clip_gradient=}")
     done, counted = ((), None) if folder is None else state.resume(folder)
     training = Steps(model, loader, loss, optimizer, clip_gradient, accumulate, counted if batches is None else batches)

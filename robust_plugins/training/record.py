@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from robust_plugins.errors import ArgumentError
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
@@ -65,7 +67,11 @@ _COLUMNS = {
 
 
 def checked_scores(scores: Mapping[str, Any]) -> dict[str, float | str]:
-    """The scores as plain numbers and texts, which a checkpoint and JSON can hold."""
+    """The scores as plain numbers and texts, which a checkpoint and JSON can hold; ArgumentError for anything else."""
+    if not isinstance(scores, Mapping):
+        raise ArgumentError(
+            "evaluate", f"returning {scores!r}", accepted="scores by name", hint='For example {"clean": 0.9}.'
+        )
     return {str(name): value if isinstance(value, str) else float(value) for name, value in scores.items()}
 
 

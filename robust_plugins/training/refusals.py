@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,6 +108,17 @@ def check_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer, epochs: in
             "scheduler", f"a OneCycleLR of {total} steps, for {epochs} epochs", accepted="one step an epoch",
             hint="Make it with total_steps=epochs.",
         )  # fmt: skip
+
+
+def writable(folder: Path) -> Path:
+    """`folder`, where it is one or can be made; raises ArgumentError before anything is trained for nothing."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ArgumentError(
+            "checkpoint", f"{str(folder)!r}: {there} is {'not writable' if there.is_dir() else 'no folder'}",
+            accepted="a folder that can be written to", hint="Name another one.",
+        )  # fmt: skip
+    return folder
 
 
 def warn_of_ramps(loss: Any, batches: int | None, epochs: int, *, stacklevel: int) -> None:

@@ -8,12 +8,39 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.errors import ArgumentError, ComponentError, RobustPluginsError, TrainingError
 from robust_plugins.losses.refused import refused_inputs
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A loss of torch, of outputs and labels, as one of a model."""
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, model: nn.Module, x: Float[Tensor, "batch *features"], y: Tensor) -> Tensor:
+        """The loss of the model's outputs."""
+        return self.loss(model(x), y)
+
+
+def loss_of(loss: Any) -> Loss:
+    """`loss` as a function of model, inputs and labels; torch's own losses are taken as what they are of outputs.
+
+    Raises ArgumentError for what cannot be called.
+    """
+    if isinstance(loss, nn.modules.loss._Loss) or getattr(loss, "__module__", None) == "torch.nn.functional":
+        return Criterion(loss)
+    if not callable(loss):
+        raise ArgumentError(
+            "loss", repr(loss), accepted="a function of (model, x, y), such as rp.MixedLoss, or a loss of torch.nn",
+            hint='A recipe is made by its name: rp.recipe("standard").',
+        )  # fmt: skip
+    return loss  # type: ignore[no-any-return] # called, and what it returns checked, batch by batch
 
 
 @dataclass

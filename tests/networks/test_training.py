@@ -60,3 +60,27 @@ def test_bad_arguments(changed: dict[str, object]) -> None:
 def test_no_samples() -> None:
     with pytest.raises(rp.ArgumentError, match="`samples`"):
         train(net(), torch.rand(0, 2), torch.zeros(0, dtype=torch.int64), epochs=1, seed=0)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_inputs_and_labels_of_other_kinds() -> None:
+    x, y = torch.rand(20, 2), torch.arange(20) % 2
+    expected = net()
+    train(expected, x, y, epochs=1, seed=0)
+    for inputs, labels in ((x.double().float().double(), y), (x, y.int()), (x, y.unsqueeze(1)), (x, y.bool())):
+        model = net()
+        train(model, inputs, labels, epochs=1, seed=0)
+        assert torch.equal(weights(model), weights(expected))
+    one = nn.Linear(2, 1)
+    with pytest.warns(UserWarning, match='task="binary"'):
+        train(one, x, y.float(), epochs=1, seed=0)
+    train(one, x, y.float(), epochs=1, seed=0, task="binary")
+    train(one, x, torch.linspace(-3, 3, 20), epochs=1, seed=0)
+    model = net()
+    for inputs, labels, said in (
+        ((x * 255).byte(), y, r"x\.float\(\) / 255"), (x.tolist(), y, r"torch\.as_tensor\(x\)"),
+        (x, y.numpy(), r"torch\.as_tensor\(y\)"), (x, y[:5], "as many labels"), (x, y.float(), r"y\.long\(\)"),
+    ):  # fmt: skip
+        with pytest.raises(rp.ArgumentError, match=said):
+            train(model, inputs, labels, epochs=1, seed=0)
+    train(model, torch.as_tensor(x.tolist()), torch.as_tensor(y.numpy()), epochs=1, seed=0)

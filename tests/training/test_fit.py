@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,3 +76,37 @@ def test_wrong_numbers(digits: rp.Dataset) -> None:
         with pytest.raises(rp.ArgumentError, match="loss"):
             rp.fit(model, loader, lambda model, x, y, value=value: value, epochs=1, optimizer=optimizer,
                    progress=False)  # fmt: skip
+
+
+def test_losses_of_torch_are_of_the_outputs(digits: rp.Dataset, tmp_path: Path) -> None:
+    batches = list(batched(digits, samples=128))
+    found = []
+    for loss in (nn.CrossEntropyLoss(), nn.functional.cross_entropy, rp.recipe("standard")):
+        model = network(digits, (8,))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        found.append(rp.fit(model, batches, loss, epochs=1, optimizer=optimizer, progress=False).final.loss)
+    assert found[0] == found[1] == found[2]
+    model = network(digits, (8,))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    arguments = {"epochs": 1, "optimizer": optimizer, "checkpoint": tmp_path, "progress": False}
+    rp.fit(model, batches, nn.CrossEntropyLoss(), **arguments)
+    with pytest.raises(rp.ArgumentError, match="its loss is"):
+        rp.fit(model, batches, nn.MultiMarginLoss(), **arguments)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_cannot_be_used_is_said_before_training(digits: rp.Dataset, tmp_path: Path) -> None:
+    model = network(digits, (8,))
+    batches, before = list(batched(digits, samples=64)), [p.detach().clone() for p in model.parameters()]
+    (tmp_path / "file").write_text("")
+    for wrong in (
+        {"loss": "standard"}, {"evaluate": 3}, {"clip_gradient": "1"}, {"checkpoint": tmp_path / "file"},
+        {"checkpoint": tmp_path / "file" / "run"},
+    ):  # fmt: skip
+        arguments = {"loss": rp.recipe("standard"), "epochs": 1, "progress": False} | wrong
+        with pytest.raises(rp.ArgumentError, match=f"`{next(iter(wrong))}`"):
+            rp.fit(model, batches, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), **arguments)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
+    with pytest.raises(rp.ArgumentError, match="`evaluate` is returning None"):
+        rp.fit(model, batches, rp.recipe("standard"), epochs=1, evaluate=lambda model: None, progress=False,
+               optimizer=torch.optim.SGD(model.parameters(), lr=0.1))  # fmt: skip
