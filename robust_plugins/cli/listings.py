@@ -118,4 +118,5 @@ def _print_components(components: list[ComponentInfo], *, with_kind: bool = Fals
 
 
 def _origin(info: PluginInfo) -> str:
-    return f"{info.distribution} {info.version}".strip() or "unknown"
+    own = f"{info.distribution} {info.version}".strip() or "unknown"
+    return f"{own}, with {', '.join(info.backends)}" if info.backends else own

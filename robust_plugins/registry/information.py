@@ -45,6 +45,8 @@ class PluginInfo:
     hooks: tuple[str, ...] = ()
     components: tuple[str, ...] = ()
     error: str = ""
+    backends: tuple[str, ...] = ()
+    """The packages that its components need and that can be imported, each with its version where it tells one."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import pluggy
 
 from robust_plugins.errors import ArgumentError, PluginError, UnknownNameError
 from robust_plugins.intervals.rules.registry import BUILTIN, RegisterRules, RuleTable, follow
-from robust_plugins.registry.backends import available, importable, version_of
+from robust_plugins.registry.backends import available, importable, imported_version, version_of
 from robust_plugins.registry.hookspecs import PROJECT, Backend, HookSpecs
 from robust_plugins.registry.information import ComponentInfo, Kind, PluginInfo, Status
 from robust_plugins.registry.naming import parameters_of, parse_component
@@ -280,8 +280,10 @@ class Registry:
         causes = [f"{type(plugin.error).__name__}: {plugin.error}"] if plugin.error else []
         causes += sorted({f"install it: {b.install}" for c in components for b in c.missing})
         names = tuple(c.name for c in components)
+        needed = sorted({b.module for c in components for b in c.requires if importable(b.module)})
+        backends = tuple(f"{module} {imported_version(module)}".strip() for module in needed)
         return PluginInfo(
-            plugin.name, status, plugin.distribution, plugin.version, plugin.hooks, names, "; ".join(causes)
+            plugin.name, status, plugin.distribution, plugin.version, plugin.hooks, names, "; ".join(causes), backends
         )
 
     def _unknown(self, what: str, name: str, kinds: list[Kind]) -> Exception:

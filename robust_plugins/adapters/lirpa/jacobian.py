@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robust_plugins.adapters.lirpa import compat
 from robust_plugins.adapters.lirpa.bounded import default_dtype
+from robust_plugins.adapters.lirpa.failures import first_line
 from robust_plugins.adapters.lirpa.rewrite import convertible
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
@@ -60,7 +61,7 @@ class Jacobian(ExplanationCertifier):
             except (RuntimeError, NotImplementedError, AttributeError, KeyError, ValueError, AssertionError) as error:
                 named = f" ({', '.join(refused)})" if refused else ""
                 raise UnsupportedModelError(
-                    f"auto_LiRPA cannot bound the gradient of {type(model).__name__}{named}: {error}"
+                    f"auto_LiRPA cannot bound the gradient of {type(model).__name__}{named}: {first_line(error)}"
                 ) from error
         return low.detach(), up.detach()
 

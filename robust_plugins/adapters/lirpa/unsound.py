@@ -82,6 +82,14 @@ def _falling_power(node: Any) -> bool:
     return kind(exponent) != "BoundConstant" or bool((torch.as_tensor(exponent.forward()) < 0).any())
 
 
+def _repeats(node: Any) -> bool:
+    """Whether a repeat goes over an axis longer than 1: coefficients are then given back in the wrong order."""
+    if kind(node) != "BoundTile":
+        return False
+    before, after = list(node.inputs[0].output_shape), list(node.output_shape)
+    return len(before) != len(after) or any(a != b and b > 1 for a, b in zip(after, before, strict=True))
+
+
 def _grouped(node: Any) -> bool:
     return kind(node) in ("BoundConv", "BoundConvTranspose") and node.groups != 1
 
@@ -100,6 +108,7 @@ _KNOWN = (
         _Wrong("max pooling", old, frozenset({"alpha-CROWN"}), lambda n: kind(n) == "BoundMaxPool", (nn.MaxPool2d,))
         for old in (False, True)
     ),
+    _Wrong("a repeat over an axis longer than 1", False, _LINEAR, _repeats, ()),
     _Wrong("the square of an activation", False, _LINEAR, _square, ()),
 )
 

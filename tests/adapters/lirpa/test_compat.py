@@ -149,3 +149,9 @@ def test_the_version_is_that_of_the_module_that_is_imported(tmp_path: Path, monk
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: checked_out\nVersion: 1.0\n")
     assert imported_version("checked_out") == "9.8"
     assert imported_version("not_there_at_all") == ""
+
+
+def test_the_list_of_plugins_shows_the_version_of_the_backend() -> None:
+    found = {info.name: info for info in rp.plugins()}["lirpa"]
+    version = ".".join(map(str, compat.load().version))
+    assert any(shown.startswith(f"auto_LiRPA {version}") for shown in found.backends)
