@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,10 +24,10 @@ Draw = Literal["uniform", "corner", "gaussian"]
 class Ball(ABC):
     """All inputs within distance `eps` of `x` in one norm, and inside `clip`.
 
-    `eps` is in the units of the inputs: a number, or one number per sample (a sequence or a tensor of shape
-    (batch,)). `clip` is the valid range (low, high) of every input value and part of the set, or None where every
-    value is valid; it has no default because forgetting it changes every figure. Balls are plain data: they print,
-    compare and hash.
+    `eps` is in the units of the inputs: a number, or one number per sample (a sequence, or a tensor of shape (batch,)
+    or (batch, 1, ...)), never one per feature. `clip` is the valid range (low, high) of every input value and part of
+    the set, or None where every value is valid; it has no default because forgetting it changes every figure. Balls
+    are plain data: they print, compare and hash.
 
     Sets are evaluated in the dtype of `x`: the L-infinity ball is the box between the rounded numbers `x - eps`
     and `x + eps`, the same one for attacks and certifiers.
@@ -93,7 +94,10 @@ class Ball(ABC):
             return Interval(low.clamp_(*self.clip), up.clamp_(*self.clip))  # a training step feels two tensors less
         return Interval(self._clipped(low), self._clipped(up))
 
-    bounds = box
+    def bounds(self, x: Float[Tensor, "batch *features"]) -> Interval:
+        """Returns `box(x)`, under its former name."""
+        warnings.warn("Ball.bounds(x) is now Ball.box(x)", DeprecationWarning, stacklevel=2)
+        return self.box(x)
 
     def contains(
         self,
@@ -299,7 +303,12 @@ def _checked_eps(eps: object) -> float | tuple[float, ...]:
     accepted = "a finite number >= 0, or one per sample"
     hint = "Give the radius in the units of the inputs, for example 8/255 for images in [0, 1]."
     if isinstance(eps, Tensor | np.ndarray):
-        eps = eps.tolist()
+        if eps.ndim > 1 and any(size != 1 for size in eps.shape[1:]):
+            raise ArgumentError(
+                "eps", f"of shape {tuple(eps.shape)}", accepted=accepted + ", of shape (batch,) or (batch, 1, ...)",
+                hint="A ball has one radius for all features of a sample: take the largest, eps.flatten(1).amax(1).",
+            )  # fmt: skip
+        eps = (eps if eps.ndim < 2 else eps.reshape(-1)).tolist()
     values = tuple(eps) if isinstance(eps, Iterable) and not isinstance(eps, str) else (eps,)
     try:
         numbers = tuple(float(v) for v in values)

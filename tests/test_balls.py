@@ -47,6 +47,55 @@ def test_projection_lands_inside_and_keeps_what_is_inside(kind, clip, eps, seed,
 
 
 @given(kinds, radii, seeds)
+def test_the_steepest_step_maximises_a_linear_function(kind, eps, seed) -> None:
+    """Hoelder: the largest value of g . d over the ball of radius eps is eps times the dual norm of g."""
+    ball, generator = kind(eps=eps, clip=None), torch.Generator().manual_seed(seed)
+    gradient = torch.randn((4, 2, 3), generator=generator, dtype=torch.float64)
+    step = ball.steepest(gradient)
+    dual = {math.inf: 1, 2.0: 2, 1.0: math.inf}[ball.norm]
+    reached = (step * gradient).flatten(1).sum(1)
+    torch.testing.assert_close(reached, eps * torch.linalg.vector_norm(gradient.flatten(1), ord=dual, dim=1))
+    assert (ball.distance(step, torch.zeros_like(step)) <= eps * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_steepest_step_of_odd_gradients(kind) -> None:
+    ball = kind(eps=[0.5, 1.0, 2.0], clip=(0.0, 1.0))
+    gradient = torch.zeros(3, 4)
+    assert torch.equal(ball.steepest(gradient), gradient)
+    tiny = torch.full((3, 4), 1e-38)  # its square is zero in float32
+    lengths = ball.distance(ball.steepest(tiny), torch.zeros(3, 4))
+    torch.testing.assert_close(lengths, torch.tensor([0.5, 1.0, 2.0]))
+    assert ball.steepest(torch.zeros(3, 0)).shape == (3, 0)
+    assert ball[:0].steepest(torch.zeros(0, 4)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scaled_ball_has_scaled_radii(kind) -> None:
+    assert kind(eps=0.5, clip=(0, 1)).scaled(0.5) == kind(eps=0.25, clip=(0, 1))
+    assert kind(eps=[1, 2], clip=None).scaled(2) == kind(eps=[2, 4], clip=None)
+    with pytest.raises(rp.ArgumentError, match="eps"):
+        kind(eps=1, clip=None).scaled(-1)
+
+
+def test_the_former_name_of_the_box_warns() -> None:
+    ball, x = rp.Linf(eps=0.1, clip=None), torch.rand(2, 3)
+    with pytest.warns(DeprecationWarning, match="box"):
+        assert torch.equal(ball.bounds(x).lower, ball.box(x).lower)
+
+
+def test_a_radius_for_each_feature_is_never_read_as_one_for_each_sample(unchecked) -> None:
+    """Four samples of four features: a row of four radii must not freeze a sample instead of a column."""
+    for eps in (torch.tensor([[0.0, 0.1, 0.1, 0.1]]), np.full((4, 4), 0.1)):
+        with pytest.raises(rp.ArgumentError, match=r"amax\(1\)"):
+            rp.Linf(eps=eps, clip=None)
+    radii = torch.tensor([[0.0], [0.1], [0.2], [0.3]])
+    assert rp.Linf(eps=radii, clip=None).radii == tuple(radii.flatten().tolist())
+    widest = torch.tensor([[0.0, 0.5]]).flatten(1).amax(1)  # the hint
+    assert rp.Linf(eps=widest, clip=None).radii == (0.5,)
+
+
+@given(kinds, radii, seeds)
 def test_projection_without_clip_is_the_nearest_point(kind, eps, seed) -> None:
     """The Euclidean projection p of z satisfies (z - p) . (q - p) <= 0 for every q of a convex set."""
     ball, x = kind(eps=eps, clip=None), _point(seed, None)

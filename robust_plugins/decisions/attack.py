@@ -128,7 +128,7 @@ class Attack(Component, ABC):
         call, whose result this is except where `x` itself is worse.
         """
         seed = fresh_seed() if seed is None else seed
-        with calling(model, x, ball, seed=seed, freeze=True) as call:
+        with calling(model, x, ball, seed=seed, freeze=True, thorough=False) as call:
             x = call.x.detach()
             with torch.no_grad():
                 model, classes = first_decided(call.model, x, size=self.batch_size)

@@ -151,7 +151,7 @@ class Certifier(Component, ABC):
         """The number of classes, and `compute(model, x, ball, spec, classes)` of each chunk, in evaluation mode."""
         _check_rounding(self)
         own = is_of_the_engine(self)
-        with calling(model, x, ball, guarded=not own) as call:
+        with calling(model, x, ball, guarded=not own, thorough=False) as call:
             x, spec = call.x, ordinary(spec)
             if own and isinstance(spec, Tensor) and spec.dim() == 3 and spec.shape[2] > 2:
                 model, classes = call.model, spec.shape[2]  # checked by the certifier itself

@@ -67,6 +67,7 @@ def calling(
     seed: int | None = None,
     freeze: bool = False,
     guarded: bool = True,
+    thorough: bool = True,
 ) -> Iterator[Call]:
     """Runs a component on `model` at `x` as every public call does, and leaves everything as found.
 
@@ -80,6 +81,8 @@ def calling(
     - `freeze`: weights need no gradients inside.
     - `guarded`: everything of the model is compared and restored, and the random states are. Without it, for
       components that are known to leave them alone, only its mode is switched.
+    - `thorough`: all weights are compared. Without it, for calls that training makes at every step, large weights
+      whose version counters stand still are compared in places.
     """
     gradients = torch.is_grad_enabled()
     with _lock, ExitStack() as stack:
@@ -93,7 +96,7 @@ def calling(
         synchronize(x)
         call.start = time.perf_counter()
         if guarded:
-            call.found = stack.enter_context(evaluating(model, seed=seed, freeze=freeze))
+            call.found = stack.enter_context(evaluating(model, seed=seed, freeze=freeze, thorough=thorough))
         else:
             stack.enter_context(evaluation_mode(model))
         yield call
@@ -136,7 +139,8 @@ def neutral(dtype: torch.dtype) -> Iterator[None]:
 @contextmanager
 def _ordinary_weights(model: nn.Module) -> Iterator[None]:
     """Copies in the place of weights and buffers that were made in inference mode."""
-    if not any(t.is_inference() for t in (*model.parameters(), *model.buffers())):
+    kept = [held for m in model.modules() for held in (m._parameters, m._buffers) if held]
+    if not any(t.is_inference() for held in kept for t in held.values() if t is not None):
         yield
         return
     before: list[tuple[Any, Any]] = []

@@ -18,13 +18,14 @@ from robust_plugins.harness.guard import Found
 
 @contextmanager
 def evaluating(
-    model: nn.Module, *, seed: int | None = None, freeze: bool = False, guarded: bool = True
+    model: nn.Module, *, seed: int | None = None, freeze: bool = False, guarded: bool = True, thorough: bool = True
 ) -> Iterator[Found | None]:
     """Puts `model` into evaluation mode, and on leaving restores all that a backend may have changed.
 
     Restored: the mode of every submodule, its hooks and attributes, `requires_grad` and `.grad` of every parameter, the
     values of weights and buffers, torch's default dtype, and the random states of torch (all initialised devices),
-    numpy and python. Gives what was found, which tells what has been changed, and None unless `guarded`.
+    numpy and python. Gives what was found, which tells what has been changed, and None unless `guarded`; `thorough` is
+    that of `Found`.
 
     With `seed` the random states are seeded inside. `freeze` switches weight gradients off inside, for those who only
     need gradients of inputs. Raises ComponentError where weights were changed.
@@ -40,7 +41,7 @@ def evaluating(
                 parameter.grad = None  # a backend that adds to the gradient in place then never touches the user's
                 if freeze:
                     parameter.requires_grad_(False)
-            found = Found(model) if guarded else None
+            found = Found(model, thorough=thorough) if guarded else None
             if seed is not None:
                 seed_everything(seed)
             yield found

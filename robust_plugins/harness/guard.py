@@ -31,11 +31,12 @@ class Change:
 class Found:
     """Everything of a model that decides what it computes, as it was when this was made.
 
-    Weights, buffers and other tensors are copied: assignments to `.data` move no version counter, and what was
-    overwritten can be put back from a copy alone.
+    Weights, buffers and other tensors are copied: what was overwritten can be put back from a copy alone. They are
+    compared with it in full, for operations on `.data` move no version counter; unless `thorough`, tensors of the
+    same version are compared at every 251st value.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, thorough: bool = True) -> None:
         self._dtype = torch.get_default_dtype()
         # Loops over plain dictionaries: this is paid at every call, and torch's own iterators would double it.
         modules = list(model.named_modules())
@@ -55,7 +56,7 @@ class Found:
                 for key, tensor in held.items():
                     if isinstance(tensor, Tensor) and id(tensor) not in seen:
                         seen.add(id(tensor))
-                        self._tensors.append(_Kept(tensor, kind, name, key))
+                        self._tensors.append(_Kept(tensor, kind, name, key, thorough))
         self._unsettled = self._tensors
 
     def settle(self) -> list[Change]:
@@ -113,28 +114,37 @@ _TENSORS: tuple[tuple[Kind, str | None], ...] = (
     ("weights", "_parameters"), ("buffers", "_buffers"), ("attributes", None),
 )  # fmt: skip
 _EMPTY: tuple[()] = ()
+_SMALL, _STEP = 2**12, 251
 
 
 class _Kept:
     """One tensor of a model: its storage, its flag, and a copy of its values."""
 
-    __slots__ = ("alias", "key", "kind", "module", "pointer", "requires_grad", "tensor", "values")
+    __slots__ = ("alias", "key", "kind", "module", "pointer", "requires_grad", "tensor", "values", "version")
 
-    def __init__(self, tensor: Tensor, kind: Kind, module: str, key: str) -> None:
+    def __init__(self, tensor: Tensor, kind: Kind, module: str, key: str, thorough: bool) -> None:
         self.tensor, self.kind, self.module, self.key = tensor, kind, module, key
+        known = not thorough and tensor.numel() > _SMALL and tensor.is_contiguous() and not tensor.is_inference()
+        self.version = tensor._version if known else None
         self.requires_grad = tensor.requires_grad
         self.alias = tensor.detach()  # keeps the storage where `.data` is given another
         self.values = self.alias.clone()
-        self.pointer = _pointer(tensor)
+        self.pointer = tensor.data_ptr()
 
     def changes(self) -> Iterable[Change]:
-        if _pointer(self.tensor) != self.pointer or not _equal(self.tensor, self.values):
+        if self.tensor.data_ptr() != self.pointer or not self._same():
             yield Change(self.kind, _joined(self.module, self.key))
         if self.tensor.requires_grad != self.requires_grad:
             yield Change("requires_grad", _joined(self.module, self.key))
 
+    def _same(self) -> bool:
+        now, before = self.tensor, self.values
+        if self.version is not None and now._version == self.version and now.shape == before.shape:
+            now, before = now.detach().view(-1)[::_STEP], before.view(-1)[::_STEP]
+        return _equal(now, before)
+
     def restore(self) -> None:
-        if _pointer(self.tensor) != self.pointer:
+        if self.tensor.data_ptr() != self.pointer:
             self.tensor.data = self.alias
         if not _equal(self.tensor, self.values):
             self.tensor.copy_(self.values)
@@ -144,10 +154,6 @@ class _Kept:
 
 def _forward(kind: type[nn.Module]) -> object:
     return getattr(kind, "forward", None)
-
-
-def _pointer(tensor: Tensor) -> tuple[int, torch.Size]:
-    return tensor.data_ptr(), tensor.shape
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

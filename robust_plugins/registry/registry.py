@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import pluggy
 
 from robust_plugins.errors import ArgumentError, PluginError, UnknownNameError
+from robust_plugins.harness.component import check_final
 from robust_plugins.intervals.rules.registry import BUILTIN, RegisterRules, RuleTable, follow
 from robust_plugins.registry.backends import available, importable, imported_version, version_of
 from robust_plugins.registry.hookspecs import PROJECT, Backend, HookSpecs
@@ -166,11 +167,13 @@ class Registry:
             if parameter not in known and "**" not in known:
                 raise UnknownNameError(f"parameter of {base!r}:", parameter, known)
         try:
-            return component.factory(**parameters)
+            built = component.factory(**parameters)
         except TypeError as error:  # a value of the wrong type, or a required one that is missing
             raise ArgumentError(
                 f"parameters of {base}", parameters, accepted=", ".join(known) or "none", hint=f"{error}."
             ) from error
+        check_final(type(built))  # again, should a method have been replaced since its class was made
+        return built
 
     def observe(self, hook: str, **arguments: Any) -> None:
         """Calls an observer hook of every plugin. One that raises is a warning: it must not end somebody's run."""

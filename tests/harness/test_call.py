@@ -231,3 +231,21 @@ def test_four_threads_on_one_model() -> None:
         assert torch.equal(proved.margin, certified.margin)
     assert all(module.training for module in case.model.modules())
     assert all(p.requires_grad for p in case.model.parameters())
+
+
+@pytest.mark.parametrize("call", ["certificate", "bounds"])
+def test_large_weights_zeroed_by_data_are_seen(call: str) -> None:
+    """In bounds, large weights are compared in places alone; a certificate compares all of them."""
+    model, x = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 4)), torch.rand(2, 100)
+    before = model[0].weight.detach().clone()
+
+    @dataclass(frozen=True, kw_only=True)
+    class Once(rp.Certifier):
+        def propagate(self, model, x, ball, spec):
+            logits = model(x)
+            (model[0].weight.data.flatten()[1:2] if call == "certificate" else model[0].weight.data).zero_()
+            return rp.apply_spec(rp.Interval(logits - 9, logits + 9), spec)
+
+    with pytest.raises(rp.ComponentError, match=r"weights of 0\.weight"):
+        Once()(model, x, torch.tensor([0, 1]), BALL) if call == "certificate" else Once().bounds(model, x, BALL)
+    assert torch.equal(model[0].weight, before)

@@ -281,3 +281,19 @@ print([p.name for p in rp.plugins() if p.status == "backend missing"])
     )
     assert "No attack contradicts a certificate." in done.stdout
     assert "['art', 'lirpa']" in done.stdout
+
+
+def test_a_public_call_that_was_replaced_later_is_refused(fresh_registry) -> None:  # noqa: F811
+    class Late(SignStep):
+        pass
+
+    class Offers:
+        @rp.hookimpl
+        def register_attacks(self, register):
+            register("late:step", Late)
+
+    rp.register(Offers(), "late")
+    assert isinstance(rp.attack("late:step"), Late)
+    Late.__call__ = lambda *arguments, **named: None
+    with pytest.raises(rp.ComponentError, match=r"replaces Attack\.__call__, which is final"):
+        rp.attack("late:step")

@@ -83,7 +83,7 @@ class _Search:
         self.model = case.written.model().double()
         self.x = case.x.double()
         self.rows = rows_of(case)
-        self.box = case.ball.bounds(case.x)
+        self.box = case.ball.box(case.x)
         self.eps = case.ball.eps_for(case.x).double()
 
     def inside(self, z: Tensor) -> Tensor:
