@@ -94,9 +94,12 @@ class Builder:
 
     def _add_dependent(self, node: fx.Node) -> None:
         value = self.values[node]
+        node = next((user for user in node.users if user.target in ("item", "tolist", "numpy")), node)
+        if node.op == "call_method" and node.target in ("item", "tolist", "numpy"):
+            value = None
         if isinstance(value, Tensor):
             self.index[node] = self._layer(node)
-        elif (node.op == "call_method" and node.target in ("item", "tolist", "numpy")) or _is_plain(value):
+        elif _is_plain(value):
             raise UnsupportedModelError(
                 f"{self._place(node)} makes plain numbers of what depends on the input, which have no bounds; "
                 "compute with the tensor itself"
@@ -107,7 +110,9 @@ class Builder:
     def _layer(self, node: fx.Node) -> int:
         value = self.values[node]
         if not (value.dim() and len(value) == PROBES[0] and len(self.others[node]) == PROBES[1]):
-            raise UnsupportedModelError(f"{self._place(node)} does not keep the batch as axis 0")
+            raise UnsupportedModelError(
+                f"{self._place(node)} does not keep the batch as axis 0; compute along the axes of each sample"
+            )
         if node.op == "placeholder":
             return self._add(str(node.target), Input(), (), {})
         if node.op == "call_module":

@@ -40,6 +40,10 @@ class Kept:
         self._tensors: list[tuple[Tensor, Tensor]] = []
         self._watched: list[tuple[Tensor, int]] = []
         self._objects = 0
+        self.changed: list[Change] = []
+        """What `restore` has found to hold other objects than before."""
+        self.written: list[Tensor] = []
+        """The tensors whose values `restore` has found changed."""
         # What is near comes first. Things are held until then, so that no id is used twice.
         self._waiting: deque[tuple[Any, str, bool]] = deque([(model, "", True)])
         seen: dict[int, Any] = {}
@@ -50,7 +54,9 @@ class Kept:
                 self._look(thing, name, near)
 
     def restore(self) -> None:
-        """Puts everything back as it was."""
+        """Puts everything back as it was, and notes what was not."""
+        self.changed += self.changes()
+        self.written += self.rewritten()
         for container, before, _ in self._containers:
             if not _same(container, before):
                 _refill(container, before)

@@ -99,6 +99,10 @@ class Tracer(fx.Tracer):
                 self.without_gradients = node.name
         return node
 
+    def create_arg(self, a: Any) -> Any:  # noqa: D102 (torch.fx calls it)
+        python = {int: torch.int64, float: torch.float64, bool: torch.bool}  # as in h.to(int)
+        return super().create_arg(python[a] if isinstance(a, type) and a in python else a)
+
     def to_bool(self, obj: fx.Proxy) -> bool:  # noqa: D102 (torch.fx calls it)
         return bool(value_of(obj.node, self.root, self.probe))
 

@@ -71,7 +71,7 @@ def _traced(model: nn.Module, probe: Tensor) -> Graph:
     check_traceable(model)
     root = Whole(model)
     with _evaluation(model), torch.no_grad(), _without_randomness(model, probe), undisturbed(model) as kept:
-        tracer, builder = _symbolic(root, probe)
+        tracer, builder = _symbolic(root, probe, kept)
         nodes = builder.nodes()
         _check_state(kept, builder, probe)
         _check(Network(model, nodes), probe)
@@ -79,7 +79,7 @@ def _traced(model: nn.Module, probe: Tensor) -> Graph:
     return Graph(nodes, _obstacle(model, tracer))
 
 
-def _symbolic(root: Whole, probe: Tensor) -> tuple[Tracer, Builder]:
+def _symbolic(root: Whole, probe: Tensor, kept: Kept) -> tuple[Tracer, Builder]:
     tracer = Tracer(probe)
     try:
         with torch.enable_grad():  # so that constants made of parameters can be told
@@ -93,15 +93,14 @@ def _symbolic(root: Whole, probe: Tensor) -> tuple[Tracer, Builder]:
             f"the model ({type(root.whole).__name__}) computes with parameters that it does not take from its "
             "attributes, and bounds would not follow their changes; write self.weight where forward needs it"
         )
+    kept.restore()  # the graph's own run begins where that of the symbols began
     return tracer, Builder(root, graph, probe)
 
 
 def _check_state(kept: Kept, builder: Builder, probe: Tensor) -> None:
     """Puts back what forward has written. Raises UnsupportedModelError where the output may depend on that."""
-    changes, rewritten = kept.changes(), kept.rewritten()
-    if not changes and not rewritten:
-        return
     kept.restore()
+    changes, rewritten = kept.changed, kept.written
     model = builder.root.whole
     registered = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
     names = {change.name for change in changes}
@@ -117,12 +116,13 @@ def _check_state(kept: Kept, builder: Builder, probe: Tensor) -> None:
             change.blank()
     if names - set(registered.values()):
         try:
-            _, again = _symbolic(Whole(model), probe)
+            _, again = _symbolic(Whole(model), probe, kept)
         except RobustPluginsError:
             raise _stateful(model, sorted(names)[0]) from None
         if not again.computes_as(builder):
             raise _stateful(model, sorted(names)[0])
     kept.restore()
+    kept.changed, kept.written = [], []
 
 
 def _stateful(model: nn.Module, name: str) -> UnsupportedModelError:
@@ -173,20 +173,21 @@ def _output(model: nn.Module, x: Tensor) -> Tensor:
 @contextmanager
 def _evaluation(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
+    compiled = [(m, vars(m)["_compiled_call_impl"]) for m, _ in modes if vars(m).get("_compiled_call_impl") is not None]
     for module, _ in modes:
         module.training = False
+    for module, _ in compiled:
+        vars(module)["_compiled_call_impl"] = None  # forward computes the same
     try:
         with ExitStack() as stack:
-            if any(_compiled(module) for module, _ in modes):
+            if any(type(module).__name__ == "OptimizedModule" for module, _ in modes):
                 stack.enter_context(torch.compiler.set_stance("force_eager"))  # which computes the same
             yield
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _compiled(module: nn.Module) -> bool:
-    return vars(module).get("_compiled_call_impl") is not None or type(module).__name__ == "OptimizedModule"
+        for module, call in compiled:
+            vars(module)["_compiled_call_impl"] = call
 
 
 @contextmanager

@@ -81,7 +81,10 @@ def _cause(error: Exception, tracer: Tracer) -> tuple[str, str]:
 def _line(error: BaseException) -> str:
     """Where in the user's code it happened."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        library = any(part in frame.filename for part in ("/torch/", "robust_plugins/intervals/", "<frozen", "/numpy/"))
+        library = any(
+            part in frame.filename
+            for part in ("/torch/", "robust_plugins/intervals/", "<", "/numpy/", "/jaxtyping/", "/beartype/")
+        )
         if not library and frame.name != "__call__":
             return f" ({frame.filename.rpartition('/')[2]}, line {frame.lineno}: {frame.line})"
     return ""
