@@ -57,7 +57,7 @@ class Band:
 
     @classmethod
     def exact(cls, model: nn.Module, x: Float[Tensor, "batch *features"], explained: Explained) -> Band:
-        """As `at` for bounds that hold for the model's own arithmetic already: without an error."""
+        """The gradient at `x` alone, without an error: for bounds that hold for the model's own arithmetic already."""
         value = explained.gradient(model, x)
         return cls(value, torch.zeros_like(_largest(value)), value == 0)
 

@@ -33,7 +33,7 @@ class ExplanationCertificate:
     delta: Float[Tensor, "#batch *features"]
     """The width that was allowed to each component."""
     of: Of
-    """What was explained."""
+    """Whose gradient is explained: that of the logit, the margin or the loss."""
     verdicts: tuple[Verdict, ...]
     """CERTIFIED where every feature is robust, UNKNOWN where some feature's bounds are too wide; one per sample."""
     messages: tuple[str, ...]

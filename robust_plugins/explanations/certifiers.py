@@ -23,7 +23,7 @@ from robust_plugins.intervals.network.graph import Rounding
 from robust_plugins.intervals.rules.selection import softmax_range
 
 STEPS = 8
-"""Of Adam, on the planes of joint gates."""
+"""The number of Adam's steps on the planes of joint gates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class IBP(ExplanationCertifier):
 
 @dataclass(frozen=True, kw_only=True)
 class CROWN(ExplanationCertifier):
-    """As `IBP`, with the inputs of all nonlinear layers bounded by linear relaxation; differentiable.
+    """Linear relaxation bounds nonlinear layers' inputs, the chain rule the gradient, as in `IBP`; differentiable.
 
     `memory` is the number of bytes for the coefficients of one chunk of neurons.
     """
@@ -114,7 +114,7 @@ class Relaxed(CROWN):
             )
 
     def bytes_per_sample(self, activations: Sequence[int], classes: int, itemsize: int) -> int:
-        """Of the loss's gradient: as many backward passes as there are classes. The coefficients have `memory`."""
+        """The loss's gradient takes as many backward passes as there are classes; coefficients have `memory`."""
         return 12 * itemsize * classes * (sum(activations) + classes)
 
     def gradient_bounds(  # noqa: D102 (inherited)

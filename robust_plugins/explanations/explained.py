@@ -31,7 +31,7 @@ class Explained:
     of: Of
     y: Int[Tensor, " batch"]
     coefficients: Float[Tensor, "batch classes"]
-    """Of the logits in the number; for the loss, those of `-z_y`, its part that is linear."""
+    """The logits' coefficients in the number; for the loss, those of `-z_y`, its part that is linear."""
 
     @classmethod
     def at(cls, model: nn.Module, x: Float[Tensor, "batch *features"], y: Int[Tensor, " batch"], of: Of) -> Explained:
@@ -59,11 +59,11 @@ class Explained:
         return cls(of, y, own - F.one_hot(other, logits.shape[1]).to(logits))
 
     def __getitem__(self, samples: slice) -> Explained:
-        """What is explained for a slice of the batch."""
+        """The explanations of a slice of the batch."""
         return Explained(self.of, self.y[samples], self.coefficients[samples])
 
     def repeated(self, times: int) -> Explained:
-        """The same for the batch, `times` times over."""
+        """The explanations of the batch, `times` times over."""
         return Explained(self.of, self.y.repeat(times), self.coefficients.repeat(times, 1))
 
     def number(self, logits: Float[Tensor, "batch *classes"]) -> Float[Tensor, " batch"]:

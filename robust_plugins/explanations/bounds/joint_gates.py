@@ -24,7 +24,7 @@ from robust_plugins.explanations.bounds.curvature import PIECES, Smooth, smooth_
 from robust_plugins.intervals import Interval, Network, Relaxation
 
 Through = Callable[[int, Tensor | None], tuple[Tensor, Tensor] | None]
-"""What becomes of a coefficient at a layer: a number to add for each row, and the coefficient of the layer's input."""
+"""Sends a coefficient through a layer: a number to add for each row, and the coefficient of the layer's input."""
 
 
 @dataclass(frozen=True)

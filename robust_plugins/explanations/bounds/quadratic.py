@@ -159,7 +159,7 @@ class SecondOrder:
         return found
 
     def _forward(self, index: int, slot: int, t: Tensor) -> Tensor:
-        """What an affine layer makes of one of its inputs, without its offset."""
+        """Sends one input of an affine layer through it, without its offset."""
         network, layer = self.network, self.network.layers[index]
         rules = turned(network.rules[index], layer, slot, [self.values[j] for j in network.nodes[index].inputs])
         assert rules.backward is not None
@@ -168,7 +168,7 @@ class SecondOrder:
         return above.lower
 
     def _backward(self, index: int, t: Tensor) -> Tensor:
-        """What an affine node of the adjoint makes of its input."""
+        """Sends the input of an affine node of the adjoint through it."""
         rule = self.adjoint.rules[index].forward
         assert rule is not None
         return rule(self.adjoint.layers[index], Interval.point(t), **self.adjoint.parameters[index]).lower

@@ -28,17 +28,17 @@ _ENTRYWISE = {*IDENTITIES, *REARRANGING, nn.BatchNorm1d, nn.BatchNorm2d, Scale, 
 
 Support = Callable[[Tensor], Tensor]
 Coefficients = tuple[Tensor | None, Tensor | None]
-"""Of a lower and of an upper bound, (batch or 1, rows, *shape) each; None where that one is not wanted."""
+"""Coefficients of a lower and an upper bound, (batch or 1, rows, *shape); None where one is not wanted."""
 
 MEMORY = 2**30
 """Bytes that the coefficients of one chunk of rows may take."""
 
 
 class Substituted(NamedTuple):
-    """What is left of a combination of a node's output once the node is replaced by bounds on it."""
+    """A combination of a node's output after the node was replaced by bounds on it."""
 
     lower: Tensor | None
-    """What the lower bound has besides the inputs' part: a number for each row, (batch, rows)."""
+    """The part of the lower bound that no input carries: a number for each row, (batch, rows)."""
     upper: Tensor | None
     inputs: list[Coefficients]
     """The coefficients of the node's inputs; empty where the node is bounded by its values alone."""
@@ -169,7 +169,7 @@ class Relaxation:
         return {k: p if p is None or p.is_point else Interval.point(p.center) for k, p in parameters.items()}
 
     def _offset(self, index: int) -> Interval:
-        """What an affine layer adds for input zero, and what its weights' intervals add: (1 or batch, *shape)."""
+        """The output of an affine layer for input zero, and what its weights' intervals add: (1 or batch, *shape)."""
         if index not in self._offsets:
             network = self.network
             rule, layer = network.rules[index].forward, network.layers[index]
@@ -257,7 +257,7 @@ def _exact(network: Network, index: int) -> bool:
 
 
 def deviation(p: Interval) -> Interval:
-    """What an interval of weights adds to its center."""
+    """The interval less its center: what it adds to the center's part."""
     return Interval.point(torch.zeros_like(p.lower)) if p.is_point else p - p.center
 
 
