@@ -15,9 +15,9 @@ from robust_plugins.errors import ArgumentError
 
 SETTINGS: list[tuple[rp.PoisoningBudget, dict[str, Any]]] = [
     (rp.PoisoningBudget(points=2, eps=0.02, labels=1), {}),
-    (rp.PoisoningBudget(points=2, eps=0.02), {"clip": rp.NormClip(0.5), "optimizer": rp.Adam(lr=0.02)}),
-    (rp.PoisoningBudget.substitution(1), {"clip": 0.05}),
-    (rp.PoisoningBudget.addition(1), {"clip": 0.05}),
+    (rp.PoisoningBudget(points=2, eps=0.02), {"clip_gradient": rp.NormClip(0.5), "optimizer": rp.Adam(lr=0.02)}),
+    (rp.PoisoningBudget.substitution(1), {"clip_gradient": 0.05}),
+    (rp.PoisoningBudget.addition(1), {"clip_gradient": 0.05}),
     (rp.PoisoningBudget.removal(1), {}),
     (rp.PoisoningBudget(points=20, eps=2.0), {"stop_when_vacuous": True}),
 ]
