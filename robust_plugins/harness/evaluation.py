@@ -89,19 +89,30 @@ def evaluation_error(
     """
     if x.dtype == torch.float64:
         return torch.zeros_like(logits[:, 0])
-    state = {
-        name: tensor.double() if tensor.is_floating_point() else tensor
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-    }
     try:
         with torch.no_grad():
-            exact = torch.func.functional_call(model, state, (x.double(),))
+            exact = torch.func.functional_call(model, _doubled(model), (x.double(),), tie_weights=False)
     except (
         Exception
     ):  # constants of a fixed dtype, TorchScript, a device without float64: whatever the model is made of
         return torch.zeros_like(logits[:, 0])
     off: Tensor = (exact - logits).abs().amax(1)
     return off.to(x.dtype)
+
+
+def _doubled(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer in float64, once for each module that holds it.
+
+    A module registered under two names comes once, since swapping its tensors twice would leave it swapped.
+    """
+    doubled: dict[int, Tensor] = {}
+    state = {}
+    for path, module in model.named_modules():
+        for local, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                wide = tensor.double() if tensor.is_floating_point() else tensor
+                state[f"{path}.{local}" if path else local] = doubled.setdefault(id(tensor), wide)
+    return state
 
 
 def fresh_seed() -> int:

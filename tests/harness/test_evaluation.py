@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from contextlib import suppress
 
@@ -72,3 +73,29 @@ def test_a_model_of_one_dtype_has_no_measured_error() -> None:
 
     x = torch.rand(4, 3)
     assert evaluation_error(Fixed(), x, Fixed()(x)).tolist() == [0.0] * 4
+
+
+class _Twice(nn.Module):
+    """A module that goes by two names, and a weight that two modules hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.both = nn.ModuleList([self.first, self.second])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1e4 * self.both[1](self.both[0](x).tanh()) - 1e4 * self.second(x)
+
+
+def test_the_rounding_of_modules_under_two_names_is_measured_and_they_stay_as_they_were() -> None:
+    torch.manual_seed(0)
+    model, x = _Twice(), torch.rand(4, 3)
+    with torch.no_grad():
+        logits = model(x)
+        before = {name: p.clone() for name, p in model.named_parameters()}
+        error = evaluation_error(model, x, logits)
+        exact = copy.deepcopy(model).double()(x.double())
+    assert torch.equal(error, (exact - logits).abs().amax(1).float())
+    assert bool((error > 0).any())
+    assert all(p.dtype == torch.float32 and torch.equal(p, before[name]) for name, p in model.named_parameters())
