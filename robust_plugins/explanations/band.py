@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from robust_plugins.explanations.explained import Explained
 from robust_plugins.harness.component import ERRORS
+from robust_plugins.harness.functional import called, in_precision
 from robust_plugins.intervals import Interval
 
 ULPS = 8
@@ -104,30 +103,21 @@ def other_precision(dtype: torch.dtype) -> tuple[torch.dtype, float]:
 def _gradient_in(dtype: torch.dtype, model: nn.Module, x: Tensor, explained: Explained) -> Tensor | None:
     """The gradient at `x`, the model evaluated in `dtype`; None where it runs in its own only."""
     cast = Explained(explained.of, explained.y, explained.coefficients.to(dtype))
-    tensors: Mapping[str, Tensor] = dict((*model.named_parameters(), *model.named_buffers()))
-    state = {name: t.detach().to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
-    plain = _plain_tensors(model)
+    state = in_precision(model, dtype)
 
     def alone(z: Tensor) -> Any:
-        return functional_call(model, state, (z,))
+        return called(model, state, z)
 
     def every_operation(z: Tensor) -> Any:
         with _Casting(dtype):
-            return functional_call(model, state, (z,))
+            return called(model, state, z)
 
     for run in (alone, every_operation):  # the second for constants of a fixed dtype
         try:
             return cast.gradient(run, x.to(dtype))
         except Exception:  # a device without float64, an operation of one dtype: whatever the model is made of
             continue
-        finally:
-            for module, own in plain:  # hooks that compute a weight, as those of weight_norm, write it there
-                module.__dict__.update(own)
     return None
-
-
-def _plain_tensors(model: nn.Module) -> list[tuple[nn.Module, dict[str, Tensor]]]:
-    return [(m, {k: v for k, v in vars(m).items() if isinstance(v, Tensor)}) for m in model.modules()]
 
 
 class _Casting(TorchFunctionMode):

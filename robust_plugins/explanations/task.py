@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from robust_plugins.balls import Ball
 from robust_plugins.explanations.explained import Explained, weight_intervals
+from robust_plugins.harness.functional import called
 
 Goal = Literal["deviation", "top_k", "target"]
 Weights = Mapping[str, Tensor]
@@ -66,7 +67,7 @@ class Task:
             return self._explained.gradient(self.model, z, create_graph=create_graph)
 
         def logits(own: Weights, sample: Tensor) -> Tensor:
-            out: Tensor = functional_call(self.model, dict(own), (sample.unsqueeze(0),))
+            out: Tensor = called(self.model, own, sample.unsqueeze(0))
             return out.squeeze(0)
 
         with torch.enable_grad():

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.errors import ComponentError
+from robust_plugins.harness.functional import called, in_precision
 from robust_plugins.harness.guard import Found
 
 
@@ -91,28 +92,13 @@ def evaluation_error(
         return torch.zeros_like(logits[:, 0])
     try:
         with torch.no_grad():
-            exact = torch.func.functional_call(model, _doubled(model), (x.double(),), tie_weights=False)
+            exact = called(model, in_precision(model, torch.float64), x.double())
     except (
         Exception
     ):  # constants of a fixed dtype, TorchScript, a device without float64: whatever the model is made of
         return torch.zeros_like(logits[:, 0])
     off: Tensor = (exact - logits).abs().amax(1)
     return off.to(x.dtype)
-
-
-def _doubled(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer in float64, once for each module that holds it.
-
-    A module registered under two names comes once, since swapping its tensors twice would leave it swapped.
-    """
-    doubled: dict[int, Tensor] = {}
-    state = {}
-    for path, module in model.named_modules():
-        for local, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None:
-                wide = tensor.double() if tensor.is_floating_point() else tensor
-                state[f"{path}.{local}" if path else local] = doubled.setdefault(id(tensor), wide)
-    return state
 
 
 def fresh_seed() -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from robust_plugins.adapters.lirpa.failures import out_of_memory
 from robust_plugins.errors import UnsupportedModelError
+from robust_plugins.harness.functional import called, in_precision
 
 _LENGTHS = (2, 3, 5)
 _SPREADS = (1.0, 20.0)
@@ -45,13 +46,10 @@ def _precise(model: nn.Module, x: Tensor) -> tuple[Run, Tensor]:
         found: Tensor = model(z.clone())
         return found
 
-    state = {
-        name: tensor.double() if tensor.is_floating_point() else tensor
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-    }
+    state = in_precision(model, torch.float64)
 
     def precise(z: Tensor) -> Tensor:
-        found: Tensor = torch.func.functional_call(model, state, (z.clone(),))
+        found: Tensor = called(model, state, z.clone())
         return found
 
     with suppress(Exception):  # constants or a device of single precision
