@@ -63,8 +63,9 @@ def structure(model: nn.Module, dtype: torch.dtype) -> Structure:
         found.plain.append((name, type(module)))
         own = type(module).__module__.startswith(_COMPLETE)
         if own:
-            for key in _methods(type(module)):
-                found.same(vars(type(module))[key])
+            for key in _CODE:
+                if (code := vars(type(module)).get(key)) is not None:
+                    found.same(code)
         else:
             found.inherited(type(module))
         for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
@@ -101,13 +102,10 @@ def weights_of(model: nn.Module) -> tuple[object, ...]:
 
 _OWN = frozenset(nn.Module().__dict__)
 _COMPLETE = ("torch.nn.modules.", "robust_plugins.harness.")
+_CODE = ("forward", "_conv_forward")
+"""What layers of torch compute with; either may be replaced."""
 _LIBRARIES = ("torch", "numpy", "robust_plugins", "jaxtyping", "beartype")
 """Packages whose code is not looked into: what it refers to does not change."""
-
-
-def _methods(kind: type) -> tuple[str, ...]:
-    """The methods that a class of a library defines itself: one may be replaced by another."""
-    return tuple(key for key, value in vars(kind).items() if isinstance(value, types.FunctionType))
 
 
 @cache
