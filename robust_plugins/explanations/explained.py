@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.harness.arguments import as_labels, decided
 from robust_plugins.intervals import Interval, rounding
 
@@ -88,17 +88,33 @@ class Explained:
             number = self.number(model(z)).sum()
             if not number.requires_grad:
                 return torch.zeros_like(x)
-            (found,) = torch.autograd.grad(number, z, create_graph=create_graph, materialize_grads=True)
+            try:
+                (found,) = torch.autograd.grad(number, z, create_graph=create_graph, materialize_grads=True)
+            except RuntimeError as error:
+                if "inplace operation" not in str(error):
+                    raise
+                raise UnsupportedModelError(
+                    "the model has no gradient to explain: it changes in place a value that its own backward pass "
+                    "needs; build its layers with inplace=False"
+                ) from error
         return found if create_graph else found.detach()
 
 
 def explained_by(
     model: nn.Module, x: Float[Tensor, "batch *features"], y: Shaped[Tensor, "batch *one"], of: Of
 ) -> tuple[nn.Module, Explained]:
-    """The module that gives logits of two or more classes in the place of `model`, and the explanations at `x`."""
+    """The module that gives logits of two or more classes in the place of `model`, and the explanations at `x`.
+
+    What is explained is what the model returns. A log-softmax at its end is left out of margins and of the loss alone,
+    which are the same without it.
+    """
     with torch.no_grad():
-        model, logits = decided(model, x)
-    return model, Explained.of_logits(logits, y, of)
+        given, logits = decided(model, x, outputs=True)
+        if of != "logit":
+            before, z = decided(model, x)
+            if before is not given and torch.allclose(z.log_softmax(1), logits, rtol=1e-4, atol=1e-6):
+                given, logits = before, z
+    return given, Explained.of_logits(logits, y, of)
 
 
 def weight_intervals(model: nn.Module, gamma: float) -> dict[str, Interval] | None:

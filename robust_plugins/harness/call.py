@@ -49,9 +49,11 @@ class Call:
         changes = [] if self.found is None else self.found.settle()
         own = set()
         if self.found is not None and any(change.kind not in tolerated for change in changes):
-            with suppress(Exception), torch.no_grad():
-                self.model(self.x[:1].clone())
-            own = set(self.found.settle())
+            # At two inputs: what the first one writes may be what was there before.
+            for scale in (1.0, 0.5):
+                with suppress(Exception), torch.no_grad():
+                    self.model(scale * self.x[:1])
+                own |= set(self.found.settle())
         bad = [str(change) for change in changes if change.kind not in tolerated and change not in own]
         if bad:
             named = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
@@ -80,7 +82,7 @@ def calling(
     - `seed`: seeds torch, numpy and python inside; their states are restored in any case.
     - `freeze`: weights need no gradients inside.
     - `guarded`: everything of the model is compared and restored, and the random states are. Without it, for
-      components that are known to leave them alone, only its mode is switched.
+      components that are known to leave them alone, its mode is, and the buffers that its own forward may write.
     - `thorough`: all weights are compared. Without it, for calls that training makes at every step, large weights
       whose version counters stand still are compared in places.
     """
@@ -99,6 +101,7 @@ def calling(
             call.found = stack.enter_context(evaluating(model, seed=seed, freeze=freeze, thorough=thorough))
         else:
             stack.enter_context(evaluation_mode(model))
+            stack.enter_context(_kept_buffers(model))
         yield call
         synchronize(x)
         call.seconds = time.perf_counter() - call.start
@@ -156,6 +159,23 @@ def _ordinary_weights(model: nn.Module) -> Iterator[None]:
     finally:
         for kept, was in before:
             kept.update(was)
+
+
+@contextmanager
+def _kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Puts back the buffers that a model writes when it is run."""
+    before = [(held, dict(held)) for held in (m._buffers for m in model.modules()) if held]
+    values = [(t, t._version, t.detach().clone()) for _, was in before for t in was.values() if t is not None]
+    try:
+        yield
+    finally:
+        for held, was in before:
+            if any(held.get(name) is not t for name, t in was.items()):
+                held.update(was)
+        with torch.no_grad():
+            for tensor, version, value in values:
+                if tensor._version != version:
+                    tensor.copy_(value)
 
 
 def _unlocked_in_children() -> None:

@@ -270,3 +270,36 @@ def test_what_an_attack_claims_is_recomputed() -> None:
     torch.testing.assert_close(found.gradient, explain.Saliency(model, abs=False).attribute(found.x_adv, y))
     assert found.deviation.max() < 10
     assert not model._forward_hooks
+
+
+@pytest.mark.parametrize("last", [nn.Softmax(1), nn.LogSoftmax(1)])
+@pytest.mark.parametrize("of", ["logit", "loss"])
+def test_a_final_softmax_is_part_of_what_is_explained(last: nn.Module, of: str) -> None:
+    """Leaving it out is right for margins, and the gradient of an output behind it is another one."""
+    torch.manual_seed(0)
+    model, x, y = (
+        nn.Sequential(nn.Linear(4, 3), last).double(),
+        torch.rand(5, 4).double(),
+        torch.tensor([0, 1, 2, 0, 1]),
+    )
+    z = x.clone().requires_grad_()
+    out = model(z)
+    number = out.gather(1, y.unsqueeze(1)) if of == "logit" else nn.functional.cross_entropy(out, y, reduction="sum")
+    (gradient,) = torch.autograd.grad(number.sum(), z)
+    for name in ("interval:ibp", "interval:crown", "interval:relaxed"):
+        try:
+            found = rp.explanation_certifier(name).bounds(model, x, y, rp.Linf(eps=0.0, clip=None), of=of)
+        except rp.UnsupportedModelError:
+            assert isinstance(last, nn.LogSoftmax)
+            assert of == "logit"
+            continue
+        torch.testing.assert_close(found.center, gradient, rtol=1e-6, atol=1e-9)
+
+
+def test_a_model_whose_own_backward_pass_fails_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sigmoid(), nn.ReLU(inplace=True), nn.Linear(3, 2))
+    x, y = torch.rand(2, 3), torch.tensor([0, 1])
+    with pytest.raises(rp.UnsupportedModelError, match="inplace=False"):
+        rp.explanation_certifier("interval:ibp").bounds(model, x, y, BALL, of="logit")
+    model[2] = nn.ReLU(inplace=False)  # as the message says
+    rp.explanation_certifier("interval:ibp").bounds(model, x, y, BALL, of="logit")

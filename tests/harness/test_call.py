@@ -249,3 +249,35 @@ def test_large_weights_zeroed_by_data_are_seen(call: str) -> None:
     with pytest.raises(rp.ComponentError, match=r"weights of 0\.weight"):
         Once()(model, x, torch.tensor([0, 1]), BALL) if call == "certificate" else Once().bounds(model, x, BALL)
     assert torch.equal(model[0].weight, before)
+
+
+class _Remembers(nn.Module):
+    """Writes two buffers when it is run, one in place, and computes nothing from them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(3, 2)
+        self.register_buffer("seen", torch.zeros(3))
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = 0.9 * self.seen + 0.1 * x.mean(0)
+        self.mean.copy_(x.detach().mean())
+        return self.last(x)
+
+
+@pytest.mark.parametrize("name", ["interval:ibp", "interval:crown", "lirpa:ibp"])
+def test_buffers_that_a_model_writes_are_put_back_by_every_call(name: str) -> None:
+    model, x, y = _Remembers(), torch.rand(4, 3), torch.tensor([0, 1, 0, 1])
+    certifier, seen, mean = rp.certifier(name), model.seen, model.mean
+    for _ in range(2):
+        certifier.bounds(model, x, BALL)
+        certifier.lower_bounds(model, x, BALL, rp.margin_spec(y, 2))
+        certifier(model, x, y, BALL)
+        assert model.seen is seen
+        assert model.mean is mean
+        assert not seen.any()
+        assert not mean.any()
+        mean.copy_(x[:1].mean())  # the value that running the first sample writes
+        certifier(model, x, y, BALL)
+        mean.zero_()
