@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, cast, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from robust_plugins.errors import ArgumentError
@@ -33,7 +33,7 @@ class Ball(ABC):
     and `x + eps`, the same one for attacks and certifiers.
     """
 
-    eps: float | Sequence[float] | Tensor | np.ndarray
+    eps: float | Sequence[float] | Shaped[Tensor, "*samples"] | np.ndarray
     clip: tuple[float, float] | None
 
     norm: ClassVar[float]
@@ -190,20 +190,26 @@ class Linf(Ball):
 
     norm: ClassVar[float] = math.inf
 
-    def distance(self, z: Tensor, x: Tensor) -> Tensor:  # noqa: D102 (inherited)
+    def distance(  # noqa: D102 (inherited)
+        self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"]
+    ) -> Float[Tensor, " batch"]:
         return (z - x).flatten(1).abs().amax(1)
 
-    def project(self, z: Tensor, x: Tensor) -> Tensor:  # noqa: D102 (inherited)
+    def project(  # noqa: D102 (inherited)
+        self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"]
+    ) -> Float[Tensor, "batch *features"]:
         box = self.box(x)
         return torch.minimum(torch.maximum(z, box.lower), box.upper)
 
-    def contains(self, z: Tensor, x: Tensor, *, tolerance: float = 1e-6) -> Tensor:
-        """As `Ball.contains`, against the box `box(x)`: what `project` returns lies in it with tolerance 0."""
+    def contains(
+        self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"], *, tolerance: float = 1e-6
+    ) -> Bool[Tensor, " batch"]:
+        """Tests membership in the box `box(x)`: what `project` returns lies in it with tolerance 0."""
         box, slack = self.box(x), self._slack(x, tolerance).view(-1, *[1] * (x.dim() - 1))
         return ((z >= box.lower - slack) & (z <= box.upper + slack)).flatten(1).all(1)
 
-    def steepest(self, gradient: Tensor) -> Tensor:
-        """As `Ball.steepest`: to the corner that the gradient's signs name."""
+    def steepest(self, gradient: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch *features"]:
+        """The steepest step goes to the corner that the gradient's signs name."""
         return self.eps_for(gradient) * gradient.sign()
 
     def _spread(self, unit: Tensor, x: Tensor) -> Tensor:
@@ -222,19 +228,23 @@ class L2(Ball):
 
     norm: ClassVar[float] = 2.0
 
-    def distance(self, z: Tensor, x: Tensor) -> Tensor:  # noqa: D102 (inherited)
+    def distance(  # noqa: D102 (inherited)
+        self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"]
+    ) -> Float[Tensor, " batch"]:
         length: Tensor = torch.linalg.vector_norm((z - x).flatten(1), dim=1)
         return length
 
-    def project(self, z: Tensor, x: Tensor) -> Tensor:  # noqa: D102 (inherited)
+    def project(  # noqa: D102 (inherited)
+        self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"]
+    ) -> Float[Tensor, "batch *features"]:
         eps = self.eps_for(x)
         length = self.distance(z, x).view_as(eps)
         # Where the point is outside, eps / length < 1; the where keeps 0 / 0 out of points at the centre.
         scale = torch.where(length > eps, eps / torch.where(length > 0, length, 1), 1)
         return self._clipped(x + (z - x) * scale)
 
-    def steepest(self, gradient: Tensor) -> Tensor:
-        """As `Ball.steepest`: along the gradient itself."""
+    def steepest(self, gradient: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch *features"]:
+        """The steepest step follows the gradient itself."""
         flat = gradient.flatten(1)
         if not flat.shape[1]:
             return torch.zeros_like(gradient)
@@ -257,11 +267,18 @@ class L1(Ball):
 
     norm: ClassVar[float] = 1.0
 
-    def distance(self, z: Tensor, x: Tensor) -> Tensor:  # noqa: D102 (inherited)
+    def distance(  # noqa: D102 (inherited)
+        self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"]
+    ) -> Float[Tensor, " batch"]:
         return (z - x).flatten(1).abs().sum(1)
 
-    def project(self, z: Tensor, x: Tensor) -> Tensor:
-        """As `Ball.project`, by sorting: Duchi et al. 2008, "Efficient projections onto the l1-ball", figure 1."""
+    def project(
+        self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"]
+    ) -> Float[Tensor, "batch *features"]:
+        """Projects as `Ball.project` says, by sorting.
+
+        Duchi et al. 2008, "Efficient projections onto the l1-ball", figure 1.
+        """
         delta, eps = (z - x).flatten(1), self.eps_for(x).flatten(1)
         size = delta.abs()
         ranked = size.sort(1, descending=True).values
@@ -273,8 +290,8 @@ class L1(Ball):
         shrunk = delta.sign() * (size - threshold).clamp(min=0)
         return self._clipped(x + torch.where(size.sum(1, keepdim=True) > eps, shrunk, delta).view_as(x))
 
-    def steepest(self, gradient: Tensor) -> Tensor:
-        """As `Ball.steepest`: all of it along the component with the largest slope, the first of equals."""
+    def steepest(self, gradient: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch *features"]:
+        """The steepest step moves along the component with the largest slope alone, the first of equals."""
         flat = gradient.flatten(1)
         if not flat.shape[1]:
             return torch.zeros_like(gradient)

@@ -39,7 +39,7 @@ SLACK = 2**10
 
 @dataclass(frozen=True)
 class PoisoningRow:
-    """What one attack achieved."""
+    """A row holds what one attack achieved."""
 
     attack: str
     trainings: int

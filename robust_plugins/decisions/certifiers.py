@@ -185,7 +185,7 @@ def _last(network: Network, before: Interval, spec: Tensor | None) -> Interval:
 
 
 def _before_last(network: Network, values: Sequence[Interval]) -> Interval:
-    """What `_last` takes."""
+    """Prepares what `_last` takes."""
     return values[network.nodes[-1].inputs[0]] if _merges(network) else values[-1]
 
 
@@ -199,7 +199,7 @@ def _labels(spec: Tensor) -> Tensor | None:
 
 
 def _margins(before: Interval, weight: Tensor, bias: Tensor | None, y: Tensor) -> Interval:
-    """As `_last`, for margins: the differences of two rows of weights are few, and shared by the whole batch."""
+    """Bounds margins as `_last` does: the differences of two rows of weights are few, and shared by the whole batch."""
     pairs, place, others = _pairs(len(weight), weight.device)
     differences = (weight.index_select(0, pairs[0]) - weight.index_select(0, pairs[1])).abs()
     center = torch.lerp(before.lower, before.upper, 0.5)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Verdict(StrEnum):
-    """What is known about one sample. A failed attack is never a proof, and an error is never an answer."""
+    """A verdict says what is known about one sample. A failed attack is never a proof, an error never an answer."""
 
     CERTIFIED = "certified"  # proved: no input of the ball changes the decision
     FALSIFIED = "falsified"  # a witness in the ball is classified otherwise
@@ -47,7 +47,7 @@ class AttackResult:
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """What a certifier proved about each sample over the ball: the certified side of the bracket.
+    """A certificate states, for each sample, what was proved over the ball: the certified side of the bracket.
 
     It holds for the model in evaluation mode, on the set that `Ball` describes; `soundness` says in which
     arithmetic and under which further assumptions.

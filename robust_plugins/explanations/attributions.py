@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from robust_plugins.balls import Ball, Linf
@@ -97,11 +97,11 @@ class Attribution(ABC):
             return with_room(self.bounds(x, ball, gradients), value)
 
     @abstractmethod
-    def value(self, x: Tensor, gradients: Values) -> Tensor:
+    def value(self, x: Float[Tensor, "batch *features"], gradients: Values) -> Float[Tensor, "batch *features"]:
         """The attribution at `x`, computed from gradients."""
 
     @abstractmethod
-    def bounds(self, x: Tensor, ball: Ball, gradients: Bounds) -> Interval:
+    def bounds(self, x: Float[Tensor, "batch *features"], ball: Ball, gradients: Bounds) -> Interval:
         """The interval of `value` over the ball, computed from bounds on gradients."""
 
 
@@ -114,11 +114,11 @@ class Saliency(Attribution):
 
     abs: bool = True
 
-    def value(self, x: Tensor, gradients: Values) -> Tensor:  # noqa: D102 (inherited)
+    def value(self, x: Float[Tensor, "batch *features"], gradients: Values) -> Float[Tensor, "batch *features"]:  # noqa: D102 (inherited)
         found = gradients(x.unsqueeze(0))[0]
         return found.abs() if self.abs else found
 
-    def bounds(self, x: Tensor, ball: Ball, gradients: Bounds) -> Interval:  # noqa: D102 (inherited)
+    def bounds(self, x: Float[Tensor, "batch *features"], ball: Ball, gradients: Bounds) -> Interval:  # noqa: D102 (inherited)
         found = gradients(x.unsqueeze(0), ball)[0]
         if not self.abs:
             return found
@@ -129,10 +129,10 @@ class Saliency(Attribution):
 class InputXGradient(Attribution):
     """The input times the gradient of the logit. Bounds: the product of the intervals of both."""
 
-    def value(self, x: Tensor, gradients: Values) -> Tensor:  # noqa: D102 (inherited)
+    def value(self, x: Float[Tensor, "batch *features"], gradients: Values) -> Float[Tensor, "batch *features"]:  # noqa: D102 (inherited)
         return x * gradients(x.unsqueeze(0))[0]
 
-    def bounds(self, x: Tensor, ball: Ball, gradients: Bounds) -> Interval:  # noqa: D102 (inherited)
+    def bounds(self, x: Float[Tensor, "batch *features"], ball: Ball, gradients: Bounds) -> Interval:  # noqa: D102 (inherited)
         return ball.box(x) * gradients(x.unsqueeze(0), ball)[0]
 
 
@@ -148,19 +148,19 @@ class IntegratedGradients(Attribution):
     product with the interval of the way is the interval.
     """
 
-    baselines: float | Tensor = 0.0
+    baselines: float | Shaped[Tensor, "..."] = 0.0
     n_steps: int = 50
     method: Method = "gausslegendre"
 
     def __post_init__(self) -> None:
         quadrature(self.method, self.n_steps)  # both are checked there
 
-    def value(self, x: Tensor, gradients: Values) -> Tensor:  # noqa: D102 (inherited)
+    def value(self, x: Float[Tensor, "batch *features"], gradients: Values) -> Float[Tensor, "batch *features"]:  # noqa: D102 (inherited)
         alphas, steps = self._quadrature(x)
         baseline = _baseline(self.baselines, x)
         return (steps * gradients(baseline + alphas * (x - baseline))).sum(0) * (x - baseline)
 
-    def bounds(self, x: Tensor, ball: Ball, gradients: Bounds) -> Interval:  # noqa: D102 (inherited)
+    def bounds(self, x: Float[Tensor, "batch *features"], ball: Ball, gradients: Bounds) -> Interval:  # noqa: D102 (inherited)
         alphas, steps = self._quadrature(x)
         baseline = _baseline(self.baselines, x)
         path = baseline + alphas * (x - baseline)
@@ -209,10 +209,10 @@ class SmoothGrad(Attribution):
         drawn = torch.randn((self.nt_samples, 1, *x.shape[1:]), generator=generator, dtype=torch.float64)
         return (self.stdevs * drawn).to(x)
 
-    def value(self, x: Tensor, gradients: Values) -> Tensor:  # noqa: D102 (inherited)
+    def value(self, x: Float[Tensor, "batch *features"], gradients: Values) -> Float[Tensor, "batch *features"]:  # noqa: D102 (inherited)
         return gradients(x + self.noise(x)).mean(0)
 
-    def bounds(self, x: Tensor, ball: Ball, gradients: Bounds) -> Interval:  # noqa: D102 (inherited)
+    def bounds(self, x: Float[Tensor, "batch *features"], ball: Ball, gradients: Bounds) -> Interval:  # noqa: D102 (inherited)
         eps = ball.eps_for(x).flatten().repeat(self.nt_samples)
         found = gradients(x + self.noise(x), replace(ball, eps=eps, clip=None))
         return found.map(lambda t: t.mean(0))

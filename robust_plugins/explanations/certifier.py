@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
@@ -156,7 +156,7 @@ class ExplanationCertifier(Component, ABC):
         ball: Ball,
         *,
         of: Of = "logit",
-        delta: float | Tensor,
+        delta: float | Shaped[Tensor, "..."],
         weights: float = 0.0,
     ) -> ExplanationCertificate:
         """Bounds the explanation of each sample over the ball, and says which features are robust.

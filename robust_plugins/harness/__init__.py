@@ -1,1 +1,1 @@
-"""What every public call does around a component: arguments, evaluation, memory, progress, checkpoints."""
+"""Every public call does this around a component: arguments, evaluation, memory, progress, checkpoints."""

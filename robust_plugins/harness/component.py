@@ -1,4 +1,4 @@
-"""What every component shares: a frozen dataclass whose fields are its parameters, run on some samples at a time."""
+"""The base of every component: a frozen dataclass whose fields are its parameters, run on some samples at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ points of the ball, and those of the bounds themselves, are of the same size, bu
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """What attacks and certifiers share: a frozen dataclass whose fields are its parameters.
+    """A component is a frozen dataclass whose fields are its parameters; every attack and certifier is one.
 
     `batch_size` is the number of samples handed to the backend at a time; None lets the component choose.
     Subclasses check their fields in `__post_init__` and call `super().__post_init__()`.

@@ -158,5 +158,5 @@ class Untouched(nn.Module):
         self.model = model
 
     def forward(self, x: Any) -> Any:  # tracing sends stand-ins for tensors
-        """What the model returns."""
+        """Returns what the model returns."""
         return self.model(x.clone())

@@ -1,4 +1,4 @@
-"""What is done with the worst case: its loss alone, or together with that of adversarial examples and clean inputs.
+"""Combiners of the worst case with other losses: alone, or with those of adversarial examples and clean inputs.
 
 A combiner is a frozen dataclass with a method `loss(batch, worst)`, which returns the robust loss R of the mixed loss
 `gamma * L(y, f(x)) + (1 - gamma) * R`, and what R consists of. Write your own by subclassing `Combiner`.

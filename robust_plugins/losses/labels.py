@@ -1,4 +1,4 @@
-"""What labels mean: classes, shares of classes, or numbers. What has two readings is named, or inferred aloud."""
+"""The meaning of labels: classes, shares of classes, or numbers. What has two readings is named, or inferred aloud."""
 
 from __future__ import annotations
 

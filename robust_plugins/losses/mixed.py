@@ -32,7 +32,7 @@ PATIENCE = 100
 
 @dataclass(frozen=True)
 class Terms:
-    """What a value of the loss consists of: scalars without gradients, and the state of the schedules."""
+    """The parts that a value of the loss consists of: scalars without gradients, and the state of the schedules."""
 
     clean: Float[Tensor, ""]
     """The loss on the clean inputs."""

@@ -9,7 +9,7 @@ from robust_plugins.errors import ArgumentError
 
 
 def refused_inputs(error: Exception, model: nn.Module, x: Tensor) -> ArgumentError | None:
-    """What to say of an error that the model raised at `x`; None where its own words have to do."""
+    """Explains an error that the model raised at `x`; None where its own words have to do."""
     if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
         return ArgumentError(
             "x", f"a batch of {len(x)}, which batch normalisation in training mode cannot take",

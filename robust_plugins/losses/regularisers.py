@@ -1,4 +1,4 @@
-"""What certified training adds to its loss, and where it starts: Shi et al. 2021, and the L1 norm of the weights."""
+"""Regularisers and initialisation of certified training: Shi et al. 2021, and the L1 norm of the weights."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class _Shuffled:
 
 
 def _labels(model: nn.Module, x: Tensor, y: Tensor, task: Task | None) -> Labels:
-    """What all of the labels are, by the outputs of the model at the first sample."""
+    """Says what all of the labels are, by the outputs of the model at the first sample."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
     first = x[:1].to(dtype) if x.is_floating_point() else x[:1]
     try:

@@ -1,4 +1,4 @@
-"""What can be registered, and what the registry says of plugins and components."""
+"""The kinds of things that can be registered, and what the registry says of plugins and components."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What can be registered; the value is what messages call it."""
+    """The kinds of things that can be registered; the value is what messages call one."""
 
     ATTACK = "attack"
     CERTIFIER = "certifier"
@@ -26,7 +26,7 @@ class Kind(StrEnum):
 
 
 class Status(StrEnum):
-    """What became of a plugin or a component."""
+    """The states that a plugin or a component can be in."""
 
     LOADED = "loaded"
     FAILED = "failed"

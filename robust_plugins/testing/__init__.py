@@ -1,4 +1,4 @@
-"""What a plugin author runs against a new plugin: a fresh registry, and conformance checks as parametrisations.
+"""Checks that a plugin author runs against a new plugin: conformance as parametrisations, and a fresh registry.
 
     import pytest
     import robust_plugins as rp

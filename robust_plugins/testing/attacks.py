@@ -25,7 +25,7 @@ def is_frozen_data(attack: Attack) -> None:
 
 
 def candidates_respect_the_ball(attack: Attack) -> None:
-    """What `perturb` returns lies in the ball and its clip range, before the public call projects it."""
+    """Candidates of `perturb` lie in the ball and its clip range, before the public call projects them."""
     tried = 0
     for case in (mlp_case(), cnn_case()):
         for ball in _balls(case):

@@ -1,4 +1,4 @@
-"""What a public call must leave as it found it: the model, the inputs, and the random states."""
+"""Traces that a public call must not leave: in the model, the inputs, and the random states."""
 
 from __future__ import annotations
 

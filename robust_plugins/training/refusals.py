@@ -1,4 +1,4 @@
-"""What cannot be trained with is refused before the first batch, and what the ramps do in that time is said."""
+"""Refusals before the first batch of what cannot be trained with, and warnings about ramps."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def warn_of_ramps(loss: Any, batches: int | None, epochs: int, *, stacklevel: in
 
 
 def _unfinished(name: str, schedule: Any, epochs: int) -> str | None:
-    """What to say of a schedule that is not at its end when training is."""
+    """Says what is wrong with a schedule that is not at its end when training is."""
     reached, first = schedule(epochs), schedule(0)
     if isinstance(schedule, Ramp):
         if epochs >= schedule.end or schedule.first == schedule.last:

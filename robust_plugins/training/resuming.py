@@ -75,7 +75,7 @@ class Training:
 
     @cached_property
     def _identity(self) -> dict[str, str]:
-        """What two runs have in common where one may go on with what the other began, in words."""
+        """Says in words what two runs have in common where one may go on with what the other began."""
         tensors = {name: value for name, value in self.model.state_dict().items() if isinstance(value, Tensor)}
         groups = [
             {name: value for name, value in group.items() if name not in ("params", "initial_lr")}
@@ -110,7 +110,7 @@ def _description(loss: Any) -> str:
 
 
 def _apart(one: str, other: str) -> tuple[str, str]:
-    """What each of two descriptions has and the other has not; all of it where that is nothing."""
+    """Lists what each of two descriptions has and the other has not; all of it where that is nothing."""
     first, second = ([part.strip() for part in re.split(r", |\n", text)] for text in (one, other))
     only = [part for part in first if part not in second], [part for part in second if part not in first]
     return ", ".join(only[0]) or one, ", ".join(only[1]) or other

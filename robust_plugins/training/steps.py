@@ -124,7 +124,7 @@ class Steps:
         return t.to(self.device, self.dtype if t.is_floating_point() else t.dtype)
 
     def _explained(self, error: Exception, x: Tensor, number: int, index: int) -> Exception | None:
-        """What to raise for an error of the loss: it says where, and why; None where its own words have to do."""
+        """Returns what to raise for an error of the loss: where, and why; None where its own words have to do."""
         if not isinstance(error, RobustPluginsError):
             found = refused_inputs(error, self.model, x)
             if found is not None:
@@ -138,7 +138,7 @@ class Steps:
         return None
 
     def _cause(self, x: Tensor) -> str:
-        """What is not finite, if anything is."""
+        """Names what is not finite, if anything is."""
         if x.is_floating_point() and not bool(x.isfinite().all()):
             return "an input is not finite"
         return "" if self._finite() else "a weight is not finite"

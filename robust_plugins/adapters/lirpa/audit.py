@@ -42,7 +42,7 @@ Bounds = Callable[[Bounded, nn.Module, Tensor, Ball, Tensor | None], Interval]
 
 @dataclass
 class Audited:
-    """What is known of the bounds of one method: how often they were asked for, and the weights last audited."""
+    """The state of one method's audits: how often its bounds were asked for, and the weights last audited."""
 
     calls: int
     weights: tuple[object, ...]

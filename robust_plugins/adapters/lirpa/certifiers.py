@@ -34,7 +34,7 @@ _AS_MATRICES = ("conv_mode", "matrix")
 
 @dataclass(frozen=True, kw_only=True)
 class LiRPACertifier(Certifier):
-    """What the four certifiers share: conversion, the ball, and errors that name the layer.
+    """The four certifiers share conversion, the ball, and errors that name the layer.
 
     The model is converted once per input shape and dtype, and again when its structure changes; its weights and
     statistics are read at every call. Dropout is the identity, as in evaluation mode. `Linf` balls are bounded as the
@@ -60,7 +60,7 @@ class LiRPACertifier(Certifier):
         ball: Ball,
         spec: Float[Tensor, "batch rows classes"] | None,
     ) -> Interval:
-        """As `Certifier.propagate`. Raises PluginError where auto_LiRPA is missing."""
+        """Bounds as `Certifier.propagate` says. Raises PluginError where auto_LiRPA is missing."""
         if isinstance(ball.eps, tuple) and not math.isinf(ball.norm):
             return self._grouped(model, x, ball, spec, ball.eps)
         x = x.detach()

@@ -171,7 +171,7 @@ def _process_untouched() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _loans_for_import() -> Iterator[None]:
-    """What 0.3 looks for while it is imported: a numpy module and a torch function that have moved."""
+    """Lends what 0.3 looks for while it is imported: a numpy module and a torch function that have moved."""
     import torch.onnx.symbolic_helper as symbolic_helper
 
     with contextlib.ExitStack() as stack:

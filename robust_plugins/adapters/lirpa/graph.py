@@ -33,7 +33,7 @@ class Folded:
     steps: tuple[tuple[Callable[[Any, Any], Any], Any, bool], ...]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """What the chain makes of `x`, with the constants' present values. Monotone in each value of `x`."""
+        """Sends `x` through the chain, with the constants' present values. Monotone in each value of `x`."""
         for function, node, constant_first in self.steps:
             constant = node.forward()
             x = function(constant, x) if constant_first else function(x, constant)
@@ -87,7 +87,7 @@ def perturbed_nodes(module: Any) -> set[str]:
 
 
 def evaluate(module: Any, x: Tensor) -> Any:
-    """What the graph computes at `x`, without dropping the bounds that the nodes keep, as the module's call does."""
+    """Evaluates the graph at `x`, without dropping the bounds that the nodes keep, as the module's call does."""
     values: dict[str, Any] = {}
     todo = [module[module.final_name]]
     while todo:

@@ -1,4 +1,4 @@
-"""What a conversion bakes in: everything of a model but the values of its parameters and persistent buffers."""
+"""The parts of a model that a conversion bakes in: all but the values of its parameters and persistent buffers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST = 10_000
 
 
 class Structure(NamedTuple):
-    """What a conversion bakes in. A model that changed in any of it must be converted again."""
+    """The parts of a model that a conversion bakes in. A model that changed in any of them must be converted again."""
 
     dtype: torch.dtype
     plain: tuple[Any, ...]
@@ -213,7 +213,7 @@ class _Collected:
                 self.inherited(type(value))
 
     def _function(self, function: types.FunctionType) -> None:
-        """What a function refers to: its closure, its defaults, globals, and values of modules that it names."""
+        """Collects what a function refers to: closure, defaults, globals, and values of modules that it names."""
         self.add(function.__defaults__)
         self.add(function.__kwdefaults__)
         for cell in function.__closure__ or ():

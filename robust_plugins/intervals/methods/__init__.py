@@ -1,1 +1,1 @@
-"""What runs over the graph: interval propagation, linear relaxation, affine forms, gradients of losses."""
+"""Methods that run over the graph: interval propagation, linear relaxation, affine forms, gradients of losses."""

@@ -105,7 +105,12 @@ class Relaxation:
         shape = (len(self.values[0]), lower.shape[1])
         return low.expand(shape), None if upper is None else up.expand(shape)
 
-    def substituted(self, node: int, lower: Tensor | None, upper: Tensor | None) -> Substituted:
+    def substituted(
+        self,
+        node: int,
+        lower: Float[Tensor, "..."] | None,
+        upper: Float[Tensor, "..."] | None,
+    ) -> Substituted:
         """A linear combination of `node`'s output, bounded by one of the outputs of the nodes that it takes.
 
         `lower` are its coefficients in a lower bound, (batch or 1, rows, *output), `upper` those in an upper bound;
@@ -136,7 +141,9 @@ class Relaxation:
             above = over.transpose(positive) + under.transpose(negative)
         return Substituted(low, up, [(below, above)])
 
-    def over_inputs(self, lower: Tensor | None, upper: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def over_inputs(
+        self, lower: Float[Tensor, "..."] | None, upper: Float[Tensor, "..."] | None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """The least value over all inputs of a combination with coefficients `lower`, and the largest with `upper`."""
         least = None if lower is None else self._input_least(lower)
         return least, None if upper is None else -self._input_least(-upper)

@@ -30,7 +30,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 def propagate(network: Network, x: Interval, *, until: int) -> Interval | None:
-    """What `network.forward(x, until=until)` has for its last node, up to rounding; None for what is no such chain.
+    """Computes what `network.forward(x, until=until)` has for its last node, up to rounding; None where it is no chain.
 
     A chain consists of linear layers, two-dimensional convolutions, ReLU and layers that only change the shape, with
     weights that are points; before its first affine layer only the shape changes. Outward rounding is left to
@@ -129,7 +129,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What the backward pass needs of a link: its input, the shape of its output, and the input's lower end.
+    """A link as the backward pass needs it: its input, the shape of its output, and the input's lower end.
 
     That is given where the input is the image of a ReLU. The gate of its lower end is open where that is above zero,
     the gate of the upper one where the image's centre is.

@@ -75,7 +75,7 @@ class Builder:
         return same and self._calls() == other._calls()
 
     def _calls(self) -> list[Any]:
-        """What the output is computed by, without names."""
+        """Returns what the output is computed by, without names."""
         live = self._live()
         place = {node: f"%{index}" for index, node in enumerate(live)}
         own = vars(self.root)

@@ -1,4 +1,4 @@
-"""What functional calls and tensor methods mean: each becomes a layer that has rules."""
+"""Functional calls and tensor methods are turned into layers that have rules."""
 
 from __future__ import annotations
 

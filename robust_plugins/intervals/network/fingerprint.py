@@ -1,4 +1,4 @@
-"""What a model's graph depends on, where that can be known without running the model.
+"""Returns what a model's graph depends on, where that can be known without running the model.
 
 It can for models made of nothing but the layers of `torch.nn` that have rules: what they compute is written in their
 attributes. The code of other models can read anything (globals, variables that it closes over, the clock), so that

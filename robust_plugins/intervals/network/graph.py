@@ -53,7 +53,7 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """What a backward pass found: intervals of the derivatives of the scalar whose gradient was sent in."""
+    """The result of a backward pass: intervals of the derivatives of the scalar whose gradient was sent in."""
 
     nodes: tuple[Interval | None, ...]
     """With respect to each node's output; None where nothing flows back to it. Node 0 is the input."""

@@ -69,7 +69,7 @@ class Kept:
                     tensor.data.copy_(before)
 
     def changes(self) -> list[Change]:
-        """What holds other objects now than before."""
+        """Names what holds other objects now than before."""
         found = [
             change
             for container, before, name in self._containers

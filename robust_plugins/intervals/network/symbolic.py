@@ -224,7 +224,7 @@ def value_of(node: fx.Node, root: nn.Module, probe: Tensor) -> Any:
 
 
 def wrapped(m: nn.Module) -> nn.Module | None:
-    """What a module passes everything on to: that of torch.compile and the parallel ones."""
+    """Returns the module that a wrapper passes everything on to: that of torch.compile and the parallel ones."""
     if isinstance(m, nn.DataParallel | DistributedDataParallel):
         parallel: nn.Module = m.module
         return parallel

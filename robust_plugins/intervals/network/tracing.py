@@ -27,7 +27,7 @@ from robust_plugins.intervals.network.untraceable import check_traceable, explai
 
 @dataclass(frozen=True)
 class Graph:
-    """What tracing found."""
+    """The result of tracing."""
 
     nodes: tuple[Node, ...]
     obstacle: str = ""

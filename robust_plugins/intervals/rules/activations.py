@@ -140,7 +140,7 @@ def hardtanh(layer: nn.Hardtanh) -> Activation:
 
 @elementwise(Clamp)
 def clamp(layer: Clamp) -> Activation:
-    """As Hardtanh, with slope 1 at the ends, of which one may be missing."""
+    """Clamping is Hardtanh with slope 1 at the ends, of which one may be missing."""
     low = -math.inf if layer.low is None else layer.low
     high = math.inf if layer.high is None else layer.high
     both = math.isfinite(low) and math.isfinite(high)

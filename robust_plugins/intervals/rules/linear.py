@@ -239,7 +239,7 @@ def _convolution_backward(
 
 
 def _patches(layer: Conv, padded: Tensor, positions: torch.Size, weight: torch.Size) -> Tensor:
-    """What each output position of a convolution sees: (batch, groups, channels * kernel, positions)."""
+    """Returns what each output position of a convolution sees: (batch, groups, channels * kernel, positions)."""
     if padded.dim() == 3:
         padded = padded.unsqueeze(2)
     leading = [1] * (4 - len(weight))

@@ -32,7 +32,7 @@ def identity(layer: nn.Module, x: Interval) -> Interval:
 
 @backward_rule(*IDENTITIES)
 def identity_vjp(layer: nn.Module, x: Interval, grad: Interval) -> Interval:
-    """Likewise."""
+    """The identity sends gradients back as they are."""
     return grad
 
 

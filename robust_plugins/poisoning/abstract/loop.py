@@ -265,7 +265,7 @@ class TrainingState:
         return record
 
     def run(self) -> PoisoningRun:
-        """What is known now."""
+        """Returns the run as it is known now."""
         return PoisoningRun(
             nominal=self.concrete.trained(),
             parameters=dict(self.parameters),

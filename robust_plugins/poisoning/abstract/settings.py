@@ -80,7 +80,7 @@ class Plan:
                                     hint='domain="box" takes all.')  # fmt: skip
 
     def described(self) -> dict[str, Any]:
-        """What a checkpoint must agree with."""
+        """Lists what a checkpoint must agree with."""
         return {
             "budget": repr(self.budget),
             "loss": self.loss,

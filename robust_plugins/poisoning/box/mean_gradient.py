@@ -23,7 +23,7 @@ from robust_plugins.poisoning.concrete.losses import Objective
 
 @dataclass(frozen=True, kw_only=True)
 class Poisoned:
-    """What decides the bounds on a batch's gradient, besides the parameters and the batch."""
+    """The settings that decide the bounds on a batch's gradient, besides the parameters and the batch."""
 
     budget: PoisoningBudget
     objective: Objective

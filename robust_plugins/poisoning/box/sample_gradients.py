@@ -44,7 +44,7 @@ Dependence = Literal["none", "affine", "crown"]
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What a pass starts from: a box of features for every sample, and perhaps a smaller set in it.
+    """The inputs that a pass starts from: a box of features for every sample, and perhaps a smaller set in it.
 
     The smaller set is a ball around `center` in `norm`, of radius 1 in units of `radius`, (batch or 1, *features).
     """
@@ -98,7 +98,7 @@ class Forward:
 
     @property
     def outputs(self) -> Interval:
-        """Of the last node."""
+        """The outputs of the last node."""
         return self.values[-1]
 
 
@@ -263,7 +263,7 @@ def arithmetic(mode: Literal["nearest", "outward"]) -> AbstractContextManager[No
 
 
 def affordable(network: Network, x: Float[Tensor, "batch *features"], directions: int) -> Dependence:
-    """What "auto" means: "affine" where affine forms of that many directions take few multiplications for a batch x."""
+    """Resolves "auto": "affine" where affine forms of that many directions take few multiplications for a batch x."""
     values = network.forward(Interval.point(x[:1]))
     cost, shared = 0, True
     for index in range(1, len(values)):

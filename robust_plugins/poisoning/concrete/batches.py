@@ -44,7 +44,7 @@ def violation(
     y: Shaped[Tensor, "samples *labels"],
     batch: PoisonedBatch,
 ) -> str | None:
-    """What the budget does not allow of the batches made of `x` and `y`, in words; None where all are inside."""
+    """Says what the budget does not allow of the batches made of `x` and `y`; None where all are inside."""
     if batch.x.shape[2:] != x.shape[1:] or batch.y.shape[2:] != y.shape[1:]:
         shapes = tuple(batch.x.shape[2:]), tuple(batch.y.shape[2:])
         return f"samples and labels of shapes {shapes} for {tuple(x.shape[1:])} and {tuple(y.shape[1:])}"

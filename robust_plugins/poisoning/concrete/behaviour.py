@@ -1,4 +1,4 @@
-"""What a model must be like, so that a certificate of its training means something: checked by running it."""
+"""Checks of how a model behaves, without which a certificate of its training would mean nothing, by running it."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Reader:
         return self._outputs[x.shape[1:]]
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been read, for `load_state_dict`."""
+        """Returns what has been read, for `load_state_dict`."""
         return {"seen": list(self.seen), "complete": self.complete}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

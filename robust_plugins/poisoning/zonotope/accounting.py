@@ -1,4 +1,4 @@
-"""What the worst choice of poisoned samples adds to a sum over the batch."""
+"""Bounds on what the worst choice of poisoned samples adds to a sum over the batch."""
 
 from __future__ import annotations
 

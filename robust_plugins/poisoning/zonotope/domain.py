@@ -135,7 +135,7 @@ class Zonotope:
         return _outward(found, x.dtype)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What `load_state_dict` needs to go on bit for bit."""
+        """Returns what `load_state_dict` needs to go on bit for bit."""
         return {**self._state.tensors(), "shared": self._shared}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""What one poisoned sample adds to the gradient of the clean batch, along chosen directions of the parameters."""
+"""Bounds on what one poisoned sample adds to the clean batch's gradient, along chosen directions of the parameters."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Poisoned:
     def neurons(
         self, change: Change, features: bool, labels: bool, part: slice, axes: Float[Tensor, "part inputs inputs"]
     ) -> Interval:
-        """What a sample adds to the hidden rows of `part` along their axes: (part, inputs, batch)."""
+        """Bounds what a sample adds to the hidden rows of `part` along their axes: (part, inputs, batch)."""
         h, clean = self.clean.hidden, self.clean
         t = (h.x @ axes).transpose(1, 2)  # x q
         gates, open_ = h.gates.T[part, None], h.open.T[part, None]
@@ -149,7 +149,7 @@ class Poisoned:
     def last_rows(
         self, change: Change, features: bool, labels: bool, k: int, axes: Float[Tensor, "features part"]
     ) -> Interval:
-        """What a sample adds to the last layer's row k along some axes: (part, batch)."""
+        """Bounds what a sample adds to the last layer's row k along some axes: (part, batch)."""
         h, clean = self.clean.hidden, self.clean
         t = (h.features @ axes).T
         blur = (h.deviation @ axes.abs()).T

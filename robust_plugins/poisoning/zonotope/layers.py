@@ -100,7 +100,7 @@ class Tail:
         return Layout(neurons, inputs, outputs, features)
 
     def features(self, x: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch inputs"]:
-        """What the trained layers take, in float64."""
+        """Returns what the trained layers take, in float64."""
         with torch.no_grad():
             return self.network.forward(Interval.point(x), until=self.node)[self.node].lower.double()
 

@@ -152,7 +152,7 @@ class State:
         return replace(self, generators=g[:, kept], radii=self.radii + boxed[:, cut].sum(1))
 
     def tensors(self) -> dict[str, Tensor]:
-        """What `restored` needs."""
+        """Returns the tensors that `restored` needs."""
         names = ("center", "generators", "radii", "lower", "upper")
         return {n: getattr(self, n) for n in names} | {"hidden_axes": self.axes.hidden, "last_axes": self.axes.last}
 

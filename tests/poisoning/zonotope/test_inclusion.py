@@ -3,48 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from support.poisoned_training import Poisoner, poisoners
-from support.zonotope_cases import CASES, Case, everything
-from torch import nn
+from support.poisoned_training import poisoners
+from support.zonotope_cases import CASES, Case
+from support.zonotope_search import TOLERANCE, search
 
 import robust_plugins as rp
-from robust_plugins.intervals import Interval
-from robust_plugins.poisoning.zonotope import Zonotope
-
-TOLERANCE = 1e-11
-
-
-def excess(zonotope: Zonotope, poisoned: list[Poisoner], x: torch.Tensor) -> tuple[float, float]:
-    """How far the worst training lies outside the bounds, and outside those on outputs."""
-    hull = zonotope.hull()
-    outside = max(
-        max(float((hull[n].lower - p).max()), float((p - hull[n].upper).max()))
-        for training in poisoned
-        for n, p in training.parameters.items()
-    )
-    outputs = torch.stack([training.outputs(x) for training in poisoned])
-    rows = torch.randn((len(x), 5, outputs.shape[2]), generator=torch.Generator().manual_seed(0), dtype=x.dtype)
-    rows[:, 0] -= rows[:, 0].mean(1, keepdim=True)
-    bounds = zonotope.bounds(Interval.point(x), rows)
-    values = torch.einsum("bro,tbo->tbr", rows, outputs)
-    return outside, max(float((bounds.lower - values).max()), float((values - bounds.upper).max()))
-
-
-def search(case: Case, trainings: int, seed: int = 0, model: nn.Module | None = None, **options: int) -> float:
-    """The largest excess over all updates of a few trainings."""
-    model = model or case.model(seed)
-    batches = case.batches(seed + 1)
-    zonotope = case.start(model, **options)
-    poisoned = poisoners(model, case.names(model), case.loss, case.limits, trainings, batches[-1])
-    worst = -float("inf")
-    for t, (x, y) in enumerate(batches):
-        lr = case.lr / (1 + 0.2 * t)
-        zonotope.step(x, y, lr=lr, weight_decay=case.weight_decay, box=everything(zonotope))
-        for training in poisoned:
-            training.step(x, y, lr, case.weight_decay)
-        worst = max(worst, *excess(zonotope, poisoned, batches[0][0]))
-    return worst
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

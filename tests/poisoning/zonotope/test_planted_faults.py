@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from poisoning.zonotope.test_inclusion import TOLERANCE, search
-from poisoning.zonotope.test_update import largest_excess
 from support.zonotope_cases import Case
+from support.zonotope_search import TOLERANCE, largest_excess, search
 from torch import Tensor
 
 from robust_plugins.intervals import Interval

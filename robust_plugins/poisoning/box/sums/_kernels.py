@@ -114,7 +114,7 @@ def _folder() -> Path:
 
 
 def _processor() -> str:
-    """What `-march=native` depends on: a home folder may be shared by machines with other instructions."""
+    """Describes what `-march=native` depends on: a home folder may be shared by machines with other instructions."""
     try:
         flags = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Feat"))]
     except OSError:

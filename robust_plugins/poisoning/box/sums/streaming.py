@@ -1,4 +1,4 @@
-"""What a batch of per-sample gradients adds up to, computed a part at a time in plain torch.
+"""Sums of a batch's per-sample gradients, computed a part at a time in plain torch.
 
 For `terms`, pairs (sign, per-sample bounds), every sample has the two numbers per coordinate
 
