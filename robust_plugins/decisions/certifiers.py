@@ -89,7 +89,7 @@ class CROWN(Certifier):
             return values[-1]
         check_spec(spec, x, values[-1].shape[1])
         relaxed = Relaxation(network, values, memory=self.memory).bounds(len(values) - 1, spec)
-        return relaxed.sharpened(_last(network, _before_last(network, values), spec))
+        return relaxed.agreeing(_last(network, _before_last(network, values), spec))
 
     def propagate_lower(  # noqa: D102 (inherited)
         self,

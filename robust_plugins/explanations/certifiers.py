@@ -146,4 +146,4 @@ class Relaxed(CROWN):
         size = second_order.bytes_per_sample()
         if not second_order.applicable or size > self.memory:
             return found
-        return found.sharpened(second_order.bounds(coefficients, at_once=self.memory // size))
+        return found.agreeing(second_order.bounds(coefficients, at_once=self.memory // size))

@@ -130,6 +130,15 @@ class Interval:
             )
         return Interval(torch.minimum(met.lower, met.upper), torch.maximum(met.lower, met.upper))
 
+    def agreeing(self, other: Interval) -> Interval:
+        """`meet` of two computed enclosures of one quantity; where rounding has moved them apart, the hull of both."""
+        met = self.meet(other)
+        apart = met.lower > met.upper
+        if not bool(apart.any()):
+            return met
+        both = self.hull(other)
+        return Interval(torch.where(apart, both.lower, met.lower), torch.where(apart, both.upper, met.upper))
+
     def hull(self, other: Interval) -> Interval:
         """The smallest interval that holds both."""
         return Interval(torch.minimum(self.lower, other.lower), torch.maximum(self.upper, other.upper))
@@ -240,7 +249,10 @@ def _times(a: Tensor, b: Tensor) -> Tensor:
     if product.device.type == "cpu" and bool(product.detach().sum().isfinite()):
         return product
     zero = ((a == 0) | (b == 0)) & ~(a.isnan() | b.isnan())
-    return torch.where(zero, 0, a) * torch.where(zero, 0, b)  # and no NaN in the gradients
+    nothing = torch.zeros((), dtype=product.dtype, device=product.device)
+    # A number without axes would decide the dtype of what `where` returns.
+    a, b = a.to(product.dtype), b.to(product.dtype)
+    return torch.where(zero, nothing, a) * torch.where(zero, nothing, b)  # and no NaN in the gradients
 
 
 def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:

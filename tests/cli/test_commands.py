@@ -113,7 +113,7 @@ def test_plugins_list_shows_what_failed(registry: Registry) -> None:
     status = {row["name"]: row["status"] for row in json.loads(run("plugins", "list", "--json").stdout)}
     assert status == {
         "art": "blocked", "lirpa": "blocked", "interval": "blocked", "data": "loaded", "models": "loaded",
-        "explanations": "loaded", "losses": "loaded", "toy": "loaded", "broken": "failed",
+        "explanations": "loaded", "losses": "loaded", "poison": "loaded", "toy": "loaded", "broken": "failed",
     }  # fmt: skip
 
 
@@ -129,9 +129,9 @@ def test_plugins_check(registry: Registry) -> None:
     assert (absent.exit_code, "pip install no_such_backend" in absent.stdout) == (1, True)
     assert "shrink" in absent.stdout
     assert json.loads(run("plugins", "check", "toy", "--json").stdout)["components"][0]["name"] == "toy:corner"
-    unknown = run("plugins", "check", "toi")
+    unknown = run("plugins", "check", "toyy")
     assert unknown.exit_code == 2
-    assert unknown.stderr.startswith("Error: unknown plugin 'toi'. Did you mean 'toy'?")
+    assert unknown.stderr.startswith("Error: unknown plugin 'toyy'. Did you mean 'toy'?")
     assert unknown.stderr.count("\n") == 1
 
 

@@ -12,7 +12,7 @@ from robust_plugins.balls import Ball
 
 _STEPS = (2.0, 1.0, 0.5, 0.25)
 _CORNERS = 16
-_MOST = 32
+_MOST = 16
 """Inputs run at a time."""
 
 Run = Callable[[Tensor], Tensor]

@@ -24,10 +24,10 @@ def probabilities(relaxation: Relaxation, y: Int[Tensor, " batch"]) -> Interval:
     from_logits = logits - Interval(
         *(end.gather(1, y.long().unsqueeze(1)).expand(logits.shape) for end in (logits.lower, logits.upper))
     )
-    found = found.sharpened(from_logits)
+    found = found.agreeing(from_logits)
     # z_y - z_y is 0 and not an interval around it.
     differences = Interval(found.lower * (1 - own), found.upper * (1 - own))
-    return softmax_range(differences, -1).sharpened(softmax_range(logits, -1))
+    return softmax_range(differences, -1).agreeing(softmax_range(logits, -1))
 
 
 def directions(y: Int[Tensor, " batch"], classes: int) -> tuple[Int[Tensor, "batch others"], Tensor]:

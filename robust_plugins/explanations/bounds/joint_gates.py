@@ -237,11 +237,11 @@ def gradient_interval(
         if index in bent or gated.intersection(adjoint.nodes[index].inputs):
             gated.add(index)
         if index in wanted & gated:
-            grads[index] = grads[index].sharpened(relaxation.bounds(index))
+            grads[index] = grads[index].agreeing(relaxation.bounds(index))
             for plane in chosen:
-                grads[index] = grads[index].sharpened(joint.bounds(index, plane))
+                grads[index] = grads[index].agreeing(joint.bounds(index, plane))
             if steps and chosen:
-                grads[index] = grads[index].sharpened(joint.bounds(index, chosen[0], steps=steps))
+                grads[index] = grads[index].agreeing(joint.bounds(index, chosen[0], steps=steps))
     return grads[last]
 
 

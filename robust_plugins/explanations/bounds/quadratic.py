@@ -142,7 +142,7 @@ class SecondOrder:
             inputs = [forms[j] for j in network.nodes[index].inputs]
             smooth = smooth_of(network.layers[index])
             if smooth is not None:
-                z = inputs[0].interval().sharpened(self.values[network.nodes[index].inputs[0]])
+                z = inputs[0].interval().agreeing(self.values[network.nodes[index].inputs[0]])
                 second, third = smooth.bends(z)
                 f, slope = smooth.activation.f, smooth.activation.slope
                 found[index] = _composed(slope, third, smooth, inputs[0], z, origin=2 * index)

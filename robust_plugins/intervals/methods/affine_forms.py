@@ -67,7 +67,7 @@ def affine_forms(
     if rounding.active():
         raise ArgumentError("rounding", "'outward'", accepted="'nearest' for affine forms", hint="Use Network.forward.")
     form = Form(center, generators, torch.zeros_like(center), norm)
-    values = [form.interval() if box is None else form.interval().sharpened(box)]
+    values = [form.interval() if box is None else form.interval().agreeing(box)]
     forms = [form]
     for index in range(1, len(network.nodes)):
         rules, layer, sources = network.rules[index], network.layers[index], network.nodes[index].inputs
@@ -80,7 +80,7 @@ def affine_forms(
             form = _through_activation(activation, inputs[0], before[0])
         else:
             form = Form(value.center, center.new_zeros((1, 1, *value.shape[1:])), value.radius, norm)
-        values.append(value.sharpened(form.interval()))
+        values.append(value.agreeing(form.interval()))
         forms.append(form)
     return values, forms
 

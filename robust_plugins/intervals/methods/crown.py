@@ -230,7 +230,7 @@ def crown(
         raise ArgumentError(
             "rounding", "'outward'", accepted="'nearest' for linear relaxation", hint="Use Network.forward for it."
         )
-    values: list[Interval] = [x if known is None or 0 not in known else x.sharpened(known[0])]
+    values: list[Interval] = [x if known is None or 0 not in known else x.agreeing(known[0])]
     relaxation = Relaxation(network, values, memory=memory, support=support)
     targets = {
         j
@@ -244,10 +244,10 @@ def crown(
     for index in range(1, len(network.nodes)):
         value = network.step(index, values)
         if known is not None and index in known:
-            value = value.sharpened(known[index])
+            value = value.agreeing(known[index])
         values.append(value)
         if index in targets:
-            values[index] = value.sharpened(relaxation.bounds(index))
+            values[index] = value.agreeing(relaxation.bounds(index))
     return values
 
 

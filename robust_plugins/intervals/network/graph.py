@@ -181,7 +181,7 @@ class Network:
             for index in range(len(self.nodes) if until is None else until + 1):
                 value = x if index == 0 else self.step(index, values)
                 if known is not None and index in known:
-                    value = value.sharpened(known[index])
+                    value = value.agreeing(known[index])
                 values.append(value)
         return values
 
@@ -221,7 +221,7 @@ class Network:
                 if above is None:
                     continue
                 if known is not None and index in known:
-                    above = found[index] = above.sharpened(known[index])
+                    above = found[index] = above.agreeing(known[index])
                 inputs = [values[j] for j in self.nodes[index].inputs]
                 if weights is not None and self.names[index]:
                     for name, value in self._weight_gradients(index, inputs, above, weights == "sum").items():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves
 
 from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals.rules.registry import overridden, rules_for
@@ -210,6 +211,8 @@ def value_of(node: fx.Node, root: nn.Module, probe: Tensor) -> Any:
         sources = copy.all_input_nodes
         if copy.op == "placeholder" or (any(s in data for s in sources) and not describes(copy)):
             data.add(copy)
+        elif any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((values[copy], others[copy]))):
+            data.add(copy)  # state that forward has written while it is traced
         elif not isinstance(values[copy], Tensor):
             # A shape holds the batch size, and its other entries do not depend on it.
             if any(s in sized for s in sources) and copy.target is not operator.getitem:

@@ -234,7 +234,7 @@ def test_moved_labels_are_as_exact_as_the_model(labels: torch.dtype) -> None:
 
 
 class _Hooked(nn.Module):
-    """A hook, which tracing does not see, multiplies by a parameter that begins at 1."""
+    """A hook multiplies by a parameter that begins at 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -249,11 +249,18 @@ class _Hooked(nn.Module):
         return out
 
 
-def test_parameters_that_tracing_misses_are_refused() -> None:
-    """Else they would be taken for fixed, while torch trains them."""
-    with pytest.raises(UnsupportedModelError, match="'gain' cannot be trained abstractly: tracing does not see"):
-        train(_Hooked().double(), data())
-    assert set(train(_Hooked().double(), data(), parameters=["last.weight"]).parameters) == {"last.weight"}
+def test_parameters_of_hooks_are_trained() -> None:
+    """They must not be taken for fixed, while torch trains them."""
+    torch.manual_seed(0)
+    model, budget = _Hooked().double(), rp.PoisoningBudget(points=1, eps=0.01)
+    assert set(train(model, data(), parameters=["last.weight"]).parameters) == {"last.weight"}
+    run = train(model, data(), budget)
+    attacked = rp.LossAscent()(model, data(), budget, loss="cross_entropy", optimizer=rp.SGD(lr=0.2), epochs=2)
+    assert "gain" in run.parameters
+    assert run.parameters.keys() == attacked.parameters.keys()
+    assert float((run.nominal.gain - 1).abs().amax()) > 1e-3
+    for name, found in attacked.parameters.items():
+        assert bool(run.parameters[name].contains(found[0], tolerance=1e-12).all()), name
 
 
 @pytest.mark.filterwarnings("ignore:.*decide no sample")

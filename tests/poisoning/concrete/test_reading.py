@@ -221,8 +221,12 @@ def test_a_run_answers_for_the_training_whatever_becomes_of_its_model() -> None:
     assert run.certified_accuracy(x, y) == before[1]
 
 
-def test_hooks_that_tracing_does_not_see_are_refused() -> None:
-    model = network()
+def test_hooks_of_the_model_are_part_of_what_is_trained() -> None:
+    model, plain = network(), network()
     model.register_forward_hook(lambda module, given, out: 2 * out)
-    with pytest.raises(UnsupportedModelError):
-        train(model, data())
+    run, budget = train(model, data()), rp.PoisoningBudget(points=1, eps=0.01)
+    attacked = rp.LossAscent()(model, data(), budget, loss="cross_entropy", optimizer=rp.SGD(lr=0.2), epochs=2)
+    for name, found in attacked.parameters.items():
+        assert bool(run.parameters[name].contains(found[0], tolerance=1e-12).all())
+    trained = dict(run.nominal.named_parameters())["0.weight"]
+    assert not torch.allclose(trained, dict(train(plain, data()).nominal.named_parameters())["0.weight"])
