@@ -10,6 +10,6 @@ from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.methods.crown import Relaxation, crown
 from robust_plugins.intervals.network.graph import Gradients, Network, Node
 from robust_plugins.intervals.network.tracing import trace
-from robust_plugins.intervals.rules import activations, linear, selection, structure  # noqa: F401
+from robust_plugins.intervals.rules import activations, linear, pairs, selection, structure  # noqa: F401
 
 __all__ = ["Gradients", "Interval", "Network", "Node", "Relaxation", "crown", "trace"]

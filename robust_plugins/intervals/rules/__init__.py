@@ -3,6 +3,6 @@
 Importing this package registers them; `robust_plugins.intervals.rules.registry` says how to add one.
 """
 
-from robust_plugins.intervals.rules import activations, linear, selection, structure
+from robust_plugins.intervals.rules import activations, linear, pairs, selection, structure
 
-__all__ = ["activations", "linear", "selection", "structure"]
+__all__ = ["activations", "linear", "pairs", "selection", "structure"]

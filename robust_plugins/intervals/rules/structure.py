@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals.interval import Interval
-from robust_plugins.intervals.layers import Add, Cat, Index, Input, Multiply, Permute, Reduce, Reshape
+from robust_plugins.intervals.layers import Add, Cat, Index, Input, Permute, Reduce, Reshape
 from robust_plugins.intervals.products import reduced, summing
 from robust_plugins.intervals.rules.registry import backward_rule, forward_rule
 
@@ -73,18 +73,6 @@ def add_vjp(layer: Add, x: Interval, y: Interval, grad: Interval) -> tuple[Inter
     """The gradient goes to both."""
     to_y = grad if layer.sign == 1 else -grad
     return reduced(grad, (len(grad), *x.shape[1:])), reduced(to_y, (len(grad), *y.shape[1:]))
-
-
-@forward_rule(Multiply)
-def multiply(layer: Multiply, x: Interval, y: Interval) -> Interval:
-    """`x * y`."""
-    return x * y
-
-
-@backward_rule(Multiply)
-def multiply_vjp(layer: Multiply, x: Interval, y: Interval, grad: Interval) -> tuple[Interval, Interval]:
-    """`g y` and `g x`."""
-    return reduced(grad * y, tuple(x.shape)), reduced(grad * x, tuple(y.shape))
 
 
 @forward_rule(Cat, affine=True)
