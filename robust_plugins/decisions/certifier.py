@@ -29,7 +29,6 @@ from robust_plugins.harness.wrappers import Model, unreadable
 from robust_plugins.intervals import Interval
 
 Result = TypeVar("Result")
-CertifierClass = TypeVar("CertifierClass", bound="Certifier")
 
 LEFT_OUT = "margins of the logits before the model's final softmax or sigmoid, which changes no decision"
 """What a certificate adds to its soundness where a last layer was left out."""
@@ -78,6 +77,20 @@ class Certifier(Component, ABC):
         Sound over the same set, under the same assumptions, and differentiable where `propagate` is.
         """
         return self._ordered(self._propagated(model, x, ball, spec, spec.shape[2])).lower
+
+    def propagate_decision(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"],
+    ) -> Interval:
+        """Bounds on the margins `spec @ logits`, as good as it takes to say whether all are positive: for certificates.
+
+        Override it where that costs less than `propagate`: a lower bound above zero may be left as it is, and upper
+        bounds may be any sound ones. Sound over the same set, under the same assumptions.
+        """
+        return self.propagate(model, x, ball, spec)
 
     def bytes_per_sample(self, activations: Sequence[int], classes: int, itemsize: int) -> int:
         """An estimate of the memory that one sample takes, from the sizes of the activations; sets `batch_size`.
@@ -151,7 +164,7 @@ class Certifier(Component, ABC):
     ) -> tuple[int, list[Result]]:
         """The number of classes, and `compute(model, x, ball, spec, classes)` of each chunk, in evaluation mode."""
         _check_rounding(self)
-        own = _leaves_alone(self, model)
+        own = is_of_the_engine(self)
         with calling(model, x, ball, guarded=not own, thorough=False) as call:
             x, spec = call.x, ordinary(spec)
             if own and isinstance(spec, Tensor) and spec.dim() == 3 and spec.shape[2] > 2:
@@ -235,8 +248,12 @@ class Certifier(Component, ABC):
 
     @final
     def _propagated(self, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None, classes: int) -> Interval:
-        found = self.propagate(model, x, ball, spec)
-        shape = (len(x), classes if spec is None else spec.shape[1])
+        return self._checked(self.propagate(model, x, ball, spec), x, classes if spec is None else spec.shape[1])
+
+    @final
+    def _checked(self, found: Interval, x: Tensor, rows: int) -> Interval:
+        """`found`, as a certifier returned it; raises ComponentError where it has another type, shape or dtype."""
+        shape = (len(x), rows)
         if not isinstance(found, Interval) or found.shape != shape or found.dtype != x.dtype:
             what = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Interval) else repr(found)
             raise ComponentError(f"{self}: propagate returned {what}; expected an Interval, {x.dtype} of shape {shape}")
@@ -250,7 +267,7 @@ class Certifier(Component, ABC):
         wrong = (logits.argmax(1) != y).tolist()
         try:
             _check_readable(model)
-            found = self._propagated(model, x.clone(), ball, spec.clone(), logits.shape[1])
+            found = self._checked(self.propagate_decision(model, x.clone(), ball, spec.clone()), x, spec.shape[1])
         except UnsupportedModelError as error:
             verdicts = [Verdict.FALSIFIED if w else Verdict.UNSUPPORTED for w in wrong]
             messages = ["" if w else str(error) for w in wrong]
@@ -282,7 +299,8 @@ class Certifier(Component, ABC):
 
 
 _OWN: set[type[Certifier]] = set()
-"""The certifiers of the interval engine, and no subclass of theirs."""
+"""The certifiers of the interval engine, and no subclass of theirs: they leave the model and the random states as they
+are, and check `spec` themselves, so `bounds` spends no time in training on what would change nothing."""
 
 
 def of_the_engine(certifier: type[Certifier]) -> type[Certifier]:
@@ -290,30 +308,7 @@ def of_the_engine(certifier: type[Certifier]) -> type[Certifier]:
     if certifier.__module__ != "robust_plugins.decisions.certifiers":
         raise ComponentError(f"{certifier.__qualname__} is none of the engine's own certifiers: it is checked")
     _OWN.add(certifier)
-    _ALONE[certifier] = lambda _: True
     return certifier
-
-
-_ALONE: dict[type[Certifier], Callable[[nn.Module], bool]] = {}
-"""The certifiers of this package, and no subclass of theirs, that leave `x`, `spec`, the random states and a model as
-they are, and which models; they check `spec` themselves. `bounds` does without the copies that would find a change."""
-
-
-def leaving_alone(models: Callable[[nn.Module], bool]) -> Callable[[type[CertifierClass]], type[CertifierClass]]:
-    """Marks a certifier of this package that changes none of the `models`; a class of anybody else is refused."""
-
-    def mark(certifier: type[CertifierClass]) -> type[CertifierClass]:
-        if not certifier.__module__.startswith("robust_plugins."):
-            raise ComponentError(f"{certifier.__qualname__} is none of this package's certifiers: it is checked")
-        _ALONE[certifier] = models
-        return certifier
-
-    return mark
-
-
-def _leaves_alone(certifier: Certifier, model: object) -> bool:
-    models = _ALONE.get(type(certifier))
-    return models is not None and isinstance(model, nn.Module) and models(model)
 
 
 def is_of_the_engine(certifier: Certifier) -> bool:

@@ -15,6 +15,8 @@ NAMES = [
     "interval:crown-ibp",
     "interval:crown",
     "interval:crown(memory=2000)",
+    "interval:alpha-crown(steps=5)",
+    "interval:alpha-crown(steps=5, memory=2000)",
 ]
 
 

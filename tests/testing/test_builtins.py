@@ -22,6 +22,7 @@ CERTIFIERS = {
     "interval:ibp": {},
     "interval:crown-ibp": {},
     "interval:crown": {},
+    "interval:alpha-crown": {"steps": 3},
 }
 
 

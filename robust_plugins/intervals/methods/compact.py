@@ -1,0 +1,200 @@
+"""A network over a box, reduced to what is not linear there; linear bounds on it and their gradient.
+
+Over a box every ReLU whose input cannot change its sign is linear. What is left of a network of any architecture is
+
+    z_j = M_j s_j + b_j,    h_j = relu(z_j)        for its blocks j,
+
+where the state s = (x, h_1, h_2, ...) holds the inputs, scaled to [-1, 1], and the outputs of the *units*: the unstable
+ReLUs, and `s_j` is the part of it before block j. Other nonlinear layers are units too: with lines `A <= y <= B` they
+are `y = A + h`, `0 <= h <= z = B - A`.
+
+Each unit has lines `slope z <= h <= chord z + intercept`, where the slope of a ReLU may be any number of [0, 1].
+Sending the coefficients c of a combination of the state back to x, with `a` those of a unit when it is reached,
+
+    p = D a,  a_before += M^T p,    D = slope where a >= 0, else chord,
+
+gives the lower bound `g = const + sum b p + sum_{a < 0} a intercept - |a_x|_1`, for any slopes in their range. Its
+minimiser is `x = -sign(a_x)`. Between kinks g is linear in p, so that its derivative by p is the value z which the
+minimiser takes when it is sent *forward through the chosen lines*: dg/dslope = max(a, 0) z, for one linear forward
+pass.
+
+Dual bounds of this kind: Salman et al. 2019, "A convex relaxation barrier to tight robustness verification".
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from robust_plugins.intervals.methods.ascent import Dual, Gradient
+
+SPARSE = 0.12
+"""Matrices with a smaller share of entries that are not zero are stored sparsely, as those of first convolutions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Units that one layer opened: their inputs as affine functions of the state entries from `start` on."""
+
+    start: int
+    first: int
+    """The place of its first unit in the state."""
+    last: int
+    """The place after its last unit."""
+    matrix: Tensor
+    transposed: Tensor
+
+
+class Bound(NamedTuple):
+    """Lower bounds of some rows, with what their gradient needs; tensors are (units, rows)."""
+
+    value: Tensor
+    """(rows,)"""
+    coefficients: Tensor
+    """Of the whole state, as they were when each entry was reached: (state, rows)."""
+    slopes: Tensor
+    """Of the line chosen for each unit, D."""
+    intercepts: Tensor
+    """Of that line."""
+
+    def select(self, keep: Tensor) -> Bound:
+        """The same for some of the rows, by index."""
+        return Bound(self.value[keep], self.coefficients[:, keep], self.slopes[:, keep], self.intercepts[:, keep])
+
+
+class Compact(Dual):
+    """The network of the units alone, grown block by block; rows of coefficients are the columns of tensors.
+
+    Bounds hold in real arithmetic, for every input in [-1, 1] and every slope within `least` and `most`, where the
+    lines of the units that were added do.
+    """
+
+    def __init__(self, inputs: int, like: Tensor) -> None:
+        self.inputs = inputs
+        self.blocks: list[Block] = []
+        none = like.new_zeros((0, 1))
+        self.offset, self.least, self.most, self.chord, self.intercept = none, none, none, none, none
+
+    @property
+    def size(self) -> int:
+        """The number of the state's entries."""
+        return self.inputs + len(self.offset)
+
+    @property
+    def free(self) -> Tensor:
+        """Which units have a slope to choose, (units, 1)."""
+        return (self.least < self.most).to(self.offset)
+
+    def add(
+        self,
+        start: int,
+        matrix: Float[Tensor, "units entries"],
+        offset: Float[Tensor, " units"],
+        *,
+        least: Float[Tensor, " units"],
+        most: Float[Tensor, " units"],
+        chord: Float[Tensor, " units"],
+        intercept: Float[Tensor, " units"],
+    ) -> None:
+        """Adds a block of units with the inputs `matrix s[start:] + offset`.
+
+        `least z <= h <= chord z + intercept` and `most z <= h` hold for all that z can be; a slope is chosen between
+        `least` and `most`. `matrix` may end before the state does.
+        """
+        first = self.size
+        if not matrix.requires_grad:
+            used = (matrix != 0).any(0).nonzero().flatten().tolist()
+            low, high = (used[0], used[-1] + 1) if used else (0, 0)
+            start, matrix = start + low, matrix[:, low:high].contiguous()
+        transposed = matrix.t() if matrix.requires_grad else matrix.t().contiguous()
+        if _sparse(matrix):
+            matrix, transposed = _compressed(matrix), _compressed(transposed)
+        self.blocks.append(Block(start, first, first + len(offset), matrix, transposed))
+        for name, values in (
+            ("offset", offset), ("least", least), ("most", most), ("chord", chord), ("intercept", intercept)
+        ):  # fmt: skip
+            setattr(self, name, torch.cat([getattr(self, name), values.unsqueeze(1)]))
+
+    def usual_slopes(self) -> Float[Tensor, "units 1"]:
+        """CROWN's choice, nearest to the function: for a ReLU 1 where its chord is steeper than 1/2, else 0."""
+        return torch.where(self.chord > 0.5, self.most, self.least)
+
+    @torch.no_grad()
+    def bound(
+        self, rows: Float[Tensor, "state rows"], const: Float[Tensor, " rows"], slopes: Float[Tensor, "units rows"]
+    ) -> Bound:
+        """The least that `rows^T s + const` can be, at least, with these slopes; without autograd history."""
+        n, coefficients = self.inputs, rows.clone()
+        chosen, signs, difference = torch.empty_like(slopes), torch.empty_like(slopes), slopes - self.chord
+        value = const.clone()
+        for block in reversed(self.blocks):
+            at = slice(block.first - n, block.last - n)
+            a, sign = coefficients[block.first : block.last], signs[at]
+            torch.sign(a, out=sign).clamp_(max=0)  # -1 where the coefficient is negative
+            torch.addcmul(slopes[at], sign, difference[at], out=chosen[at])
+            p = a * chosen[at]
+            value.add_(torch.mv(p.t(), self.offset[at, 0]))
+            before = coefficients[block.start : block.start + len(block.transposed)]
+            torch.addmm(before, block.transposed, p, out=before)
+        intercepts = signs.mul_(-self.intercept)
+        value.add_((coefficients[n:] * intercepts).sum(0)).sub_(coefficients[:n].abs().sum(0))
+        return Bound(value, coefficients, chosen, intercepts)
+
+    @torch.no_grad()
+    def minimiser(self, bound: Bound) -> tuple[Float[Tensor, "state rows"], Float[Tensor, "units rows"]]:
+        """The state at the bound's minimiser, and the units' inputs z, sent forward through the chosen lines.
+
+        `z` is the derivative of the bound by `p`, what a unit's coefficient sends to its input.
+        """
+        n = self.inputs
+        state, z = torch.empty_like(bound.coefficients), torch.empty_like(bound.slopes)
+        torch.sign(bound.coefficients[:n], out=state[:n]).neg_()
+        for block in self.blocks:
+            at = slice(block.first - n, block.last - n)
+            before = state[block.start : block.start + block.matrix.shape[1]]
+            torch.mm(block.matrix, before, out=z[at]).add_(self.offset[at])
+            torch.addcmul(bound.intercepts[at], bound.slopes[at], z[at], out=state[block.first : block.last])
+        return state, z
+
+    def evaluate(  # noqa: D102 (inherited)
+        self, rows: Float[Tensor, "state rows"], const: Float[Tensor, " rows"], slopes: Float[Tensor, "units rows"]
+    ) -> tuple[Float[Tensor, " rows"], Gradient]:
+        bound = self.bound(rows, const, slopes)
+        return bound.value, lambda keep: self._gradient(bound if keep is None else bound.select(keep))
+
+    @torch.no_grad()
+    def _gradient(self, bound: Bound) -> Tensor:
+        _, z = self.minimiser(bound)
+        return bound.coefficients[self.inputs :].clamp(min=0).mul_(z).mul_(self.free)
+
+    def differentiable_bound(
+        self, rows: Float[Tensor, "state rows"], const: Float[Tensor, " rows"], slopes: Float[Tensor, "units rows"]
+    ) -> Float[Tensor, " rows"]:
+        """`bound(...).value`, differentiable in all that the units were made from and in the slopes."""
+        n, coefficients, value = self.inputs, rows, const
+        for block in reversed(self.blocks):
+            at = slice(block.first - n, block.last - n)
+            a = coefficients[block.first : block.last]
+            positive, negative = a.clamp(min=0), a.clamp(max=0)
+            p = positive * slopes[at] + negative * self.chord[at]
+            value = value + (p * self.offset[at]).sum(0) + (negative * self.intercept[at]).sum(0)
+            stop = block.start + len(block.transposed)
+            changed = coefficients[block.start : stop] + block.transposed @ p
+            coefficients = torch.cat([coefficients[: block.start], changed, coefficients[stop : block.first]])
+        return value - coefficients.abs().sum(0)
+
+
+def _sparse(matrix: Tensor) -> bool:
+    plain = not matrix.requires_grad and matrix.device.type == "cpu" and torch.backends.mkl.is_available()
+    return plain and matrix.numel() > 2**14 and int(matrix.count_nonzero()) < SPARSE * matrix.numel()
+
+
+def _compressed(matrix: Tensor) -> Tensor:
+    with warnings.catch_warnings():  # that this layout is new; products are all that is used of it
+        warnings.filterwarnings("ignore", message="Sparse CSR", category=UserWarning)
+        return matrix.to_sparse_csr()

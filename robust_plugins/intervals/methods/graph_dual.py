@@ -1,0 +1,124 @@
+"""Bounds with slopes to choose through a traced network itself, for networks that are too large to be made compact.
+
+The coefficients of a few rows go back through the graph by the layers' own rules, so that nothing is ever as large as a
+layer times another; the gradient by the slopes is automatic differentiation's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from robust_plugins.intervals.interval import Interval
+from robust_plugins.intervals.methods.ascent import Dual, Gradient
+from robust_plugins.intervals.methods.crown import Relaxation
+from robust_plugins.intervals.methods.piecewise import PiecewiseLinear, piecewise_linear
+from robust_plugins.intervals.network.graph import Network
+
+
+class GraphDual(Dual):
+    """Lower bounds on combinations of the output of a network over the box of one sample.
+
+    `values` are sound intervals of all nodes' outputs, of batch 1. The units are the kinks that the inputs of piecewise
+    linear layers may pass; the other nonlinear layers keep their relaxations. Sound as `Relaxation`, for any slopes in
+    [0, 1].
+    """
+
+    def __init__(self, network: Network, values: Sequence[Interval], *, memory: int) -> None:
+        self.network, self.values = network, values
+        self.relaxation = Relaxation(network, values, memory=memory)
+        self.kinks: dict[int, tuple[PiecewiseLinear, list[_Kink]]] = {}
+        count = 0
+        for index, layer in enumerate(network.layers):
+            function = piecewise_linear(layer)
+            if function is None:
+                continue
+            z = values[network.nodes[index].inputs[0]]
+            kinks = []
+            for kink, change in function.kinks:
+                kinks.append(_kink(z, kink, change, count))
+                count += len(kinks[-1].entries)
+            self.kinks[index] = function, kinks
+        chords = [k.chord for _, kinks in self.kinks.values() for k in kinks]
+        self.chord = torch.cat([values[0].lower.new_zeros(0), *chords]).unsqueeze(1)
+        self.least, self.most = torch.zeros_like(self.chord), torch.ones_like(self.chord)
+
+    def usual_slopes(self) -> Float[Tensor, "units 1"]:
+        """CROWN's choice: 1 where the chord is steeper than 1/2, else 0."""
+        return (self.chord > 0.5).to(self.chord)
+
+    def evaluate(  # noqa: D102 (inherited)
+        self, rows: Float[Tensor, "outputs rows"], const: Float[Tensor, " rows"], slopes: Float[Tensor, "units rows"]
+    ) -> tuple[Float[Tensor, " rows"], Gradient]:
+        with torch.enable_grad():
+            chosen = slopes.detach().requires_grad_()
+            value = self.differentiable_bound(rows.detach(), const.detach(), chosen)
+            # Slopes before a layer that is bounded by constants have no part in the bound.
+            (gradient,) = torch.autograd.grad(value.sum() + 0 * chosen.sum(), chosen)
+        return value.detach(), lambda keep: gradient if keep is None else gradient[:, keep]
+
+    def differentiable_bound(
+        self, rows: Float[Tensor, "outputs rows"], const: Float[Tensor, " rows"], slopes: Float[Tensor, "units rows"]
+    ) -> Float[Tensor, " rows"]:
+        """Lower bounds of `rows^T y + const`, differentiable in weights and slopes."""
+        last, value = len(self.network.nodes) - 1, const.unsqueeze(0)
+        waiting = {last: rows.t().reshape(1, -1, *self.values[last].shape[1:])}
+        number: Tensor | None
+        for index in range(last, 0, -1):
+            if index not in waiting:
+                continue
+            a = waiting.pop(index)
+            if index in self.kinks:
+                number, below = self._piecewise(index, a, slopes)
+                inputs = [below]
+            else:
+                step = self.relaxation.substituted(index, a, None)
+                number, inputs = step.lower, [c for c, _ in step.inputs if c is not None]
+            if number is not None:
+                value = value + number
+            for source, c in zip(self.network.nodes[index].inputs, inputs, strict=bool(inputs)):
+                waiting[source] = waiting[source] + c if source in waiting else c
+        if 0 in waiting:
+            least, _ = self.relaxation.over_inputs(waiting[0], None)
+            assert least is not None  # it was asked for
+            value = value + least
+        return value.expand(1, rows.shape[1])[0]
+
+    def _piecewise(self, index: int, a: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients of `slope z + value + sum_i change_i relu(z - kink_i)` sent to z, and what is constant."""
+        function, kinks = self.kinks[index]
+        flat = a.flatten(2)[0]  # (rows, entries)
+        below, number = flat * function.slope, (flat * function.value).sum(1)
+        for kink in kinks:
+            part = flat * kink.change
+            own = part[:, kink.entries]
+            positive, negative = own.clamp(min=0), own.clamp(max=0)
+            at = slice(kink.first, kink.first + len(kink.entries))
+            through = (part * kink.active).index_add(1, kink.entries, positive * slopes[at].t() + negative * kink.chord)
+            below = below + through
+            number = number - through.sum(1) * kink.kink + (negative * kink.intercept).sum(1)
+        return number.unsqueeze(0), below.view(a.shape)
+
+
+class _Kink(NamedTuple):
+    """One kink of a layer: the entries that may pass it, where it is passed for sure, and the chords."""
+
+    kink: float
+    change: float
+    first: int
+    """The place of its first unit."""
+    entries: Tensor
+    active: Tensor
+    chord: Tensor
+    intercept: Tensor
+
+
+def _kink(z: Interval, kink: float, change: float, first: int) -> _Kink:
+    low, up = z.lower.flatten() - kink, z.upper.flatten() - kink
+    entries = ((low < 0) & (up > 0)).nonzero().flatten()
+    chord = up[entries] / (up[entries] - low[entries])
+    return _Kink(kink, change, first, entries, (low >= 0).to(low), chord, -chord * low[entries])

@@ -1,0 +1,307 @@
+"""A traced network over the box of one sample, unfolded into a compact network of its unstable neurons.
+
+The graph is walked once, with a batch of basis columns: every node's output is kept as an affine function of the
+compact network's state. An affine layer maps the columns by its own forward rule, so that convolutions, sums of
+branches, normalisations and averages need no code here; a piecewise linear one keeps the rows of the neurons that do
+not pass a kink, and opens a unit for each one that does; any other is replaced by its relaxation's lower line plus a
+unit for the gap between its lines. On the way, the bounds of the inputs of nonlinear layers are optimised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robust_plugins.errors import ArgumentError
+from robust_plugins.intervals.interval import Interval
+from robust_plugins.intervals.methods.ascent import Ascent
+from robust_plugins.intervals.methods.compact import Compact
+from robust_plugins.intervals.methods.crown import Relaxation
+from robust_plugins.intervals.methods.piecewise import piecewise_linear
+from robust_plugins.intervals.network.graph import Network
+from robust_plugins.intervals.rules.elementwise import Activation, activation_of
+
+STABLE = 300
+"""Up to so many active neurons of a layer stay in the state: substituted, they would fill the blocks after them."""
+
+MAGNIFIED = 2.0**20
+"""By how much columns are enlarged before a layer's constant part is added and taken away again: its rounding error
+then counts a millionth."""
+
+
+class Columns(NamedTuple):
+    """A node's output as an affine function of the state: `sum_i coefficients_i s_(start + i) + offset`."""
+
+    start: int
+    coefficients: Tensor
+    """(entries, *shape)"""
+    offset: Tensor
+    """(1, *shape)"""
+
+    @property
+    def flat(self) -> Tensor:
+        """The coefficients, (entries, outputs)."""
+        return self.coefficients.reshape(len(self.coefficients), self.offset.numel())
+
+    def rows(self, compact: Compact, spec: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The coefficients of the whole state, (state, entries), and the constants; of `spec` times it, where given."""
+        flat, offset = self.flat, self.offset.flatten()
+        if spec is not None:
+            flat, offset = flat @ spec.t(), spec @ offset
+        after = compact.size - self.start - len(flat)
+        return torch.nn.functional.pad(flat, (0, 0, self.start, after)), offset
+
+
+class TooLargeError(Exception):
+    """The columns of a layer do not fit the memory."""
+
+
+@dataclass(eq=False)
+class Unfolding:
+    """The compact network of one sample's box, and the columns and intervals of the nodes so far.
+
+    `known` are sound intervals of all nodes' outputs, of batch 1; those of `values` are at least as tight. Raises
+    TooLargeError where columns do not fit `memory` bytes.
+    """
+
+    network: Network
+    known: Sequence[Interval]
+    ascent: Ascent
+    memory: int
+
+    def __post_init__(self) -> None:
+        if any(p is not None and not p.is_point for ps in self.network.parameters for p in ps.values()):
+            raise ArgumentError(
+                "network", "with intervals of weights", accepted="a network of points", hint="Use `crown` for those."
+            )
+        self.differentiable = torch.is_grad_enabled() and any(v.lower.requires_grad for v in self.known)
+        box = self.known[0]
+        self.values: list[Interval] = [box]
+        self.relaxation = Relaxation(self.network, self.values, memory=self.memory)
+        radius = box.radius.flatten()
+        moving = radius.nonzero().flatten()
+        self.compact = Compact(len(moving), radius)
+        self._check(len(moving), box.lower)
+        start = radius.new_zeros((len(moving), len(radius)))
+        start[torch.arange(len(moving), device=moving.device), moving] = radius[moving]
+        self.columns: dict[int, Columns] = {0: Columns(0, start.view(-1, *box.shape[1:]), box.center)}
+        last = {j: index for index, node in enumerate(self.network.nodes) for j in node.inputs}
+        for index in range(1, len(self.network.nodes)):
+            self._step(index)
+            for j in self.network.nodes[index].inputs:
+                if last[j] == index:
+                    self.columns.pop(j, None)
+
+    def bound(
+        self, node: int, spec: Float[Tensor, "rows outputs"], threshold: Float[Tensor, " rows"] | None = None
+    ) -> Float[Tensor, " rows"]:
+        """The best lower bounds found of `spec` times a node's output; those above `threshold` are left at that."""
+        rows, const = self.columns[node].rows(self.compact, spec)
+        return self._maximised(rows, const, threshold)
+
+    def _maximised(self, rows: Tensor, const: Tensor, threshold: Tensor | None) -> Tensor:
+        # Rows, coefficients, lines and moments of a row: some ten numbers for each entry of the state.
+        at_once = self.memory // (10 * max(1, self.compact.size) * const.element_size())
+        return self.ascent.bounds(
+            self.compact, rows, const, threshold, at_once=at_once, differentiable=self.differentiable
+        )
+
+    def _step(self, index: int) -> None:
+        network, layer = self.network, self.network.layers[index]
+        self.values.append(network.step(index, self.values).agreeing(self.known[index]))
+        activation = activation_of(layer)
+        if network.rules[index].affine:
+            self.columns[index] = self._affine(index)
+        elif activation is not None:
+            self.columns[index] = self._elementwise(index, activation)
+        else:
+            self.columns[index] = self._any_layer(index)
+        readers = [i for i, node in enumerate(network.nodes) if index in node.inputs and not network.rules[i].affine]
+        if readers and bool(self.compact.free.any()):
+            self._sharpen(index, [network.layers[i] for i in readers])
+
+    def _sharpen(self, index: int, readers: Sequence[nn.Module]) -> None:
+        """Optimises the bounds of a node's entries, as far as the layers that read it gain from better ones."""
+        value, functions = self.values[index], [piecewise_linear(layer) for layer in readers]
+        low, up = value.lower.flatten(), value.upper.flatten()
+        kinks = {kink for f in functions if f is not None for kink, _ in f.kinks}
+        if None in functions:
+            worth = low < up
+        else:
+            worth = torch.zeros_like(low, dtype=torch.bool)
+            for kink in kinks:
+                worth |= (low < kink) & (up > kink)
+        entries = worth.nonzero().flatten()
+        if not len(entries):
+            return
+        rows, const = self.columns[index].rows(self.compact)
+        rows, const = rows[:, entries], const[entries]
+        threshold = None
+        if None not in functions and len(kinks) == 1:  # beyond its only kink a neuron needs no better bound
+            (kink,) = kinks
+            threshold = torch.cat([torch.full_like(const, kink), torch.full_like(const, -kink)])
+        below, above = self._maximised(
+            torch.cat([rows, -rows], 1), torch.cat([const, -const]), threshold
+        ).chunk(2)  # fmt: skip
+        ends = [end.index_copy(0, entries, found) for end, found in ((low, below), (up, -above))]
+        self.values[index] = value.agreeing(Interval(*(end.view(value.shape) for end in ends)))
+
+    def _affine(self, index: int) -> Columns:
+        network = self.network
+        rule, layer, parameters = network.rules[index].forward, network.layers[index], network.parameters[index]
+        assert rule is not None
+        before = [self.columns[j] for j in network.nodes[index].inputs]
+        start, stop = min(c.start for c in before), max(c.start + len(c.coefficients) for c in before)
+        offset: Tensor = rule(layer, *[Interval.point(c.offset) for c in before], **parameters).lower
+        self._check(stop - start, offset)
+        if stop == start:
+            return Columns(start, offset.new_zeros((0, *offset.shape[1:])), offset)
+        zero = rule(layer, *[Interval.point(torch.zeros_like(c.offset)) for c in before], **parameters).lower
+        inputs = [Interval.point(_padded(c, start, stop) * MAGNIFIED) for c in before]
+        moved: Tensor = rule(layer, *inputs, **parameters).lower
+        return Columns(start, (moved - zero if bool(zero.any()) else moved) / MAGNIFIED, offset)
+
+    def _elementwise(self, index: int, activation: Activation) -> Columns:
+        """Entries of a piecewise linear layer that pass at most one kink are linear or a ReLU; lines bound the rest."""
+        (source,) = self.network.nodes[index].inputs
+        z, value, function = self.columns[source], self.values[source], piecewise_linear(self.network.layers[index])
+        low, up = value.lower.flatten(), value.upper.flatten()
+        passed = [] if function is None else [(low < kink) & (up > kink) for kink, _ in function.kinks]
+        between = torch.full_like(low, function is None, dtype=torch.bool)
+        if len(passed) > 1:
+            between = torch.stack(passed).sum(0) > 1
+        slope, offset = torch.zeros_like(low), torch.zeros_like(low)
+        opened: list[_Opened] = []
+        if bool(between.any()):
+            (a, b), (c, d) = ((x.flatten(), y.flatten()) for x, y in _lines(activation, value))
+            slope, offset = torch.where(between, a, slope), torch.where(between, b, offset)
+            opened.append(self._gaps(z, between, c - a, d - b))
+        if function is not None:
+            slope = torch.where(between, slope, function.slope)
+            offset = torch.where(between, offset, function.value)
+            for (kink, change), unstable in zip(function.kinks, passed, strict=True):
+                active, unstable = (low >= kink) & ~between, unstable & ~between
+                units = active | unstable if self._keeps(active | unstable) else unstable
+                linear = (active & ~units).to(low)
+                slope, offset = slope + change * linear, offset - change * kink * linear
+                opened.append(self._relus(z, units, low - kink, up - kink, kink, change))
+        shape = z.offset.shape
+        moved = z.coefficients * slope.view(shape) if bool(slope.any()) else None
+        return self._joined(z.start, moved, (z.offset * slope.view(shape) + offset.view(shape)), opened)
+
+    def _any_layer(self, index: int) -> Columns:
+        """The lower line of each entry, and a unit for the gap between its lines."""
+        shape = self.values[index].shape
+        before = [self.columns[j] for j in self.network.nodes[index].inputs]
+        start, stop = min(c.start for c in before), max(c.start + len(c.coefficients) for c in before)
+        size, widest = prod(shape[1:]), max(c.offset.numel() for c in before)
+        self._check(stop - start, self.values[index].lower)
+        flat = [_padded(c, start, stop).reshape(stop - start, c.offset.numel()) for c in before]
+        lower: list[tuple[Tensor, Tensor]] = []
+        gaps: list[tuple[Tensor, Tensor]] = []
+        at_once = max(1, self.memory // (8 * widest * flat[0].element_size()))
+        for part in torch.arange(size, device=flat[0].device).split(at_once):
+            eye = flat[0].new_zeros((len(part), size))
+            eye[torch.arange(len(part), device=part.device), part] = 1
+            eye = eye.view(1, len(part), *shape[1:])
+            found = self.relaxation.substituted(index, eye, eye)
+            assert found.lower is not None  # both were asked for
+            assert found.upper is not None
+            below, above = flat[0].new_zeros((stop - start, len(part))), flat[0].new_zeros((stop - start, len(part)))
+            least, most = found.lower.expand(1, -1)[0], found.upper.expand(1, -1)[0]
+            for columns, c, (one, two) in zip(flat, before, found.inputs, strict=bool(found.inputs)):
+                assert one is not None
+                assert two is not None
+                one, two = one[0].flatten(1), two[0].flatten(1)
+                below, above = below + columns @ one.t(), above + columns @ two.t()
+                least, most = least + one @ c.offset.flatten(), most + two @ c.offset.flatten()
+            lower.append((below, least))
+            gaps.append((above - below, most - least))
+        below, least = torch.cat([c for c, _ in lower], 1), torch.cat([o for _, o in lower])
+        gap, width = torch.cat([c for c, _ in gaps], 1), torch.cat([o for _, o in gaps])
+        units = (gap != 0).any(0) | (width > 0)
+        z = Columns(start, gap.view(-1, *shape[1:]), width.view(shape))
+        one = torch.ones_like(width)
+        opened = self._gaps(z, units, one, torch.zeros_like(width))
+        return self._joined(start, below.view(-1, *shape[1:]), least.view(shape), [opened])
+
+    def _relus(self, z: Columns, units: Tensor, low: Tensor, up: Tensor, kink: float, change: float) -> _Opened:
+        """Opens `relu(z - kink)` for these entries, whose inputs lie between `low` and `up`; active ones are linear."""
+        entries = units.nonzero().flatten()
+        low, up = low[entries], up[entries]
+        unstable = low < 0
+        chord = torch.where(unstable, up / torch.where(unstable, up - low, 1), 1)
+        return self._add(
+            z, entries, torch.ones_like(low), torch.full_like(low, -kink), change,
+            least=(~unstable).to(low), most=torch.ones_like(low), chord=chord,
+            intercept=torch.where(unstable, -chord * low, 0),
+        )  # fmt: skip
+
+    def _gaps(self, z: Columns, units: Tensor, scale: Tensor, shift: Tensor) -> _Opened:
+        """Opens what lies between 0 and `scale z + shift` for these entries."""
+        entries = units.nonzero().flatten()
+        zero, one = torch.zeros_like(scale[entries]), torch.ones_like(scale[entries])
+        return self._add(
+            z, entries, scale[entries], shift[entries], 1.0, least=zero, most=zero, chord=one, intercept=zero
+        )  # fmt: skip
+
+    def _add(
+        self, z: Columns, entries: Tensor, scale: Tensor, shift: Tensor, weight: float, **lines: Tensor
+    ) -> _Opened:
+        first = self.compact.size
+        if len(entries):
+            matrix = (z.flat[:, entries] * scale).t()
+            self.compact.add(z.start, matrix, z.offset.flatten()[entries] * scale + shift, **lines)
+        return _Opened(first, entries, weight)
+
+    def _joined(self, start: int, moved: Tensor | None, offset: Tensor, opened: Sequence[_Opened]) -> Columns:
+        """The columns of a linear part, None for zero, and of units."""
+        first, stop = min(o.first for o in opened), self.compact.size
+        if moved is None:
+            start, moved = first, offset.new_zeros((0, *offset.shape[1:]))
+        self._check(stop - start, offset)
+        after = offset.new_zeros((stop - start - len(moved), offset.numel()))
+        for units in opened:
+            place = units.first - start - len(moved) + torch.arange(len(units.entries), device=offset.device)
+            after[place, units.entries] = units.weight
+        return Columns(start, torch.cat([moved, after.view(-1, *offset.shape[1:])]), offset)
+
+    def _keeps(self, live: Tensor) -> bool:
+        """Whether active neurons stay in the state as units, which are exact."""
+        count = int(live.sum())
+        return count <= STABLE and 2 * count < self.compact.inputs
+
+    def _check(self, entries: int, like: Tensor) -> None:
+        """Before and behind a layer, and enlarged on the way: some four tensors of columns are alive at once."""
+        if 4 * entries * like.numel() * like.element_size() > self.memory:
+            raise TooLargeError
+
+
+class _Opened(NamedTuple):
+    """Units that a layer opened: their first place in the state, the entries they belong to, and their factor there."""
+
+    first: int
+    entries: Tensor
+    weight: float
+
+
+def _padded(columns: Columns, start: int, stop: int) -> Tensor:
+    """The coefficients of the state's entries from `start` to `stop`."""
+    c = columns.coefficients
+    before, after = columns.start - start, stop - columns.start - len(c)
+    if not before and not after:
+        return c
+    return torch.cat([c.new_zeros((before, *c.shape[1:])), c, c.new_zeros((after, *c.shape[1:]))])
+
+
+def _lines(activation: Activation, z: Interval) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    if activation.relaxable:
+        return activation.lines(z)
+    y = activation.range(z)
+    return (torch.zeros_like(y.lower), y.lower), (torch.zeros_like(y.upper), y.upper)
