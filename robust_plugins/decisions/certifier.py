@@ -29,6 +29,7 @@ from robust_plugins.harness.wrappers import Model, unreadable
 from robust_plugins.intervals import Interval
 
 Result = TypeVar("Result")
+CertifierClass = TypeVar("CertifierClass", bound="Certifier")
 
 LEFT_OUT = "margins of the logits before the model's final softmax or sigmoid, which changes no decision"
 """What a certificate adds to its soundness where a last layer was left out."""
@@ -164,7 +165,7 @@ class Certifier(Component, ABC):
     ) -> tuple[int, list[Result]]:
         """The number of classes, and `compute(model, x, ball, spec, classes)` of each chunk, in evaluation mode."""
         _check_rounding(self)
-        own = is_of_the_engine(self)
+        own = _leaves_alone(self, model)
         with calling(model, x, ball, guarded=not own, thorough=False) as call:
             x, spec = call.x, ordinary(spec)
             if own and isinstance(spec, Tensor) and spec.dim() == 3 and spec.shape[2] > 2:
@@ -299,8 +300,7 @@ class Certifier(Component, ABC):
 
 
 _OWN: set[type[Certifier]] = set()
-"""The certifiers of the interval engine, and no subclass of theirs: they leave the model and the random states as they
-are, and check `spec` themselves, so `bounds` spends no time in training on what would change nothing."""
+"""The certifiers of the interval engine, and no subclass of theirs."""
 
 
 def of_the_engine(certifier: type[Certifier]) -> type[Certifier]:
@@ -308,7 +308,30 @@ def of_the_engine(certifier: type[Certifier]) -> type[Certifier]:
     if certifier.__module__ != "robust_plugins.decisions.certifiers":
         raise ComponentError(f"{certifier.__qualname__} is none of the engine's own certifiers: it is checked")
     _OWN.add(certifier)
+    _ALONE[certifier] = lambda _: True
     return certifier
+
+
+_ALONE: dict[type[Certifier], Callable[[nn.Module], bool]] = {}
+"""The certifiers of this package, and no subclass of theirs, that leave `x`, `spec`, the random states and a model as
+they are, and which models; they check `spec` themselves. `bounds` does without the copies that would find a change."""
+
+
+def leaving_alone(models: Callable[[nn.Module], bool]) -> Callable[[type[CertifierClass]], type[CertifierClass]]:
+    """Marks a certifier of this package that changes none of the `models`; a class of anybody else is refused."""
+
+    def mark(certifier: type[CertifierClass]) -> type[CertifierClass]:
+        if not certifier.__module__.startswith("robust_plugins."):
+            raise ComponentError(f"{certifier.__qualname__} is none of this package's certifiers: it is checked")
+        _ALONE[certifier] = models
+        return certifier
+
+    return mark
+
+
+def _leaves_alone(certifier: Certifier, model: object) -> bool:
+    models = _ALONE.get(type(certifier))
+    return models is not None and isinstance(model, nn.Module) and models(model)
 
 
 def is_of_the_engine(certifier: Certifier) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -40,7 +41,7 @@ class Task:
     ) -> None:
         self.model, self.x, self.ball, self.goal = model, x, ball, goal
         self.box = weight_intervals(model, weights)
-        self._explained, self._target = explained, target
+        self._explained, self._target, self._k, self._weights = explained, target, k, weights
         self.value = explained.gradient(model, x)
         size = self.value.flatten(1).abs()
         self._top = torch.zeros_like(size, dtype=torch.bool).scatter(1, size.topk(k).indices, True)
@@ -48,6 +49,24 @@ class Task:
         self.best_weights: Weights | None = self.own_weights()
         self.best_gradient = self.value
         self.best_score = self.objective(self.value, self.value)
+
+    def repeated(self, times: int) -> Task:
+        """The same task `times` times over, as one batch, from its start: for searches that run side by side."""
+        radii = self.ball.radii
+        ball = replace(self.ball, eps=radii * times) if isinstance(radii, tuple) else self.ball
+        ones = [1] * (self.x.dim() - 1)
+        target = None if self._target is None else self._target.repeat(times, *ones)
+        return Task(
+            self.model, self.x.repeat(times, *ones), ball, self._explained.repeated(times), self.goal,
+            k=self._k, target=target, weights=self._weights,
+        )  # fmt: skip
+
+    def take(self, other: Task, times: int) -> None:
+        """Offers what was found by a task that is this one, `times` times over."""
+        size = len(self.x)
+        for begin in range(0, times * size, size):
+            part, weights = slice(begin, begin + size), other.best_weights
+            self.offer(other.best[part], None if weights is None else {k: w[part] for k, w in weights.items()})
 
     def own_weights(self) -> Weights | None:
         """The model's own parameters, once for each sample; None where the weights are not attacked."""

@@ -5,11 +5,12 @@ weights), `network.backward` the derivatives with respect to inputs and weights,
 linear relaxation. Each type of layer has its rules; `robust_plugins.intervals.rules.registry` says how to add one.
 """
 
-# The rules register themselves on import.
+# The rules, and the meanings of calls, register themselves on import.
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.methods.crown import Relaxation, crown
+from robust_plugins.intervals.network import structural_calls  # noqa: F401
 from robust_plugins.intervals.network.graph import Gradients, Network, Node
 from robust_plugins.intervals.network.tracing import trace
-from robust_plugins.intervals.rules import activations, linear, selection, structure  # noqa: F401
+from robust_plugins.intervals.rules import activations  # noqa: F401
 
 __all__ = ["Gradients", "Interval", "Network", "Node", "Relaxation", "crown", "trace"]

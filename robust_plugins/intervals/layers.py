@@ -5,6 +5,9 @@ Tracing turns functional calls into these, or into the module of `torch.nn` that
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -76,9 +79,9 @@ class Permute(nn.Module):
 
 
 class Index(nn.Module):
-    """`x[:, *index]`: entries of each sample, by integers and slices."""
+    """`x[:, *index]`: entries of each sample, by integers, slices and one ellipsis."""
 
-    def __init__(self, index: tuple[int | slice | None, ...]) -> None:
+    def __init__(self, index: tuple[Any, ...]) -> None:
         super().__init__()
         self.index = index
 
@@ -128,3 +131,50 @@ class Step(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         return (x >= self.threshold if self.closed else x > self.threshold).to(x.dtype)
+
+
+class Moved(nn.Module):
+    """`function(x, *args, **kwargs)`, which moves, repeats or leaves out entries of each sample, or sets constants."""
+
+    def __init__(self, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.function, self.args, self.kwargs = function, args, kwargs
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.function(x, *self.args, **self.kwargs)
+
+
+class Choose(nn.Module):
+    """`torch.where(condition, x, y)` with a fixed condition that broadcasts against the samples."""
+
+    def __init__(self, condition: Tensor) -> None:
+        super().__init__()
+        self.condition = condition
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return torch.where(self.condition, x, y)
+
+
+class Constant(nn.Module):
+    """The same `value` for every sample, whatever the input, broadcast to samples of `shape`."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor, value: Tensor) -> Tensor:  # noqa: D102
+        return value.expand(len(x), *self.shape)
+
+
+class Contraction(nn.Module):
+    """`torch.einsum(equation, x, value)`: x times a constant, summed over axes that are not the batch.
+
+    The equation names every axis by a letter, the batch by the first of x's.
+    """
+
+    def __init__(self, equation: str) -> None:
+        super().__init__()
+        self.equation = equation
+
+    def forward(self, x: Tensor, value: Tensor) -> Tensor:  # noqa: D102
+        return torch.einsum(self.equation, x, value)

@@ -26,7 +26,7 @@ from robust_plugins.testing.networks import mlp_case
 
 CONTRADICTS = "No attack contradicts a certificate."
 HELD = "No attack was held against a certificate."
-QUICK = "gradient:corner-pgd(corners=4, steps=2)"
+QUICK = "gradient:corner-pgd(corners=4, steps=2, restarts=1, rung=1)"
 SILENT = [rp.Verdict.UNSUPPORTED, rp.Verdict.TIMEOUT, rp.Verdict.ERROR]
 
 

@@ -49,7 +49,7 @@ def run(*arguments: str) -> Result:
 
 
 EXPLAIN = ("explain", "--data", "moons", "--model", "mlp(widths=(8,))", "--samples", "10", "--epochs", "1")
-QUICK = ("--component", "gradient:corner-pgd(corners=5, steps=2)")
+QUICK = ("--component", "gradient:corner-pgd(corners=5, steps=2, restarts=2, rung=1)")
 
 
 def test_the_table_and_the_page(tmp_path: Path) -> None:

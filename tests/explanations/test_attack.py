@@ -20,7 +20,7 @@ from robust_plugins.testing import fresh_registry  # noqa: F401 (a fixture)
 from robust_plugins.testing.networks import Case, cnn_case, linear_case, mlp_case
 from robust_plugins.testing.traces import leaves_no_trace
 
-QUICK = CornerPGD(corners=8, steps=4)
+QUICK = CornerPGD(corners=8, steps=4, restarts=2, rung=1)
 
 
 def relu_case(*, batch: int = 6) -> Case:
@@ -136,7 +136,7 @@ def test_no_attack_leaves_a_certificate(make: Callable[[], Case], weights: float
 def test_a_certificate_that_is_slightly_too_tight_is_found_out(weights: float) -> None:
     model, ball = gates(), rp.Linf(eps=0.1, clip=None)
     x, y = torch.full((4, 3), 0.5, dtype=torch.float64), torch.tensor([0, 1, 0, 1])
-    search = CornerPGD(corners=40, steps=10)
+    search = CornerPGD(corners=40, steps=10, restarts=0)
     attack = search(model, x, y, ball, weights=weights, seed=0)
     certificate = IBP()(model, x, y, ball, weights=weights, delta=1.0)
     assert contradictions(attack, certificate) == []
@@ -155,9 +155,28 @@ def test_ascent_on_surrogates_beats_corners() -> None:
     model = nn.Sequential(nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 3))
     x, ball = torch.rand(20, 40), rp.Linf(eps=0.03, clip=(0.0, 1.0))
     y = model(x).argmax(1)
-    corners = CornerPGD(betas=())(model, x, y, ball, seed=0)
-    ascent = CornerPGD()(model, x, y, ball, seed=0)
+    corners = CornerPGD(betas=(), restarts=0)(model, x, y, ball, seed=0)
+    ascent = CornerPGD(restarts=0)(model, x, y, ball, seed=0)
     assert ascent.deviation.mean() > 1.1 * corners.deviation.mean()
+    restarted = CornerPGD()(model, x, y, ball, seed=0)
+    assert (restarted.deviation >= ascent.deviation).all()
+    assert restarted.deviation.mean() > 1.02 * ascent.deviation.mean()
+
+
+def test_restarts_side_by_side_keep_each_samples_own() -> None:
+    case = relu_case(batch=3)
+    eps = torch.tensor([0.0, 0.01, 0.3])
+    ball = rp.Linf(eps=eps, clip=(0.0, 1.0))
+    for goal in ({"goal": "deviation"}, {"goal": "target", "target": torch.ones_like(case.x)}):
+        for weights in (0.0, 0.01):
+            found = CornerPGD(corners=1, steps=1, betas=(), restarts=5, rung=2)(
+                case.model, case.x, case.y, ball, weights=weights, seed=0, **goal
+            )
+            assert (found.x_adv - case.x).abs().flatten(1).amax(1).le(eps + 1e-6).all()
+            if not weights:
+                assert torch.equal(found.gradient[0], found.value[0])
+                explained = Explained.at(case.model, case.x, case.y, "logit")
+                torch.testing.assert_close(found.gradient, explained.gradient(case.model, found.x_adv))
 
 
 def test_goals_are_what_they_say() -> None:
@@ -275,7 +294,18 @@ def test_wrong_arguments_are_named(arguments: dict[str, object], named: str) -> 
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("wrong", [{"corners": 0}, {"steps": 0}, {"betas": (0.0,)}, {"betas": (float("inf"),)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"corners": 0},
+        {"steps": 0},
+        {"betas": (0.0,)},
+        {"betas": (float("inf"),)},
+        {"restarts": -1},
+        {"rung": 0},
+        {"ladder": (-1.0,)},
+    ],
+)
 def test_wrong_parameters_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(rp.ArgumentError) as error:
         CornerPGD(**wrong)  # type: ignore[arg-type]

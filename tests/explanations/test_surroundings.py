@@ -79,7 +79,9 @@ def _answers(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         found |= {f"{name} lower": certificate.gradient.lower, f"{name} value": certificate.value}
         found[f"{name} bounds"] = certifier.bounds(model, x, y, BALL, of="margin").upper
         found[f"{name} widths"] = certifier.widths(model, x, y, BALL, of="logit")
-    attack = rp.explanation_attack("gradient:corner-pgd", corners=3, steps=2)(model, x, y, BALL, seed=0)
+    attack = rp.explanation_attack("gradient:corner-pgd", corners=3, steps=2, restarts=1, rung=1)(
+        model, x, y, BALL, seed=0
+    )
     found |= {"attack": attack.x_adv, "deviation": attack.deviation}
     return {name: t.detach() for name, t in found.items()}
 
@@ -166,7 +168,7 @@ def test_one_output_is_two_logits(flat: bool) -> None:
     one, both = _answers(single, x, y), _answers(two, x, y)
     for name, value in both.items():
         torch.testing.assert_close(one[name], value, rtol=1e-4, atol=1e-5, msg=name)
-    attacked = rp.explanation_attack("gradient:corner-pgd", corners=2, steps=1)(
+    attacked = rp.explanation_attack("gradient:corner-pgd", corners=2, steps=1, restarts=1, rung=1)(
         single, x, y, BALL, of="margin", weights=0.05, seed=0
     )
     assert attacked.weights_adv is not None

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support.changing import CHANGES
 from support.fuzzing.checks import Violation, check_certifier
 from support.fuzzing.drawing import Case
 from support.fuzzing.reaching import reach
 from support.fuzzing.source import Recipe, Written
+from torch import nn
 
 import robust_plugins as rp
-from robust_plugins.adapters.lirpa import bounded, certifiers, unsound
+from robust_plugins.adapters.lirpa import audit, bounded, certifiers, unsound
 from robust_plugins.harness import arguments
-from robust_plugins.intervals.network import tracing
+from robust_plugins.intervals.network import builder, state, tracing
+from robust_plugins.intervals.rules import elementwise
+from robust_plugins.intervals.rules.activations import softplus
+from robust_plugins.intervals.rules.elementwise import Activation
+from robust_plugins.intervals.rules.registry import rules_for
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of backends, about infinities
 
@@ -67,6 +76,31 @@ IN_PLACE = """        self.net = nn.Sequential(nn.LeakyReLU(0.2, inplace=True), 
     def forward(self, h):
         return self.net(h.sub_(0.5))
 """
+PICKED = """        self.a, self.b = nn.Sequential(nn.Linear(4, 3), nn.ReLU()), nn.Linear(6, 2)
+
+    def forward(self, h):
+        return self.b(self.a(h).index_select(1, torch.tensor([0, 0, 1, 1, 2, 2])))
+"""
+SOFT = """        self.net = nn.Sequential(nn.Linear(4, 6), nn.Softplus(PARAMETERS), nn.Linear(6, 2))
+        with torch.no_grad():
+            self.net[0].weight.mul_(4), self.net[0].bias.mul_(4)
+
+    def forward(self, h):
+        return self.net(h)
+"""
+NARROWED = """        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, h):
+        h = 20 * self.a(h)
+        return self.b(h.CAST.to(h.dtype))
+"""
+SEEN = """        self.a = nn.Linear(4, 2)
+        self.seen = dict(mean=torch.zeros(4))
+
+    def forward(self, h):
+        self.seen["mean"] = 0.9 * self.seen["mean"] + 0.1 * h.mean(0)
+        return self.a(h)
+"""
 
 
 def unaudited(patch: pytest.MonkeyPatch) -> None:
@@ -87,6 +121,75 @@ def test_bounds_for_the_first_reader_alone(monkeypatch: pytest.MonkeyPatch) -> N
     unaudited(monkeypatch)
     monkeypatch.setattr(certifiers.CROWN, "options", ())
     assert "bounds" in found("lirpa:crown", READ_TWICE, (5,), eps=0.1)
+
+
+def test_a_repeated_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not found("lirpa:crown", PICKED, (4,), eps=0.1, seeds=1)
+    unaudited(monkeypatch)
+    monkeypatch.setattr(unsound, "_KNOWN", tuple(w for w in unsound._KNOWN if w.what != "a repeated index"))
+    assert "bounds" in found("lirpa:crown", PICKED, (4,), eps=0.1)
+
+
+@pytest.mark.slow
+def test_an_audit_at_large_radii_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the table, the audit refuses grouped convolutions as patches; at large radii their fault hides."""
+    monkeypatch.setattr(unsound, "_grouped", lambda node: False)
+    assert not found("lirpa:crown", GROUPED, (2, 5, 5), seeds=3)
+    monkeypatch.setattr(audit, "_RADII", (0.5,))
+    monkeypatch.setattr(audit, "_RADII_ALONE", ())
+    monkeypatch.setattr(audit, "_RADII_OF_DRAWN", ())
+    monkeypatch.setattr(certifiers, "refuse_contradicted", lambda *_, **__: None)
+    assert "bounds" in found("lirpa:crown", GROUPED, (2, 5, 5))
+
+
+@pytest.mark.parametrize("threshold", [1.0, 0.1])
+def test_a_jump_beside_where_float32_has_it(threshold: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The value beyond the jump of a softplus, taken at the next number of another precision."""
+    model = SOFT.replace("PARAMETERS", f"threshold={threshold}")
+    assert not found("interval:ibp", model, (4,), eps=0.1, seeds=2)
+    edge = threshold
+    record = replace(softplus(nn.Softplus(threshold=threshold)), image=None, extrema=(edge, edge + 1e-15 * edge))
+    soft_as(record, monkeypatch)
+    assert {"bounds", "bounds of rows"} & found("interval:ibp", model, (4,), eps=0.1)
+
+
+def test_a_softplus_that_is_concave(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = SOFT.replace("PARAMETERS", "beta=-1.0")
+    assert not found("interval:crown", model, (4,), seeds=2)
+    soft = partial(F.softplus, beta=-1.0)
+    soft_as(Activation(f=soft, slope=lambda z: torch.sigmoid(-z)), monkeypatch)
+    assert "bounds" in found("interval:crown", model, (4,), eps=0.3)
+
+
+def soft_as(record: Activation, patch: pytest.MonkeyPatch) -> None:
+    """Replaces what the engine knows of every softplus."""
+    rules = rules_for(nn.Softplus())
+    assert rules is not None
+    for rule in ("forward", "backward", "relaxation"):
+        patch.setattr(rules, rule, getattr(rules, rule))  # put back afterwards
+    patch.setitem(elementwise._RECORDS, nn.Softplus, softplus)
+    elementwise.elementwise(nn.Softplus)(lambda layer: record)
+
+
+@pytest.mark.parametrize("cast", ["to(torch.float16)", "int()", "type_as(torch.zeros(1).half())", "bfloat16()"])
+def test_casts_to_narrower_numbers(cast: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = NARROWED.replace("CAST", cast)
+    assert not found("interval:ibp", model, (4,), eps=1e-4, seeds=1)
+    monkeypatch.setattr(builder, "check_dtype", lambda *_: None)
+    monkeypatch.setattr(tracing, "_check", lambda *_: None)
+    assert "bounds" in found("interval:ibp", model, (4,), eps=1e-4)
+
+
+def test_traces_in_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forward that keeps what it has seen keeps symbols while it is traced."""
+    assert not found("interval:ibp", SEEN, (4,), seeds=1, writes=True)
+
+    @contextmanager
+    def disturbed(model: nn.Module) -> Iterator[state.Kept]:
+        yield state.Kept(nn.Module())
+
+    monkeypatch.setattr(tracing, "undisturbed", disturbed)
+    assert found("interval:ibp", SEEN, (4,), seeds=1, writes=True) & {"leaves a trace", "raises"}
 
 
 def test_samples_that_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from support.scripts import script
 
 import robust_plugins as rp
 
-QUICK = "gradient:corner-pgd(corners=20, steps=5)"
+QUICK = "gradient:corner-pgd(corners=20, steps=5, restarts=2, rung=2)"
 
 
 def test_half_moons_turn_from_complex_to_linear(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def make_case(
                 fresh = torch.randn(value.shape, generator=g, dtype=torch.float64) * 0.7
                 value.copy_(fresh)
         for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_var is not None:
                 module.running_var.abs_().add_(0.3)
         x = torch.randn((batch, *shape), generator=g, dtype=torch.float64)
         out = model(x)

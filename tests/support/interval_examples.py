@@ -8,8 +8,12 @@ from torch import Tensor, nn
 from robust_plugins.intervals.layers import (  # fmt: skip
     Add,
     Cat,
+    Choose,
     Clamp,
+    Constant,
+    Contraction,
     Index,
+    Moved,
     Multiply,
     Permute,
     Reduce,
@@ -28,6 +32,12 @@ class Constants(nn.Module):
         self.kind, self.value = kind, nn.Parameter(torch.ones(shape))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "constant":
+            return torch.where(torch.arange(x.shape[2]) > 0, x, self.value)
+        if self.kind == "contraction":
+            return x @ self.value
+        if self.kind == "contraction from the left":
+            return self.value @ x
         if self.kind == "scale":
             return x * self.value
         return x + self.value if self.kind == "shift" else x - self.value
@@ -44,6 +54,8 @@ class Two(nn.Module):
         a, b = self.first(x), self.second(x)
         if self.kind == "cat":
             return torch.cat((a, b), 1)
+        if self.kind == "choose":
+            return torch.where(torch.arange(a.shape[1]) % 2 == 0, a, b)
         if self.kind == "multiply":
             return a * b
         return a + b if self.kind == "add" else a - b
@@ -57,9 +69,28 @@ EXAMPLES: list[tuple[type[nn.Module], nn.Module, tuple[int, ...]]] = [
     (nn.Conv2d, nn.Conv2d(2, 2, 3, stride=2, padding=1), (2, 4, 4)),
     (nn.Conv2d, nn.Conv2d(2, 4, (2, 3), padding=(0, 2), dilation=(2, 1), groups=2, bias=False), (2, 4, 3)),
     (nn.Conv2d, nn.Conv2d(1, 2, (2, 4), padding="same"), (1, 3, 4)),
+    (nn.Conv2d, nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), (1, 3, 3)),
+    (nn.Conv1d, nn.Conv1d(1, 2, 4, padding="same", padding_mode="circular"), (1, 4)),
+    (nn.Conv3d, nn.Conv3d(2, 2, (1, 2, 2), stride=(1, 2, 1), padding=(0, 1, 0), groups=2), (2, 2, 2, 3)),
+    (nn.Conv3d, nn.Conv3d(1, 2, 2, dilation=(1, 1, 2)), (1, 2, 3, 4)),
+    (nn.ConvTranspose1d, nn.ConvTranspose1d(2, 2, 3, stride=2, padding=1, output_padding=1), (2, 3)),
+    (nn.ConvTranspose2d, nn.ConvTranspose2d(2, 4, 2, stride=(2, 1), groups=2, bias=False), (2, 2, 3)),
+    (nn.ConvTranspose2d, nn.ConvTranspose2d(1, 2, 3, padding=1, dilation=2), (1, 3, 3)),
+    (nn.ConvTranspose3d, nn.ConvTranspose3d(1, 2, (1, 2, 2), stride=2), (1, 1, 2, 2)),
     (nn.BatchNorm1d, nn.BatchNorm1d(3), (3,)),
     (nn.BatchNorm1d, nn.BatchNorm1d(2, affine=False), (2, 4)),
     (nn.BatchNorm2d, nn.BatchNorm2d(2), (2, 2, 3)),
+    (nn.BatchNorm3d, nn.BatchNorm3d(2), (2, 1, 2, 2)),
+    (nn.LayerNorm, nn.LayerNorm(4), (4,)),
+    (nn.LayerNorm, nn.LayerNorm((2, 2), eps=0.1, bias=False), (2, 2, 2)),
+    (nn.LayerNorm, nn.LayerNorm(70, elementwise_affine=False), (70,)),
+    (nn.RMSNorm, nn.RMSNorm(3), (2, 3)),
+    (nn.RMSNorm, nn.RMSNorm(4, eps=0.1, elementwise_affine=False), (4,)),
+    (nn.GroupNorm, nn.GroupNorm(2, 4), (4, 2)),
+    (nn.InstanceNorm1d, nn.InstanceNorm1d(2), (2, 3)),
+    (nn.InstanceNorm2d, nn.InstanceNorm2d(2, affine=True), (2, 2, 2)),
+    (nn.InstanceNorm2d, nn.InstanceNorm2d(2, affine=True, track_running_stats=True), (2, 1, 2)),
+    (nn.InstanceNorm3d, nn.InstanceNorm3d(1), (1, 2, 1, 2)),
     (nn.ReLU, nn.ReLU(), (5,)),
     (nn.LeakyReLU, nn.LeakyReLU(0.1), (5,)),
     (nn.LeakyReLU, nn.LeakyReLU(-0.3), (5,)),
@@ -84,18 +115,43 @@ EXAMPLES: list[tuple[type[nn.Module], nn.Module, tuple[int, ...]]] = [
     (nn.MaxPool1d, nn.MaxPool1d(2, padding=1), (2, 5)),
     (nn.MaxPool2d, nn.MaxPool2d(2, stride=1, dilation=2), (2, 4, 4)),
     (nn.MaxPool2d, nn.MaxPool2d(3, 2, 1, ceil_mode=True), (1, 4, 5)),
+    (nn.MaxPool3d, nn.MaxPool3d((1, 2, 2), 1), (1, 1, 2, 3)),
     (nn.AvgPool1d, nn.AvgPool1d(2, padding=1), (2, 5)),
     (nn.AvgPool2d, nn.AvgPool2d(2, stride=1, padding=1, count_include_pad=False), (2, 3, 3)),
     (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool1d(2), (2, 5)),
     (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool2d((None, 2)), (1, 2, 5)),
+    (nn.AvgPool3d, nn.AvgPool3d((1, 2, 2), 1, padding=(0, 1, 0)), (1, 2, 2, 3)),
+    (nn.AdaptiveAvgPool3d, nn.AdaptiveAvgPool3d((1, 2, 1)), (1, 2, 3, 2)),
+    (nn.Upsample, nn.Upsample(scale_factor=2), (1, 2, 3)),
+    (nn.Upsample, nn.Upsample(5, mode="linear", align_corners=True), (2, 3)),
+    (nn.Upsample, nn.Upsample((3, 5), mode="bilinear"), (1, 2, 3)),
     (nn.Flatten, nn.Flatten(), (2, 3)),
     (nn.Unflatten, nn.Unflatten(1, (2, 3)), (6,)),
     (nn.ZeroPad1d, nn.ZeroPad1d((1, 2)), (2, 3)),
     (nn.ZeroPad2d, nn.ZeroPad2d(1), (1, 2, 2)),
+    (nn.ZeroPad3d, nn.ZeroPad3d(1), (1, 1, 1, 2)),
+    (nn.ConstantPad1d, nn.ConstantPad1d((0, 2), 0.7), (2, 3)),
+    (nn.ConstantPad2d, nn.ConstantPad2d(1, -1.0), (1, 2, 2)),
+    (nn.ConstantPad3d, nn.ConstantPad3d((0, 1, 0, 0, 0, 0), 2.0), (1, 1, 2, 2)),
+    (nn.ReflectionPad1d, nn.ReflectionPad1d((2, 1)), (2, 3)),
+    (nn.ReflectionPad2d, nn.ReflectionPad2d(1), (1, 2, 3)),
+    (nn.ReflectionPad3d, nn.ReflectionPad3d(1), (1, 2, 2, 2)),
+    (nn.ReplicationPad1d, nn.ReplicationPad1d(2), (1, 3)),
+    (nn.ReplicationPad2d, nn.ReplicationPad2d((1, 0, 2, 0)), (1, 2, 2)),
+    (nn.ReplicationPad3d, nn.ReplicationPad3d((1, 0, 0, 1, 0, 0)), (1, 1, 2, 2)),
+    (nn.CircularPad1d, nn.CircularPad1d((1, 2)), (1, 3)),
+    (nn.CircularPad2d, nn.CircularPad2d(1), (1, 2, 2)),
+    (nn.CircularPad3d, nn.CircularPad3d((1, 0, 0, 0, 0, 0)), (1, 1, 2, 2)),
+    (nn.PixelShuffle, nn.PixelShuffle(2), (4, 1, 2)),
+    (nn.PixelUnshuffle, nn.PixelUnshuffle(2), (1, 2, 2)),
+    (nn.ChannelShuffle, nn.ChannelShuffle(2), (4, 1, 2)),
+    (nn.Unfold, nn.Unfold(2, padding=1), (1, 2, 2)),
     (nn.Identity, nn.Identity(), (3,)),
     (nn.Dropout, nn.Dropout(), (3,)),
     (nn.Dropout1d, nn.Dropout1d(), (2, 3)),
     (nn.Dropout2d, nn.Dropout2d(), (2, 2, 2)),
+    (nn.Dropout3d, nn.Dropout3d(), (1, 2, 2, 2)),
+    (nn.FeatureAlphaDropout, nn.FeatureAlphaDropout(), (2, 2)),
     (nn.AlphaDropout, nn.AlphaDropout(), (3,)),
     (Reshape, Reshape((3, 2)), (6,)),
     (Permute, Permute((0, 2, 1)), (2, 3)),
@@ -110,4 +166,10 @@ EXAMPLES: list[tuple[type[nn.Module], nn.Module, tuple[int, ...]]] = [
     (Add, Two("subtract"), (3,)),
     (Multiply, Two("multiply"), (3,)),
     (Cat, Two("cat"), (3,)),
+    (Choose, Two("choose"), (4,)),
+    (Moved, Moved(torch.roll, 1, 1), (4,)),
+    (Moved, Moved(torch.tile, (1, 2)), (3,)),
+    (Constant, Constants("constant", (2, 1)), (2, 3)),
+    (Contraction, Constants("contraction", (3, 2)), (2, 3)),
+    (Contraction, Constants("contraction from the left", (2, 3)), (3, 2)),
 ]

@@ -22,7 +22,8 @@ from robust_plugins.adapters.lirpa.rows import refuse_mixed
 from robust_plugins.adapters.lirpa.structure import Structure, state, structure, weights_of
 from robust_plugins.adapters.lirpa.value_reads import values_read
 from robust_plugins.balls import Ball
-from robust_plugins.errors import UnsupportedModelError
+from robust_plugins.errors import ArgumentError, ComponentError, UnsupportedModelError
+from robust_plugins.harness.arguments import logits_of
 from robust_plugins.harness.wrappers import TwoLogits, Untouched
 
 
@@ -77,6 +78,7 @@ class Bounded:
         """
         with self.lock, default_dtype(self.structure.dtype):
             present = state(model)
+            before = _versions(present)
             for node in self.module.children():
                 if hasattr(node, "ori_name") and node.ori_name in present:
                     store = node._parameters if "param" in node._parameters else node._buffers
@@ -90,6 +92,8 @@ class Bounded:
                 for node in self.module.children() if clear else ():
                     for key in _KEPT:
                         node.__dict__.pop(key, None)
+            if _versions(present) != before:
+                raise ComponentError(f"auto_LiRPA changed the weights of {type(model).__name__}; its answer is void")
 
     def failure(self, method: str, model: nn.Module) -> UnsupportedModelError | None:
         """Why `method` is known to fail on `model` with its present weights."""
@@ -108,6 +112,11 @@ class Bounded:
             return found.shape == expected.shape and torch.allclose(
                 found, expected, rtol=0, atol=tolerance, equal_nan=True
             )
+
+
+def _versions(tensors: dict[str, Tensor]) -> list[tuple[int, bool]]:
+    """Changes with every change of the tensors in place."""
+    return [(0 if t.is_inference() else t._version, t.requires_grad) for t in tensors.values()]
 
 
 _KEPT = ("lower", "upper", "interval", "forward_value", "d", "lA", "uA", "lower_d", "linear", "center", "aux")
@@ -212,7 +221,8 @@ def _converted(
     folded = fold_input(module) if recipe.fold and backend.legacy else Folded(())
     near = _spread(x, check)
     with torch.no_grad():
-        made = Bounded(backend, module, kept, _run(model, near).shape[1], folded)
+        classes = _run(partial(logits_of, model), near).shape[1]
+        made = Bounded(backend, module, kept, classes, folded)
     # The module's own call, which also infers what depends on the input.
     if not made.agrees(model, near, lambda graph, z: graph(z)):
         raise _differs(model)
@@ -224,7 +234,7 @@ def _run(function: Callable[[Tensor], Any], x: Tensor) -> Any:
     try:
         return function(x.clone())
     except Exception as error:
-        if out_of_memory(error):
+        if isinstance(error, ArgumentError) or out_of_memory(error):
             raise
         raise UnsupportedModelError(
             f"the model fails on {len(x)} samples, as auto_LiRPA needs to run it ({first_line(error)}); give as many "

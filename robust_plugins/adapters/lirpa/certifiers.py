@@ -19,11 +19,12 @@ from robust_plugins.adapters.lirpa.audit import refuse_contradicted, refuse_viol
 from robust_plugins.adapters.lirpa.ball import perturbed
 from robust_plugins.adapters.lirpa.bounded import Bounded, Failure, Recipe, bounded, trial
 from robust_plugins.adapters.lirpa.failures import out_of_memory, unsupported
-from robust_plugins.adapters.lirpa.structure import weights_of
+from robust_plugins.adapters.lirpa.structure import plain, weights_of
 from robust_plugins.adapters.lirpa.unsound import refuse_unsound
 from robust_plugins.balls import Ball
-from robust_plugins.decisions.certifier import Certifier
+from robust_plugins.decisions.certifier import Certifier, leaving_alone
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
+from robust_plugins.harness.arguments import check_spec
 from robust_plugins.intervals import Interval
 
 # Otherwise a layer is bounded only where its first reader needs it, which is wrong where there is a second one, and
@@ -78,6 +79,8 @@ class LiRPACertifier(Certifier):
 
     def _supported(self, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None, recipe: Recipe) -> Interval:
         converted = bounded(model, x, recipe, ball)
+        if spec is not None:
+            check_spec(spec, x, converted.classes)
         known = converted.failure(self.method, model)
         if known is not None:
             raise UnsupportedModelError(str(known)) from known.__cause__
@@ -141,6 +144,7 @@ class LiRPACertifier(Certifier):
         return Interval(torch.cat([p.lower for p in parts])[back], torch.cat([p.upper for p in parts])[back])
 
 
+@leaving_alone(plain)  # auto_LiRPA has a copy of it, and looks at the weights that it is lent
 @dataclass(frozen=True, kw_only=True)
 class IBP(LiRPACertifier):
     """Interval bound propagation: the box around every layer's values. The fastest, and the loosest.
@@ -159,6 +163,7 @@ class IBP(LiRPACertifier):
         return Interval(lower, upper)
 
 
+@leaving_alone(plain)  # auto_LiRPA has a copy of it, and looks at the weights that it is lent
 @dataclass(frozen=True, kw_only=True)
 class CROWNIBP(LiRPACertifier):
     """One linear relaxation from the specification back to the input, on IBP's bounds of the layers between.
@@ -179,6 +184,7 @@ class CROWNIBP(LiRPACertifier):
         return Interval(lower, upper)
 
 
+@leaving_alone(plain)  # auto_LiRPA has a copy of it, and looks at the weights that it is lent
 @dataclass(frozen=True, kw_only=True)
 class CROWN(LiRPACertifier):
     """Linear relaxation of every activation, propagated back from every layer to the input.
@@ -206,6 +212,7 @@ class CROWN(LiRPACertifier):
         return Interval(lower, upper)
 
 
+@leaving_alone(plain)  # auto_LiRPA has a copy of it, and looks at the weights that it is lent
 @dataclass(frozen=True, kw_only=True)
 class AlphaCROWN(CROWN):
     """CROWN with the slopes of the activations' lower lines optimised by Adam, for each row on its own.

@@ -72,7 +72,9 @@ def _as_convolution(pool: nn.AvgPool2d, channels: int, x: Tensor) -> nn.Conv2d:
     Not a grouped one: those are bounded in a slower mode only.
     """
     kernel, stride, padding = (_pair(s) for s in (pool.kernel_size, pool.stride, pool.padding))
-    same = nn.Conv2d(channels, channels, kernel, stride, padding, bias=False).to(x).requires_grad_(False).eval()
+    # Initial weights would be drawn from the caller's generator.
+    same: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, channels, channels, kernel, stride, padding, bias=False)
+    same = same.to(x).requires_grad_(False).eval()
     mean = torch.eye(channels).to(x) / (pool.divisor_override or kernel[0] * kernel[1])
     same.weight.copy_(mean[:, :, None, None].expand_as(same.weight))
     return same

@@ -88,6 +88,19 @@ def structure(model: nn.Module, dtype: torch.dtype) -> Structure:
     return Structure(dtype, tuple(found.plain), tuple(found.baked), tuple(found.others), complete)
 
 
+def plain(model: nn.Module) -> bool:
+    """Whether the model runs no code but that of torch's own layers, which change nothing in evaluation mode."""
+    if _everywhere._global_forward_hooks or _everywhere._global_forward_pre_hooks:
+        return False
+    return not any(
+        not type(module).__module__.startswith("torch.nn.modules.")
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or "forward" in vars(module)
+        for module in model.modules()
+    )
+
+
 def state(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by name, shared ones under each of their names."""
     named: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))

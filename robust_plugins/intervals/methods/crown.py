@@ -130,16 +130,18 @@ class Relaxation:
                 None if lower is None else _least(lower, value), None if upper is None else _most(upper, value), []
             )
         under, over = lines
-        low = up = below = above = None
+        low = up = None
+        below: list[Tensor | None] = [None] * len(self.network.nodes[node].inputs)
+        above = list(below)
         if lower is not None:
             positive, negative = _parts(lower)
             low = _dot(positive, under.offset) + _dot(negative, over.offset)
-            below = under.transpose(positive) + over.transpose(negative)
+            below = _each(under.transpose(positive), over.transpose(negative))
         if upper is not None:
             positive, negative = _parts(upper)
             up = _dot(positive, over.offset) + _dot(negative, under.offset)
-            above = over.transpose(positive) + under.transpose(negative)
-        return Substituted(low, up, [(below, above)])
+            above = _each(over.transpose(positive), under.transpose(negative))
+        return Substituted(low, up, list(zip(below, above, strict=True)))
 
     def over_inputs(
         self, lower: Float[Tensor, "..."] | None, upper: Float[Tensor, "..."] | None
@@ -275,6 +277,12 @@ def _sum(one: Coefficients, two: Coefficients) -> Coefficients:
     if b is None or d is None:
         return low, None
     return low, low if a is b and c is d else b + d
+
+
+def _each(one: Tensor | tuple[Tensor, ...], two: Tensor | tuple[Tensor, ...]) -> list[Tensor | None]:
+    """The sum of two ways through a layer, for each of its inputs."""
+    several, more = (t if isinstance(t, tuple) else (t,) for t in (one, two))
+    return [a + b for a, b in zip(several, more, strict=True)]
 
 
 def _number(found: Tensor | None) -> Tensor | float:

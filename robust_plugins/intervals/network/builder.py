@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import Tensor, fx, nn
 
 from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals.layers import Input
-from robust_plugins.intervals.network.calls import Emit, Indexed, build_call, check_dtype, reshapes
+from robust_plugins.intervals.network.calls import Emit, Indexed, Parameter, build_call, check_dtype, reshapes
+from robust_plugins.intervals.network.expansions import expansion
 from robust_plugins.intervals.network.graph import Expression, Node, Operand, unsupported
 from robust_plugins.intervals.network.symbolic import PROBES, Values, Whole, describes, path_in_model
 from robust_plugins.intervals.rules.registry import rules_for
@@ -27,6 +29,8 @@ class Builder:
         self.index: dict[fx.Node, int] = {}
         self.dependent: set[fx.Node] = set()
         """Nodes whose values depend on the values of the input."""
+        self.parts: dict[fx.Node, tuple[int | None, ...]] = {}
+        """For calls that return several tensors, ours for each; None for what is no tensor."""
 
     def nodes(self) -> tuple[Node, ...]:
         """Every node that the output needs."""
@@ -37,6 +41,8 @@ class Builder:
                     raise UnsupportedModelError(
                         "the model does not return one tensor that depends on its input; wrap it to return its logits"
                     )
+                if self.index[result] != len(self.built) - 1:
+                    self._add("output", nn.Identity(), (self.index[result],), {})
                 return tuple(self.built)
             if node.op == "placeholder" or any(s in self.dependent for s in node.all_input_nodes):
                 if not describes(node):
@@ -97,8 +103,12 @@ class Builder:
         node = next((user for user in node.users if user.target in ("item", "tolist", "numpy")), node)
         if node.op == "call_method" and node.target in ("item", "tolist", "numpy"):
             value = None
-        if isinstance(value, Tensor):
+        if node.target is operator.getitem and node.args[0] in self.parts:
+            self._part(node)
+        elif isinstance(value, Tensor):
             self.index[node] = self._layer(node)
+        elif _is_several(value):
+            self.parts[node] = self._layers(node)
         elif _is_plain(value):
             raise UnsupportedModelError(
                 f"{self._place(node)} makes plain numbers of what depends on the input, which have no bounds; "
@@ -107,17 +117,47 @@ class Builder:
         else:
             raise UnsupportedModelError(f"{self._place(node)} returns several tensors and has no interval rule")
 
+    def _part(self, node: fx.Node) -> None:
+        """One of several results, or some of them."""
+        source, index = node.args[0], node.args[1]
+        assert isinstance(source, fx.Node)
+        found: Any = self.parts[source][index]  # type: ignore[index]
+        if isinstance(found, tuple):
+            self.parts[node] = found
+        elif found is not None:
+            self.index[node] = found
+        else:
+            self.dependent.discard(node)
+
     def _layer(self, node: fx.Node) -> int:
+        found = self._layers(node)[0]
+        assert found is not None
+        return found
+
+    def _layers(self, node: fx.Node) -> tuple[int | None, ...]:
+        """Our nodes for each tensor that a node computes."""
         value = self.values[node]
-        if not (value.dim() and len(value) == PROBES[0] and len(self.others[node]) == PROBES[1]):
-            raise UnsupportedModelError(
-                f"{self._place(node)} does not keep the batch as axis 0; compute along the axes of each sample"
-            )
+        both = (
+            ((value, self.others[node]),) if isinstance(value, Tensor) else zip(value, self.others[node], strict=True)
+        )
+        for one, other in both:
+            if one is not None and not (one.dim() and len(one) == PROBES[0] and len(other) == PROBES[1]):
+                raise UnsupportedModelError(
+                    f"{self._place(node)} does not keep the batch as axis 0; compute along the axes of each sample"
+                )
         if node.op == "placeholder":
-            return self._add(str(node.target), Input(), (), {})
+            return (self._add(str(node.target), Input(), (), {}),)
+        emit = Emit(
+            self._operand,
+            lambda layer, inputs, operands: self._add(node.name, layer, inputs, operands),
+            self._constant,
+        )
         if node.op == "call_module":
             path = path_in_model(str(node.target))
             layer = self.root.get_submodule(str(node.target))
+            if (expand := expansion(layer)) is not None:
+                args, kwargs = fx.map_arg((node.args, node.kwargs), self._argument)
+                return expand(emit, path, layer, *args, **kwargs)
             if rules_for(layer) is None:
                 raise unsupported(path, layer)
             inputs = [source for source in node.all_input_nodes if source in self.index]
@@ -125,9 +165,12 @@ class Builder:
                 raise UnsupportedModelError(
                     f"layer {path!r} ({type(layer).__name__}) takes something else than what depends on the input"
                 )
-            return self._add(path, None, tuple(self.index[source] for source in inputs), {})
-        emit = Emit(self._operand, lambda layer, inputs, operands: self._add(node.name, layer, inputs, operands))
-        sized = [s for s in node.all_input_nodes if s not in self.dependent and _differ(self.values[s], self.others[s])]
+            return (self._add(path, None, tuple(self.index[source] for source in inputs), {}),)
+        sized = [
+            s
+            for s in node.all_input_nodes
+            if s not in self.dependent and _differ(self.values[s], self.others[s]) and not self._is_repeated(s)
+        ]
         if sized and not reshapes(node):
             raise UnsupportedModelError(
                 f"{self._place(node)} computes with the batch size, so that a sample's output depends on the other "
@@ -135,8 +178,10 @@ class Builder:
             )
         args, kwargs = fx.map_arg((node.args, node.kwargs), self._argument)
         sources = {self.values[s].dtype for s in node.all_input_nodes if s in self.index}
-        check_dtype(sources, value.dtype, self.dtype, self._place(node))
-        return build_call(node, emit, args, kwargs, like=value, place=self._place(node))
+        for one in (value,) if isinstance(value, Tensor) else value:
+            check_dtype(sources, one.dtype, self.dtype, self._place(node))
+        found = build_call(node, emit, args, kwargs, like=value, place=self._place(node))
+        return found if isinstance(found, tuple) else (found,)
 
     def _add(self, name: str, layer: nn.Module | None, inputs: tuple[int, ...], operands: Mapping[str, Operand]) -> int:
         self.built.append(Node(name, inputs, layer, dict(operands)))
@@ -144,17 +189,35 @@ class Builder:
 
     def _argument(self, source: fx.Node) -> Any:
         """An index for what depends on the input, a number or shape by value, the fx node for other tensors."""
-        if source in self.index:
-            return Indexed(self.index[source])
         value = self.values[source]
+        if source in self.index:
+            return Indexed(self.index[source], value)
+        if source in self.parts:
+            pairs = zip(self.parts[source], value, strict=True)
+            return tuple(None if index is None else Indexed(index, like) for index, like in pairs)
         return source if isinstance(value, Tensor) else value
+
+    def _is_repeated(self, source: fx.Node) -> bool:
+        """Whether a constant is a row for each sample, and all rows are the same."""
+        one, other = self.values[source], self.others[source]
+        if not isinstance(one, Tensor) or not one.dim() or (len(one), len(other)) != PROBES:
+            return False
+        return torch.equal(one, one[:1].expand(one.shape)) and torch.equal(other, one[:1].expand(other.shape))
+
+    def _constant(self, source: fx.Node) -> Tensor:
+        """The value of a constant; of one with a row for each sample, the first row."""
+        value: Tensor = self.values[source]
+        return value[:1] if self._is_repeated(source) else value
 
     def _operand(self, source: Any) -> Operand:
         if isinstance(source, int | float):
             return float(source)
+        if isinstance(source, Parameter):
+            return source.path if source.rows is None else _rows(source.path, source.rows)
         if not isinstance(source, fx.Node):
             raise TypeError(f"{source!r} is no tensor or number")
-        if source.op == "get_attr" and str(source.target) not in vars(self.root):
+        floating = self.values[source].is_floating_point()
+        if source.op == "get_attr" and str(source.target) not in vars(self.root) and floating:
             return path_in_model(str(source.target))
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
@@ -163,6 +226,10 @@ class Builder:
         def copied(node: fx.Node) -> Any:
             if not isinstance(self.values[node], Tensor) and _is_plain(self.values[node]):
                 return self.values[node]
+            if node in self.index or describes(node):  # made of the shape of what depends on the input
+                name = f"shaped_{node.name}"
+                constants[name] = self.values[node]
+                copies[node] = graph.get_attr(name)
             if node not in copies:
                 copy = copies[node] = graph.node_copy(node, copied)
                 if node.op in ("get_attr", "call_module"):
@@ -173,7 +240,12 @@ class Builder:
                         copy.target = path_in_model(str(node.target))
             return copies[node]
 
-        graph.output(copied(source))
+        result = copied(source)
+        if self._is_repeated(source):
+            result = graph.call_function(operator.getitem, (result, slice(0, 1)))
+        if not floating:
+            result = graph.call_method("to", (result, self.dtype))
+        graph.output(result)
         return Expression(graph, constants)
 
     def _place(self, node: fx.Node) -> str:
@@ -182,6 +254,18 @@ class Builder:
         kind = kind if isinstance(kind, str) else kind.__name__
         name = getattr(node.target, "__name__", node.target)
         return f"{name!s} in {path_in_model(path) or 'the model'} ({kind})"
+
+
+def _rows(path: str, rows: slice) -> Expression:
+    graph = fx.Graph()
+    graph.output(graph.call_function(operator.getitem, (graph.get_attr(path), rows)))
+    return Expression(graph, {})
+
+
+def _is_several(value: object) -> bool:
+    """Whether a value consists of tensors, and perhaps of None."""
+    several = isinstance(value, tuple | list) and any(isinstance(v, Tensor) for v in value)
+    return several and all(v is None or isinstance(v, Tensor) for v in value)  # type: ignore[attr-defined]
 
 
 def _is_plain(value: object) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,9 +14,7 @@ from torch import Tensor, fx, nn
 from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals.layers import (
     Add,
-    Cat,
     Clamp,
-    Index,
     Multiply,
     Permute,
     Reduce,
@@ -30,9 +28,18 @@ from robust_plugins.intervals.network.graph import Operand
 
 @dataclass(frozen=True)
 class Indexed:
-    """An argument that depends on the model's input: the node that computes it."""
+    """An argument that depends on the model's input: the node that computes it, and an example of its value."""
 
     node: int
+    like: Tensor = field(default_factory=lambda: torch.empty(0), compare=False)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter or buffer of the model, by its path there; with `rows` a part of it."""
+
+    path: str
+    rows: slice | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,8 @@ class Emit:
 
     operand: Callable[[Any], Operand]
     add: Callable[[nn.Module, tuple[int, ...], Mapping[str, Operand]], int]
+    constant: Callable[[fx.Node], Tensor]
+    """The value of a tensor that does not depend on the input; of one that is the same for all samples, (1, ...)."""
 
     def __call__(self, layer: nn.Module, *inputs: Indexed | int, **constants: Any) -> int:
         """A node of `layer` with these inputs and constant parameters; None stands for a parameter not given."""
@@ -50,8 +59,8 @@ class Emit:
         return self.add(layer, nodes, {k: self.operand(v) for k, v in constants.items() if v is not None})
 
 
-Build = Callable[..., int]
-"""Called with `emit`, the call's arguments, and `like`, an example of its result."""
+Build = Callable[..., Any]
+"""Called with `emit`, the call's arguments, and `like`, an example of its result; returns a node for each tensor."""
 
 
 def build_call(
@@ -60,10 +69,10 @@ def build_call(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     *,
-    like: Tensor,
+    like: Any,
     place: str,
-) -> int:
-    """Adds the nodes that compute a functional call or a method and returns the index of the last.
+) -> int | tuple[int, ...]:
+    """Adds the nodes that compute a functional call or a method and returns the index of the last, or of several.
 
     `like` is an example of its result. Raises UnsupportedModelError, naming `place`, for calls without a meaning here.
     """
@@ -73,7 +82,8 @@ def build_call(
             f"{place} has no interval rule; write it as a module and add one with the hook register_interval_rules"
         )
     try:
-        return build(emit, *args, like=like, **kwargs)
+        found: int | tuple[int, ...] = build(emit, *args, like=like, **kwargs)
+        return found
     except (_ArgumentsError, TypeError) as error:
         raise UnsupportedModelError(f"{place} is not supported with these arguments: {error}") from error
 
@@ -97,7 +107,7 @@ def check_dtype(sources: set[torch.dtype], result: torch.dtype, like: torch.dtyp
 
 def reshapes(node: fx.Node) -> bool:
     """Whether a call changes the shape alone, so that the batch size may be among its arguments."""
-    return _build_of(node) is _reshape
+    return _build_of(node) in _RESHAPING
 
 
 def _build_of(node: fx.Node) -> Build | None:
@@ -112,6 +122,7 @@ class _ArgumentsError(Exception):
     pass
 
 
+_RESHAPING: set[Build] = set()
 _FUNCTIONS: dict[Any, Build] = {}
 _METHODS: dict[str, Build] = {}
 
@@ -153,8 +164,10 @@ _module(nn.Tanh, F.tanh, torch.tanh, torch.tanh_, "tanh", "tanh_")
 _module(nn.Hardtanh, F.hardtanh, F.hardtanh_)
 _module(nn.AvgPool1d, F.avg_pool1d, torch.avg_pool1d)
 _module(nn.AvgPool2d, F.avg_pool2d)
+_module(nn.AvgPool3d, F.avg_pool3d)
 _module(nn.AdaptiveAvgPool1d, F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d)
 _module(nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d)
+_module(nn.AdaptiveAvgPool3d, F.adaptive_avg_pool3d)
 _module(nn.Identity, torch.clone)
 
 
@@ -170,12 +183,12 @@ def _cast(emit: Emit, input: Any, *_: Any, like: Tensor, **__: Any) -> int:
     return emit(nn.Identity(), input)  # of the same dtype, or of truth values, which every other dtype has
 
 
-@_means(F.max_pool1d, F.max_pool2d, torch.max_pool1d, torch.max_pool2d)
+@_means(F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)
 def _max_pool(
     emit: Emit, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
     ceil_mode: bool = False, return_indices: bool = False, *, like: Tensor,
 ) -> int:  # fmt: skip
-    layer = nn.MaxPool1d if like.dim() == 3 else nn.MaxPool2d
+    layer = {3: nn.MaxPool1d, 4: nn.MaxPool2d, 5: nn.MaxPool3d}[like.dim()]
     return emit(layer(kernel_size, stride, padding, dilation, return_indices, ceil_mode), input)
 
 
@@ -195,7 +208,7 @@ def _clamp(emit: Emit, input: Any, min: Any = None, max: Any = None, *, like: Te
     return emit(Clamp(min, max), input)
 
 
-@_means(F.dropout, F.dropout1d, F.dropout2d)
+@_means(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 def _dropout(
     emit: Emit, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False, *, like: Tensor
 ) -> int:
@@ -210,7 +223,7 @@ def _linear(emit: Emit, input: Any, weight: Any, bias: Any = None, *, like: Tens
 
 
 def _conv(dims: int) -> Build:
-    kind = {1: nn.Conv1d, 2: nn.Conv2d}[dims]
+    kind = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
 
     def build(
         emit: Emit, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
@@ -225,6 +238,7 @@ def _conv(dims: int) -> Build:
 
 _means(F.conv1d, torch.conv1d)(_conv(1))
 _means(F.conv2d, torch.conv2d)(_conv(2))
+_means(F.conv3d, torch.conv3d)(_conv(3))
 
 
 @_means(
@@ -233,6 +247,9 @@ _means(F.conv2d, torch.conv2d)(_conv(2))
 )  # fmt: skip
 def _reshape(emit: Emit, input: Any, *_: Any, like: Tensor, **__: Any) -> int:
     return emit(Reshape(tuple(like.shape[1:])), input)  # the batch was checked to stay axis 0
+
+
+_RESHAPING.add(_reshape)
 
 
 @_means(torch.permute, "permute")
@@ -252,25 +269,6 @@ def _permuted(emit: Emit, input: Any, order: tuple[int, ...]) -> int:
     if order[0] != 0:
         raise _ArgumentsError("the batch must stay axis 0")
     return emit(Permute(order), input)
-
-
-@_means(operator.getitem)
-def _index(emit: Emit, input: Any, index: Any, *, like: Tensor) -> int:
-    index = index if isinstance(index, tuple) else (index,)
-    if (
-        index[0] is Ellipsis
-        or index[0] != slice(None)
-        or not all(i is None or i is Ellipsis or isinstance(i, int | slice) for i in index)
-    ):
-        raise _ArgumentsError("index as x[:, ...], with integers and slices")
-    return emit(Index(tuple(index[1:])), input)
-
-
-@_means(torch.cat, torch.concat)
-def _cat(emit: Emit, tensors: Any, dim: int = 0, *, like: Tensor) -> int:
-    if dim % like.dim() == 0 or not all(isinstance(t, Indexed) for t in tensors):
-        raise _ArgumentsError("join tensors that depend on the input, along another axis than the batch")
-    return emit(Cat(dim % like.dim()), *tensors)
 
 
 def _reduce(mean: bool) -> Build:

@@ -29,9 +29,14 @@ def fingerprint(model: nn.Module) -> Fingerprint | None:
     if any(vars(nn.Module)[name] is not method for name, method in _CALL.items()) or hooked_everywhere():
         return None
     found: list[Hashable] = []
-    waiting: list[tuple[str, nn.Module]] = [("", model)]
+    met: dict[int, int] = {}
+    waiting: list[tuple[str, nn.Module | None]] = [("", model)]
     while waiting:
         path, module = waiting.pop()
+        if module is None:
+            return None
+        # A graph calls a module that stands in several places by one of its names: it is another where they part.
+        place = met.setdefault(id(module), len(met))
         attributes = vars(module)
         kind = type(module)
         rules = _SEQUENTIAL if kind is nn.Sequential else BUILTIN.get(kind)
@@ -42,7 +47,7 @@ def fingerprint(model: nn.Module) -> Fingerprint | None:
         own = tuple((name, _plain(value)) for name, value in attributes.items() if name not in _INTERNAL)
         if any(value is _UNKNOWN for _, value in own):
             return None
-        found.append((path, kind, own, tuple(attributes["_parameters"]), tuple(attributes["_buffers"])))
+        found.append((path, place, kind, own, tuple(attributes["_parameters"]), tuple(attributes["_buffers"])))
         children = attributes["_modules"]
         if children and kind is not nn.Sequential:
             return None

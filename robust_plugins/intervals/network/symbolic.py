@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -107,6 +107,10 @@ class Tracer(fx.Tracer):
     def to_bool(self, obj: fx.Proxy) -> bool:  # noqa: D102 (torch.fx calls it)
         return bool(value_of(obj.node, self.root, self.probe))
 
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:  # noqa: D102 (torch.fx calls it)
+        parts = parts_of(obj.node, self.root, self.probe)
+        return super().iter(obj) if parts is None else iter([obj[index] for index in range(parts)])  # type: ignore[index]
+
     def _between_hooks(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Runs the hooks of a layer with rules, and keeps the layer whole, unless they have changed it."""
         attributes = vars(m)
@@ -178,16 +182,20 @@ _ATTRIBUTES = {"shape", "dtype", "device", "ndim", "layout", "is_cuda", "is_spar
 _METHODS = {
     "size", "dim", "ndimension", "is_floating_point", "is_complex", "numel", "nelement", "get_device", "element_size",
 }  # fmt: skip
+_SHAPED = {torch.zeros_like, torch.ones_like, torch.full_like}
+_SHAPED_METHODS = {"new_zeros", "new_ones", "new_full"}
 _FUNCTIONS = {torch.numel, torch.is_floating_point, torch.is_complex, torch.is_tensor, len, isinstance}
 
 
 def describes(node: fx.Node) -> bool:
     """Whether a node asks for something that does not depend on a tensor's values, such as its shape."""
     if node.op == "call_method":
-        return node.target in _METHODS
+        return node.target in _METHODS or node.target in _SHAPED_METHODS
     if node.op != "call_function":
         return False
-    return (node.target is getattr and node.args[1] in _ATTRIBUTES) or node.target in _FUNCTIONS
+    return (
+        (node.target is getattr and node.args[1] in _ATTRIBUTES) or node.target in _FUNCTIONS or node.target in _SHAPED
+    )
 
 
 def value_of(node: fx.Node, root: nn.Module, probe: Tensor) -> Any:
@@ -195,16 +203,7 @@ def value_of(node: fx.Node, root: nn.Module, probe: Tensor) -> Any:
 
     Raises DataError or BatchSizeError for other nodes.
     """
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-
-    def copied(source: fx.Node) -> fx.Node:
-        if source not in copies:
-            copies[source] = graph.node_copy(source, copied)
-        return copies[source]
-
-    end = copied(node)
-    graph.output(end)
+    graph, end = _graph_of(node)
     values, others = (Values(root, graph).of(probe[:size]) for size in PROBES)
     data, sized = set(), set()
     for copy in graph.nodes:
@@ -224,6 +223,28 @@ def value_of(node: fx.Node, root: nn.Module, probe: Tensor) -> Any:
     if end in sized:
         raise BatchSizeError
     return values[end]
+
+
+def parts_of(node: fx.Node, root: nn.Module, probe: Tensor) -> int | None:
+    """The number of tensors that a call returns; None where it returns one."""
+    graph, end = _graph_of(node)
+    result = Values(root, graph).of(probe[: PROBES[0]])[end]
+    return len(result) if isinstance(result, tuple | list) else None
+
+
+def _graph_of(node: fx.Node) -> tuple[fx.Graph, fx.Node]:
+    """A graph that computes the node alone, and the node there."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+
+    def copied(source: fx.Node) -> fx.Node:
+        if source not in copies:
+            copies[source] = graph.node_copy(source, copied)
+        return copies[source]
+
+    end = copied(node)
+    graph.output(end)
+    return graph, end
 
 
 def wrapped(m: nn.Module) -> nn.Module | None:

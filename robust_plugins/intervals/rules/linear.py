@@ -16,7 +16,9 @@ from robust_plugins.intervals.layers import Scale, Shift
 from robust_plugins.intervals.products import product, reduced, total
 from robust_plugins.intervals.rules.registry import backward_rule, forward_rule, weights_rule
 
-Conv = nn.Conv1d | nn.Conv2d
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+BatchNorm = nn.modules.batchnorm._NormBase
+_CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
 
 @forward_rule(nn.Linear, parameters=("weight", "bias"), affine=True)
@@ -43,11 +45,11 @@ def linear_weights(
     return {"weight": found, "bias": total(g, (0, 1) if summed else (1,))}
 
 
-@forward_rule(nn.Conv1d, nn.Conv2d, parameters=("weight", "bias"), affine=True)
+@forward_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d, parameters=("weight", "bias"), affine=True)
 def conv(layer: Conv, x: Interval, weight: Interval, bias: Interval | None) -> Interval:
     """The convolution, bilinear in input and kernel."""
     check_convolution(layer, x)
-    f = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
+    f = next(f for kind, f in _CONVOLUTIONS.items() if isinstance(layer, kind))
     options: dict[str, Any] = {
         "stride": layer.stride,
         "padding": layer.padding,
@@ -58,7 +60,7 @@ def conv(layer: Conv, x: Interval, weight: Interval, bias: Interval | None) -> I
     return product(lambda s, w: f(s, w, **options), x, weight, terms=prod(weight.shape[1:]), bias=shift)
 
 
-@backward_rule(nn.Conv1d, nn.Conv2d)
+@backward_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def conv_vjp(layer: Conv, x: Interval, grad: Interval, weight: Interval, bias: Interval | None) -> Interval:
     """The transposed convolution."""
     check_convolution(layer, x)
@@ -82,7 +84,7 @@ def conv_vjp(layer: Conv, x: Interval, grad: Interval, weight: Interval, bias: I
     return product(f, grad, weight, terms=terms)
 
 
-@weights_rule(nn.Conv1d, nn.Conv2d)
+@weights_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def conv_weights(
     layer: Conv, x: Interval, grad: Interval, weight: Interval, bias: Interval | None, *, summed: bool
 ) -> dict[str, Interval]:
@@ -109,10 +111,8 @@ def conv_weights(
     }
 
 
-@forward_rule(nn.BatchNorm1d, nn.BatchNorm2d, parameters=("weight", "bias"), affine=True)
-def batch_norm(
-    layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Interval, weight: Interval | None, bias: Interval | None
-) -> Interval:
+@forward_rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, parameters=("weight", "bias"), affine=True)
+def batch_norm(layer: BatchNorm, x: Interval, weight: Interval | None, bias: Interval | None) -> Interval:
     """In evaluation mode `(x - mean) / sqrt(var + eps) * w + b`, with the running mean and variance."""
     mean, inverse = _statistics(layer, x)
     y = x.map(lambda t: (t - mean) * inverse)
@@ -129,9 +129,9 @@ def batch_norm(
     return Interval(*rounding.widened(y.lower, y.upper, ulps=16, scale=size))
 
 
-@backward_rule(nn.BatchNorm1d, nn.BatchNorm2d)
+@backward_rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def batch_norm_vjp(
-    layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Interval, grad: Interval, weight: Interval | None, bias: Interval | None
+    layer: BatchNorm, x: Interval, grad: Interval, weight: Interval | None, bias: Interval | None
 ) -> Interval:
     """`g w / sqrt(var + eps)`."""
     _, inverse = _statistics(layer, x)
@@ -140,9 +140,9 @@ def batch_norm_vjp(
     return Interval(*rounding.widened(below.lower, below.upper, ulps=16))
 
 
-@weights_rule(nn.BatchNorm1d, nn.BatchNorm2d)
+@weights_rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def batch_norm_weights(
-    layer: nn.BatchNorm1d | nn.BatchNorm2d,
+    layer: BatchNorm,
     x: Interval,
     grad: Interval,
     weight: Interval | None,
@@ -176,7 +176,7 @@ def scale_weights(layer: Scale, x: Interval, grad: Interval, value: Interval, *,
     """`g * x`, summed where value was broadcast."""
     if layer.divide:
         raise UnsupportedModelError("the gradient with respect to a parameter that divides is not supported")
-    return {"value": _operand_gradient(grad * x, value, summed)}
+    return {"value": operand_gradient(grad * x, value, summed)}
 
 
 @forward_rule(Shift, parameters=("value",), affine=True, additive=True)
@@ -194,7 +194,7 @@ def shift_vjp(layer: Shift, x: Interval, grad: Interval, value: Interval) -> Int
 @weights_rule(Shift)
 def shift_weights(layer: Shift, x: Interval, grad: Interval, value: Interval, *, summed: bool) -> dict[str, Interval]:
     """`sign * g`, summed where value was broadcast."""
-    return {"value": _operand_gradient(grad if layer.sign == 1 else -grad, value, summed)}
+    return {"value": operand_gradient(grad if layer.sign == 1 else -grad, value, summed)}
 
 
 def padding(layer: Conv, weight: torch.Size) -> tuple[list[int], list[int]]:
@@ -207,10 +207,12 @@ def padding(layer: Conv, weight: torch.Size) -> tuple[list[int], list[int]]:
     return list(layer.padding), list(layer.padding)
 
 
-def check_convolution(layer: Conv, x: Interval) -> None:
+def check_convolution(layer: nn.modules.conv._ConvNd, x: Interval) -> None:
     """Raises UnsupportedModelError for paddings that are not zeros, and for kernels that outward rounding excludes."""
     if layer.padding_mode != "zeros":
-        raise UnsupportedModelError(f"{type(layer).__name__} with padding_mode={layer.padding_mode!r} is not supported")
+        raise UnsupportedModelError(
+            f"{type(layer).__name__} with padding_mode={layer.padding_mode!r} is bounded as a padding and a convolution"
+        )
     if rounding.active() and x.lower.is_cuda and torch.backends.cudnn.enabled:
         raise UnsupportedModelError(
             'rounding="outward" does not cover cuDNN, whose convolutions may use Winograd or FFT; '
@@ -240,6 +242,13 @@ def _convolution_backward(
 
 def _patches(layer: Conv, padded: Tensor, positions: torch.Size, weight: torch.Size) -> Tensor:
     """Returns what each output position of a convolution sees: (batch, groups, channels * kernel, positions)."""
+    if padded.dim() == 5:
+        patches = padded
+        for axis, (k, d, s) in enumerate(zip(weight[2:], layer.dilation, layer.stride, strict=True), start=2):
+            patches = patches.unfold(axis, d * (k - 1) + 1, s)[..., ::d]
+        # The axes are samples, channels, positions and kernel.
+        patches = patches.movedim((-3, -2, -1), (2, 3, 4)).flatten(1, 4).flatten(2)
+        return patches.reshape(len(padded), layer.groups, patches.shape[1] // layer.groups, prod(positions))
     if padded.dim() == 3:
         padded = padded.unsqueeze(2)
     leading = [1] * (4 - len(weight))
@@ -248,10 +257,11 @@ def _patches(layer: Conv, padded: Tensor, positions: torch.Size, weight: torch.S
     return patches.reshape(len(padded), layer.groups, patches.shape[1] // layer.groups, prod(positions))
 
 
-def _statistics(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Interval) -> tuple[Tensor, Tensor]:
+def _statistics(layer: BatchNorm, x: Interval) -> tuple[Tensor, Tensor]:
     if layer.running_mean is None or layer.running_var is None:
         raise UnsupportedModelError(
-            f"{type(layer).__name__} without running statistics couples the samples of a batch, so it has no bounds"
+            f"{type(layer).__name__} without running statistics couples the samples of a batch, so it has no bounds; "
+            "train with track_running_stats=True, or normalise each sample, as GroupNorm does"
         )
     return _channels(layer.running_mean, x), _channels(torch.rsqrt(layer.running_var + layer.eps), x)
 
@@ -272,7 +282,7 @@ def _factor(layer: Scale, value: Interval) -> Interval:
     )
 
 
-def _operand_gradient(g: Interval, value: Interval, summed: bool) -> Interval:
+def operand_gradient(g: Interval, value: Interval, summed: bool) -> Interval:
     """The gradient of an operand that was broadcast to g's shape: of the whole batch, or of each sample."""
     if summed:
         return reduced(g, tuple(value.shape))

@@ -14,7 +14,7 @@ A rule is a function registered for a layer type:
   a tuple for several inputs.
 - Weights: as backward, with the keyword `summed`. It returns the interval of dL/d parameter for each parameter, one
   per sample (shape (batch, *parameter)), or with `summed` of their sum over the batch.
-- Relaxation: as forward. It returns two linear functions of the input, a lower and an upper bound of the output.
+- Relaxation: as forward. It returns two linear functions of the inputs, a lower and an upper bound of the output.
 
 An `affine` layer is affine in its inputs and linear in its parameters taken together, and its backward rule does not
 look at the inputs' values: linear relaxation then passes through it exactly. A layer that is neither affine nor has
@@ -45,11 +45,25 @@ class LinearBound:
     """A linear function that bounds a layer's output from one side: `z -> J z + offset`, J in transposed form.
 
     `transpose` maps coefficients of the output, shape (batch or 1, rows, *output), to coefficients of the input,
-    (batch, rows, *input). `offset` has the output's shape.
+    (batch, rows, *input); of a layer of several inputs to a tuple, one for each: `(x, y) -> J x + K y + offset`.
+    `offset` has the output's shape.
     """
 
-    transpose: Callable[[Tensor], Tensor]
+    transpose: Callable[[Tensor], Tensor | tuple[Tensor, ...]]
     offset: Tensor
+
+    @classmethod
+    def of_entries(cls, slopes: tuple[Tensor, ...], offset: Tensor, shapes: tuple[tuple[int, ...], ...]) -> LinearBound:
+        """The function `slopes[0] x + slopes[1] y + ... + offset` of the entries of several inputs.
+
+        These have the given shapes, batch first, and broadcast to the output's, which slopes and offset have.
+        """
+
+        def transpose(coefficients: Tensor) -> tuple[Tensor, ...]:
+            products = (coefficients * slope.unsqueeze(1) for slope in slopes)
+            return tuple(p.sum_to_size(*p.shape[:2], *s[1:]) for p, s in zip(products, shapes, strict=True))
+
+        return cls(transpose, offset)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.products import total
 from robust_plugins.intervals.rules.registry import LinearBound, backward_rule, forward_rule, relaxation_rule
 
-MaxPool = nn.MaxPool1d | nn.MaxPool2d
+MaxPool = nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d
 
 
 def softmax_range(z: Interval, dim: int) -> Interval:
@@ -49,7 +49,7 @@ def softmax_vjp(layer: nn.Softmax, x: Interval, grad: Interval) -> Interval:
     return p * (grad - mean)
 
 
-@forward_rule(nn.MaxPool1d, nn.MaxPool2d)
+@forward_rule(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 def max_pool(layer: MaxPool, x: Interval) -> Interval:
     """The maximum never falls when an entry rises."""
     if layer.return_indices:
@@ -57,7 +57,7 @@ def max_pool(layer: MaxPool, x: Interval) -> Interval:
     return x.map(layer.forward)
 
 
-@backward_rule(nn.MaxPool1d, nn.MaxPool2d)
+@backward_rule(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 def max_pool_vjp(layer: MaxPool, x: Interval, grad: Interval) -> Interval:
     """An entry receives its window's gradient surely where it beats all others, never where it is surely beaten."""
     index, slots = _windows(layer, x)
@@ -83,7 +83,7 @@ def max_pool_vjp(layer: MaxPool, x: Interval, grad: Interval) -> Interval:
     return below
 
 
-@relaxation_rule(nn.MaxPool1d, nn.MaxPool2d)
+@relaxation_rule(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 def max_pool_relaxation(layer: MaxPool, x: Interval) -> tuple[LinearBound, LinearBound]:
     """Below: the entry with the largest lower end. Above: that entry too where it surely wins, else a constant."""
     index, slots = _windows(layer, x)

@@ -8,14 +8,30 @@ import torch
 from torch import Tensor, nn
 
 from robust_plugins.errors import UnsupportedModelError
+from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
-from robust_plugins.intervals.layers import Add, Cat, Index, Input, Multiply, Permute, Reduce, Reshape
+from robust_plugins.intervals.layers import Add, Cat, Choose, Index, Input, Moved, Permute, Reduce, Reshape
 from robust_plugins.intervals.products import reduced, summing
 from robust_plugins.intervals.rules.registry import backward_rule, forward_rule
 
-REARRANGING = (nn.Flatten, nn.Unflatten, nn.ZeroPad1d, nn.ZeroPad2d, Reshape, Permute, Index)
-AVERAGING = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, Reduce)
-IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
+REARRANGING = (
+    nn.Flatten, nn.Unflatten, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d,
+    nn.ConstantPad3d, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, Reshape, Permute, Index,
+)  # fmt: skip
+"""Layers that take no entry twice."""
+REPEATING = (
+    nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d, nn.ReplicationPad1d, nn.ReplicationPad2d,
+    nn.ReplicationPad3d, nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d, nn.Unfold, Moved,
+)  # fmt: skip
+AVERAGING = (
+    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+    nn.Upsample, Reduce,
+)  # fmt: skip
+IDENTITIES = (
+    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
+)  # fmt: skip
+INTERPOLATIONS = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear", "area")
+"""Modes of upsampling whose weights are not negative."""
 
 
 @forward_rule(Input)
@@ -48,6 +64,34 @@ def rearrange_vjp(layer: nn.Module, x: Interval, grad: Interval) -> Interval:
     return grad.map(lambda g: _transposed(layer, x, g))
 
 
+@forward_rule(*REPEATING, affine=True)
+def repeat(layer: nn.Module, x: Interval) -> Interval:
+    """The bounds move with the values."""
+    return x.map(layer.forward)
+
+
+@backward_rule(*REPEATING)
+def repeat_vjp(layer: nn.Module, x: Interval, grad: Interval) -> Interval:
+    """The gradients of all copies of an entry add up."""
+    copies = int(_transposed(layer, x, torch.ones_like(grad.lower)).max()) if rounding.active() else 0
+    return summing(grad, lambda g: _transposed(layer, x, g), copies)
+
+
+@forward_rule(Choose, affine=True)
+def choose(layer: Choose, x: Interval, y: Interval) -> Interval:
+    """The bounds of whichever is chosen."""
+    low = layer.forward(x.lower, y.lower)
+    return Interval(low, low if x.is_point and y.is_point else layer.forward(x.upper, y.upper))
+
+
+@backward_rule(Choose)
+def choose_vjp(layer: Choose, x: Interval, y: Interval, grad: Interval) -> tuple[Interval, Interval]:
+    """The gradient goes to what was chosen."""
+    to_x = grad.map(lambda g: torch.where(layer.condition, g, 0))
+    to_y = grad.map(lambda g: torch.where(layer.condition, 0, g))
+    return reduced(to_x, (len(grad), *x.shape[1:])), reduced(to_y, (len(grad), *y.shape[1:]))
+
+
 @forward_rule(*AVERAGING, affine=True)
 def average(layer: nn.Module, x: Interval) -> Interval:
     """Weights are not negative, so the bounds map to the bounds."""
@@ -73,18 +117,6 @@ def add_vjp(layer: Add, x: Interval, y: Interval, grad: Interval) -> tuple[Inter
     """The gradient goes to both."""
     to_y = grad if layer.sign == 1 else -grad
     return reduced(grad, (len(grad), *x.shape[1:])), reduced(to_y, (len(grad), *y.shape[1:]))
-
-
-@forward_rule(Multiply)
-def multiply(layer: Multiply, x: Interval, y: Interval) -> Interval:
-    """`x * y`."""
-    return x * y
-
-
-@backward_rule(Multiply)
-def multiply_vjp(layer: Multiply, x: Interval, y: Interval, grad: Interval) -> tuple[Interval, Interval]:
-    """`g y` and `g x`."""
-    return reduced(grad * y, tuple(x.shape)), reduced(grad * x, tuple(y.shape))
 
 
 @forward_rule(Cat, affine=True)
@@ -113,9 +145,14 @@ def _transposed(layer: nn.Module, x: Interval, grad: Tensor) -> Tensor:
 
 
 def _check_divisor(layer: nn.Module) -> None:
-    if isinstance(layer, nn.AvgPool2d) and layer.divisor_override is not None and layer.divisor_override < 1:
+    divisor = layer.divisor_override if isinstance(layer, nn.AvgPool2d | nn.AvgPool3d) else None
+    if divisor is not None and divisor < 1:
         raise UnsupportedModelError(
-            f"AvgPool2d with divisor_override={layer.divisor_override} is no average; give it a number above 0"
+            f"{type(layer).__name__} with divisor_override={divisor} is no average; give it a number above 0"
+        )
+    if isinstance(layer, nn.Upsample) and layer.mode not in INTERPOLATIONS:
+        raise UnsupportedModelError(
+            f"upsampling with mode={layer.mode!r} has no interval rule; use one of {', '.join(INTERPOLATIONS)}"
         )
 
 
@@ -123,9 +160,14 @@ def _terms(layer: nn.Module, x: Interval) -> int:
     """The largest number of values that one sum of the layer, or of its transpose, adds up."""
     if isinstance(layer, Reduce):
         return prod(x.shape[d] for d in layer.dims)
-    if isinstance(layer, nn.AvgPool1d | nn.AvgPool2d):
+    if isinstance(layer, nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d):
         size = layer.kernel_size
         return prod(size) if isinstance(size, tuple) else int(size) ** (x.lower.dim() - 2)
+    if isinstance(layer, nn.Upsample):
+        # An entry is used by all outputs less than one step away; the library rounds the weights to the image's size.
+        sizes = layer.forward(x.lower[:1]).shape[2:]
+        uses = (2 * ceil(max(m / n, n / m)) + 2 for n, m in zip(x.shape[2:], sizes, strict=True))
+        return prod(uses) + 4 * int(max(*sizes, *x.shape[2:]))
     target = layer.output_size
     targets = target if isinstance(target, tuple) else (target,) * (x.lower.dim() - 2)
     return prod(max(ceil(n / (t or n)) + 1, ceil((t or n) / n) + 1) for n, t in zip(x.shape[2:], targets, strict=True))

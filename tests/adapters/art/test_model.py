@@ -103,7 +103,7 @@ def test_every_public_call_takes_it() -> None:
     assert torch.equal(certifier.lower_bounds(theirs, x, ball, spec), certifier.lower_bounds(ours, x, ball, spec))
     pgd = rp.attack("art:pgd", steps=3)
     assert torch.equal(pgd.search(theirs, x, y, ball, seed=0), pgd.search(ours, x, y, ball, seed=0))
-    components = ["gradient:corner-pgd(corners=4, steps=2)", "interval:ibp"]
+    components = ["gradient:corner-pgd(corners=4, steps=2, restarts=1, rung=1)", "interval:ibp"]
     found = [rp.compare_explanations(m, x, y, ball, components, seed=0) for m in (theirs, ours)]
     torch.testing.assert_close(*(f.value for f in found))
     torch.testing.assert_close(*(f.deviation.certified for f in found))

@@ -137,6 +137,15 @@ def test_bounds_of_plain_models_follow_every_change(name: str, monkeypatch: pyte
         assert not _holds(fresh, x)
 
 
+def test_a_layer_used_twice_is_seen_when_it_is_two() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(3, 3), torch.rand(3, 3, dtype=torch.float64)
+    model = nn.Sequential(layer, nn.LeakyReLU(0.1), layer).double()
+    assert _holds(model, x)
+    model[2] = nn.Linear(3, 3).double()
+    assert _holds(model, x)
+
+
 def test_patched_classes_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = nn.Sequential(nn.Linear(3, 3), nn.LeakyReLU(0.1)), torch.rand(2, 3)
     trace(model, x)

@@ -126,12 +126,12 @@ def test_broken_relaxations_are_caught(index: int, monkeypatch: pytest.MonkeyPat
     if relax is None:
         pytest.skip("relaxed by its constant interval")
 
-    def swapped(layer: nn.Module, x: Interval) -> tuple[LinearBound, LinearBound]:
-        low, up = relax(layer, x)
+    def swapped(layer: nn.Module, *inputs: Interval, **parameters: Any) -> tuple[LinearBound, LinearBound]:
+        low, up = relax(layer, *inputs, **parameters)
         return up, low
 
-    def shrunk(layer: nn.Module, x: Interval) -> tuple[LinearBound, LinearBound]:
-        low, up = relax(layer, x)
+    def shrunk(layer: nn.Module, *inputs: Interval, **parameters: Any) -> tuple[LinearBound, LinearBound]:
+        low, up = relax(layer, *inputs, **parameters)
         gap = 0.3 * (up.offset - low.offset).abs().amax() + 0.05
         return LinearBound(low.transpose, low.offset + gap), LinearBound(up.transpose, up.offset - gap)
 

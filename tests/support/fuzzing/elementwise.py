@@ -79,6 +79,17 @@ def odd_activation(draft: Draft, random: Random) -> None:
         draft.run(f"h = {draft.keep(module(random, rare=True))}(h)")
 
 
+@step()
+def jumping(draft: Draft, random: Random) -> None:
+    """A softplus whose jump, at the threshold over beta, is near values that inputs often have."""
+    beta, threshold = random.choice((0.5, 1.0, 3.0, 10.0)), random.choice((0.1, 0.5, 1.0))
+    shift = threshold / beta - random.choice((0.0, 0.5, 1.0))
+    if random.random() < 0.6:
+        draft.run(f"h = F.softplus(h + {shift}, beta={beta}, threshold={threshold})")
+    else:
+        draft.run(f"h = {draft.keep(f'nn.Softplus({beta}, {threshold})')}(h + {shift})")
+
+
 @step(weight=0.6)
 def cast(draft: Draft, random: Random) -> None:
     narrow = random.choice(
