@@ -124,7 +124,7 @@ def _through_activation(activation: Activation, z: Interval, before: Form) -> Fo
 def _strip(activation: Activation, z: Interval) -> tuple[Tensor, Tensor, Tensor]:
     """A slope a, and the ends of an interval that holds `f(t) - a t` for every t in z."""
     (low_slope, low), (up_slope, up) = activation.lines(z)
-    convex = activation.convex and not activation.turns and not activation.jump[1]
+    convex = activation.shape == "convex"
     slope = up_slope if convex else (low_slope + up_slope) / 2
     lowest = torch.minimum((low_slope - slope) * z.lower, (low_slope - slope) * z.upper) + low
     highest = torch.maximum((up_slope - slope) * z.lower, (up_slope - slope) * z.upper) + up

@@ -42,8 +42,8 @@ def elu(layer: nn.ELU) -> Activation:
         slope=lambda z: torch.where(z > 0, 1.0, a * z.clamp(max=0).exp()),
         extrema=(0.0,) if a < 0 else (),
         turns=() if 0 <= a <= 1 else (0.0,),
+        kinks=() if 0 <= a <= 1 else (0.0,),
         convex=a >= 0,
-        bend=abs(a),
         ulps=8 * max(1.0, abs(a)),
     )
 
@@ -91,13 +91,13 @@ def sigmoid(layer: nn.Sigmoid) -> Activation:
         p = torch.sigmoid(z)
         return p * (1 - p)
 
-    return Activation(f=torch.sigmoid, slope=slope, turns=(0.0,), bend=0.0962251, ulps=8)
+    return Activation(f=torch.sigmoid, slope=slope, turns=(0.0,), ulps=8)
 
 
 @elementwise(nn.Tanh)
 def tanh(layer: nn.Tanh) -> Activation:
     """The hyperbolic tangent."""
-    return Activation(f=torch.tanh, slope=lambda z: 1 - torch.tanh(z) ** 2, turns=(0.0,), bend=0.7698004, ulps=16)
+    return Activation(f=torch.tanh, slope=lambda z: 1 - torch.tanh(z) ** 2, turns=(0.0,), ulps=16)
 
 
 @elementwise(nn.SiLU)
@@ -109,9 +109,7 @@ def silu(layer: nn.SiLU) -> Activation:
         return p * (1 + z * (1 - p))
 
     turn = 2.399357280515468
-    return Activation(
-        f=F.silu, slope=slope, extrema=(-1.278464542761074,), turns=(-turn, turn), convex=False, bend=0.5, ulps=16
-    )
+    return Activation(f=F.silu, slope=slope, extrema=(-1.278464542761074,), turns=(-turn, turn), convex=False, ulps=16)
 
 
 @elementwise(nn.GELU)
@@ -175,7 +173,6 @@ _GELU = Activation(
     extrema=(-0.7517915246935645,),
     turns=(-math.sqrt(2), math.sqrt(2)),
     convex=False,
-    bend=0.79788457,
     ulps=16,
 )
 _GELU_TANH = Activation(
@@ -184,6 +181,5 @@ _GELU_TANH = Activation(
     extrema=(-0.7524614220710162,),
     turns=(-1.4185040087908285, 1.4185040087908285),
     convex=False,
-    bend=0.79788457,
     ulps=16,
 )

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
+from robust_plugins.intervals.rules.envelopes import Line, Pieces, mixed_lines
 from robust_plugins.intervals.rules.registry import LinearBound, backward_rule, forward_rule, relaxation_rule, rules_for
-
-PIECES = 16
-"""Pieces into which the relaxation cuts an interval on which the function is neither convex nor concave."""
-
 
 _RECORDS: dict[type[nn.Module], Callable[[Any], Activation]] = {}
 
@@ -35,38 +32,60 @@ class Activation:
     extrema: tuple[float, ...] = ()
     """Where f turns from falling to rising or back, or jumps; none: f never falls."""
     turns: tuple[float, ...] = ()
-    """Where the curvature changes its sign, in rising order: there the slope is extreme."""
+    """Where the curvature changes its sign, in rising order, twice at most: there the slope is extreme."""
     convex: bool = True
     """Whether f is convex below the first turn (or everywhere)."""
-    bend: float = 0.0
-    """The largest |f''|, kinks apart."""
     kinks: tuple[float, ...] = ()
-    """Where the slope jumps within a mixed piece."""
+    """Where the slope jumps within an interval that is neither convex nor concave."""
     jump: tuple[float, float] = (torch.inf, 0.0)
     """Above this point, f may lie this far below the convex function that the relaxation sees."""
     relaxable: bool = True
     """Whether straight lines bound f better than constants."""
     image: Callable[[Interval], Interval] | None = None
     """The range itself, for a function whose extreme values are not those at ends and turning points."""
+    slope_image: Callable[[Interval], Interval] | None = None
+    """The range of the slope itself, where it is not extreme at ends and turns."""
+    pieces: Callable[[Interval], Pieces] | None = None
+    """The turns of a function with endlessly many."""
+    defined: Callable[[Interval], Tensor] | None = None
+    """Where f is defined on all of an interval; a model in which it may not be is refused."""
+    name: str = ""
+    """What a refusal calls f, and which values it must have."""
     ulps: float = 0.0
-    """The error of the library's f and slope, in units in the last place of `1 + |z|`; 0 where no rounding happens."""
+    """The error of the library's f and slope, in units in the last place of `1 + |z|`, or of the value itself where
+    that is larger; 0 where no rounding happens."""
+
+    @property
+    def shape(self) -> str:
+        """`convex` or `concave` for a function that is so everywhere, without jumps, else `mixed`."""
+        if self.turns or self.pieces is not None or self.jump[1] or not self.relaxable:
+            return "mixed"
+        return "convex" if self.convex else "concave"
 
     def range(self, z: Interval) -> Interval:
-        """The smallest interval of `f`."""
+        """The smallest interval of `f`. Raises UnsupportedModelError where f may not be defined."""
+        self._check(z)
         found = self._extremes(self.f, z, self.extrema, rising=True) if self.image is None else self.image(z)
         return self._rounded(found, z)
 
     def slopes(self, z: Interval) -> Interval:
-        """The smallest interval of the slope."""
+        """The smallest interval of the slope. Raises UnsupportedModelError where f may not be defined."""
+        self._check(z)
+        if self.slope_image is not None and not z.is_point:
+            return self._rounded(self.slope_image(z), z)
         return self._rounded(self._extremes(self.slope, z, self.turns, rising=self.convex), z)
 
-    def lines(self, z: Interval) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def lines(self, z: Interval) -> tuple[Line, Line]:
         """A line below f and a line above it on `z`, each as slope and intercept.
 
-        Where f is convex on z the chord and the tangent in the middle, mirrored where it is concave; else the line of
-        a few candidates that is nearest to f in the middle, with intercepts from a grid and the bound on f'':
-        between points h apart f leaves its chord by at most `bend h^2 / 8`.
+        Where f is convex on z the chord and the tangent in the middle, mirrored where it is concave; else those of
+        `mixed_lines`. Inside `rounding.outward()` they hold for f as the library computes it, too.
         """
+        if not self.relaxable:
+            y = self.range(z)
+            flat = torch.zeros_like(y.lower)
+            return (flat, y.lower), (flat, y.upper)
+        self._check(z)
         a, b, m = z.lower, z.upper, z.center
         fa, fb, fm, slope = self.f(a), self.f(b), self.f(m), self.slope(m)
         wide = b - a > 1e-9 * (1 + a.abs() + b.abs()) if a.dtype is torch.float64 else b - a > 1e-4 * (1 + m.abs())
@@ -75,63 +94,83 @@ class Activation:
         above = torch.maximum(fa - chord * a, fb - chord * b)
         below = torch.minimum(fa - chord * a, fb - chord * b)
         tangent = fm - slope * m
-        convex, concave = self._curvature(z)
-        if not self.turns:
+        if self.pieces is None and not self.turns:
             low, up = ((slope, tangent), (chord, above)) if self.convex else ((chord, below), (slope, tangent))
         else:
-            mixed_low, mixed_up = self._mixed_lines(z, chord, slope)
-            low = (
-                torch.where(convex, slope, torch.where(concave, chord, mixed_low[0])),
-                torch.where(convex, tangent, torch.where(concave, below, mixed_low[1])),
+            pieces = self._turns(z)
+            convex, concave = pieces.curvature(a, b)
+            low = torch.where(convex, slope, chord), torch.where(convex, tangent, below)
+            up = torch.where(concave, slope, chord), torch.where(concave, tangent, above)
+            low, up = self._mixed(a, b, pieces, ~(convex | concave), low, up)
+        return self._outward(z, *self._bounded(z, *self._lowered(z, low, up)))
+
+    def _check(self, z: Interval) -> None:
+        if self.defined is not None and not bool((defined := self.defined(z)).all()):
+            worst = (~defined).nonzero()[0].tolist()
+            ends = float(z.lower[tuple(worst)]), float(z.upper[tuple(worst)])
+            raise UnsupportedModelError(
+                f"{self.name}, which may lie in [{ends[0]:.4g}, {ends[1]:.4g}] in sample {worst[0] if worst else 0}: "
+                "bound it away from there in the model, for example with clamp or a positive constant, or take a "
+                "smaller eps"
             )
-            up = (
-                torch.where(convex, chord, torch.where(concave, slope, mixed_up[0])),
-                torch.where(convex, above, torch.where(concave, tangent, mixed_up[1])),
-            )
+
+    def _turns(self, z: Interval) -> Pieces:
+        if self.pieces is not None:
+            return self.pieces(z)
+        ends = [*self.turns, torch.inf, torch.inf]
+        first, second = (torch.full_like(z.lower, t) for t in ends[:2])
+        return Pieces(first, second, torch.full_like(first, self.convex, dtype=torch.bool))
+
+    def _mixed(self, a: Tensor, b: Tensor, pieces: Pieces, mixed: Tensor, low: Line, up: Line) -> tuple[Line, Line]:
+        """The lines with those of intervals on which f is neither convex nor concave put in."""
+        index = mixed.nonzero(as_tuple=True)
+        if not len(index[0]):
+            return low, up
+        few = Pieces(pieces.first[index], pieces.second[index], pieces.convex[index])
+        found = mixed_lines(self.f, self.slope, a[index], b[index], few, self.kinks)
+        (down, under), (rise, over) = found
+        return (
+            (low[0].index_put(index, down), low[1].index_put(index, under)),
+            (up[0].index_put(index, rise), up[1].index_put(index, over)),
+        )
+
+    def _lowered(self, z: Interval, low: Line, up: Line) -> tuple[Line, Line]:
+        """Lines for a function with a jump."""
         point, size = self.jump
-        if size:
-            # The library compares in its own precision: the jump is at a number next to this point, on either side.
-            near = 4 * torch.finfo(b.dtype).eps * abs(point)
-            gap = torch.where(b >= point - near, size, 0.0)
-            low, up = (low[0], low[1] - gap), (up[0], up[1] + gap)
-        return low, up
+        if not size:
+            return low, up
+        # The library compares in its own precision: the jump is at a number next to this point, on either side.
+        near = 4 * torch.finfo(z.dtype).eps * abs(point)
+        gap = torch.where(z.upper >= point - near, size, 0.0)
+        return (low[0], low[1] - gap), (up[0], up[1] + gap)
 
-    def _curvature(self, z: Interval) -> tuple[Tensor, Tensor]:
-        """Where f is convex on the whole of z, and where it is concave."""
-        ends = (-torch.inf, *self.turns, torch.inf)
-        found = [torch.zeros_like(z.lower, dtype=torch.bool) for _ in range(2)]
-        for index, (a, b) in enumerate(pairwise(ends)):
-            side = index % 2 ^ (not self.convex)
-            found[side] = found[side] | ((z.lower >= a) & (z.upper <= b))
-        return found[0], found[1]
+    def _bounded(self, z: Interval, low: Line, up: Line) -> tuple[Line, Line]:
+        """Constants in place of lines that overflow."""
+        if not self.ulps:  # what does not round does not grow faster than z either
+            return low, up
+        fine = (low[0] + low[1] + up[0] + up[1]).isfinite()
+        if z.device.type == "cpu" and bool(fine.all()):
+            return low, up
+        y = self.range(z)
+        return (
+            (torch.where(fine, low[0], 0.0), torch.where(fine, low[1], y.lower)),
+            (torch.where(fine, up[0], 0.0), torch.where(fine, up[1], y.upper)),
+        )
 
-    def _mixed_lines(
-        self, z: Interval, chord: Tensor, middle: Tensor
-    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        width = z.width
-        points = [z.lower + width * (k / PIECES) for k in range(PIECES)] + [z.upper]
-        points += [_inside(z, t) for t in (*self.turns, *self.kinks)]
-        grid = torch.stack(points)
-        values = self.f(grid)
-        error = self.bend * (width / PIECES) ** 2 / 8
-        # Steepest and flattest lines from either end: among them the tangents of an S-shaped function.
-        rises = values - values[0], values[PIECES] - values
-        steps = grid - grid[0], grid[PIECES] - grid
-        safe = [torch.where(d > 0, r / torch.where(d > 0, d, 1), chord) for r, d in zip(rises, steps, strict=True)]
-        m = z.center
+    def _outward(self, z: Interval, low: Line, up: Line) -> tuple[Line, Line]:
+        """Lines moved apart by the rounding errors of f, of its slopes and of the intercepts."""
+        if not rounding.active():
+            return low, up
+        size = z.magnitude
+        y = torch.maximum(self.f(z.lower).abs(), self.f(z.upper).abs())
 
-        def best(slopes: list[Tensor], sign: int) -> tuple[Tensor, Tensor]:
-            """The line with the smallest `sign * value` in the middle."""
-            a = torch.stack(slopes)
-            b = ((sign * values).unsqueeze(1) - (sign * a) * grid.unsqueeze(1)).amax(0) + error
-            # Of equally good lines the first, however they are rounded: bounds must not differ from batch to batch.
-            order = torch.arange(len(a), device=m.device, dtype=m.dtype).view(-1, *[1] * m.dim())
-            choice = (sign * a * m + b + 1e-5 * width * order).argmin(0, keepdim=True)
-            return a.gather(0, choice)[0], sign * b.gather(0, choice)[0]
+        def moved(line: Line, side: int) -> Line:
+            slope, intercept = line
+            of_f = self.ulps * (1 + size + y) * (1 + z.width)
+            scale = of_f + 8 * (slope.abs() * size + intercept.abs() + y)
+            return slope, rounding.widened(intercept, intercept, scale=scale)[side]
 
-        low = best([safe[0].amin(0), safe[1].amax(0), chord, middle], -1)
-        up = best([safe[0].amax(0), safe[1].amin(0), chord, middle], 1)
-        return low, up
+        return moved(low, 0), moved(up, 1)
 
     def _extremes(self, g: Callable[[Tensor], Tensor], z: Interval, at: tuple[float, ...], *, rising: bool) -> Interval:
         low = g(z.lower)
@@ -149,7 +188,8 @@ class Activation:
     def _rounded(self, y: Interval, z: Interval) -> Interval:
         if not self.ulps or not rounding.active():
             return y
-        return Interval(*rounding.widened(y.lower, y.upper, ulps=self.ulps, scale=1 + z.magnitude))
+        scale = 1 + z.magnitude + y.magnitude
+        return Interval(*rounding.widened(y.lower, y.upper, ulps=self.ulps, scale=scale))
 
 
 def elementwise(*layers: type[nn.Module]) -> Callable[[Callable[[Any], Activation]], Callable[[Any], Activation]]:
@@ -171,12 +211,7 @@ def elementwise(*layers: type[nn.Module]) -> Callable[[Callable[[Any], Activatio
 
         @relaxation_rule(*layers)
         def relaxation(layer: nn.Module, x: Interval) -> tuple[LinearBound, LinearBound]:
-            record = activation(layer)
-            if not record.relaxable:
-                y = record.range(x)
-                zero = torch.zeros_like(y.lower)
-                return _line(zero, y.lower), _line(zero, y.upper)
-            (a, b), (c, d) = record.lines(x)
+            (a, b), (c, d) = activation(layer).lines(x)
             return _line(a, b), _line(c, d)
 
         return activation
