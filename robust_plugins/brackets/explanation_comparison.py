@@ -55,11 +55,12 @@ class ExplanationRow:
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """Why there is no answer, or none for some samples: a sentence for each cause."""
+        """Why there is no answer, or none for some samples, and a certifier's advice: a sentence for each."""
         if self.error:
             return (f"failed: {self.error}",)
         certificates = [result for result in self.results if isinstance(result, ExplanationCertificate)]
         found = [cause for c in certificates for cause in causes(c.verdicts, c.messages)]
+        found += [c.advice for c in certificates if c.advice]
         undefined = self.results[0].deviation.isnan() if not certificates and self.results else torch.zeros(0)
         if bool(undefined.any()):
             found.append(f"undefined on {int(undefined.sum())} of {len(undefined)} samples: their explanation is NaN")

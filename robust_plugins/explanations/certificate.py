@@ -42,6 +42,9 @@ class ExplanationCertificate:
     """Wall-clock time of the whole call."""
     soundness: str
     """The arithmetic and the assumptions under which the bounds hold."""
+    advice: str = ""
+    """Which certifier to use instead where this one is known to be far from tight; empty where all samples are
+    certified for finite widths."""
 
     @property
     def width(self) -> Float[Tensor, "batch *features"]:
@@ -63,12 +66,13 @@ class ExplanationCertificate:
 
         It bounds Captum's `sensitivity_max` from above. It is 0 where v is 0 over the whole ball.
         """
-        farthest = self._farthest_from(self.value).flatten(1)
-        worst = euclidean(farthest)
+        farthest = self._farthest_from(self.value.double()).flatten(1)
+        worst = most(euclidean(farthest), farthest)
         # v itself may be off: by its rounding in every component that is not exactly zero.
-        off = self.rounding * (farthest > 0).sum(1).sqrt()
-        length = euclidean(self.value) - off
-        return torch.where(worst == 0, 0.0, torch.where(length > 0, (worst + off) / length, torch.inf))
+        off = self.rounding.double() * (farthest > 0).sum(1).sqrt()
+        length = least(euclidean(self.value.double()), farthest) - off
+        found = torch.where(worst == 0, 0.0, torch.where(length > 0, most((worst + off) / length, farthest), torch.inf))
+        return upward(found, self.value.dtype)
 
     def keeps_top(self, k: int) -> Bool[Tensor, " batch"]:
         """Where the k features with the largest `|v_i|` at x are proved to stay the k largest over the ball.
@@ -107,8 +111,9 @@ class ExplanationCertificate:
                 accepted=f"{tuple(self.value.shape)}, or a batch of one",
                 hint="Give one explanation per sample.",
             )
-        outside = torch.maximum(self.gradient.lower - target, target - self.gradient.upper).clamp(min=0)
-        return (euclidean(outside) > threshold) & self._bounded
+        low, up, point = (t.double() for t in (self.gradient.lower, self.gradient.upper, target))
+        outside = torch.maximum(low - point, point - up).clamp(min=0)
+        return (least(euclidean(outside), outside) > threshold) & self._bounded
 
     @property
     def _bounded(self) -> Bool[Tensor, " batch"]:
@@ -117,8 +122,29 @@ class ExplanationCertificate:
         return torch.tensor(answered, dtype=torch.bool, device=self.value.device)
 
     def _farthest_from(self, point: Tensor) -> Tensor:
-        """For each component the largest distance of its bounds from `point`."""
+        """For each component the largest distance of its bounds from `point`, in its dtype."""
         return torch.maximum(self.gradient.upper - point, point - self.gradient.lower)
+
+
+def most(norm: Float[Tensor, " batch"], of: Float[Tensor, "batch *features"]) -> Float[Tensor, " batch"]:
+    """What a Euclidean norm of `of`, computed in the dtype of both, is at most without its rounding."""
+    return norm * (1 + _steps(of))
+
+
+def least(norm: Float[Tensor, " batch"], of: Float[Tensor, "batch *features"]) -> Float[Tensor, " batch"]:
+    """What a Euclidean norm of `of`, computed in the dtype of both, is at least without its rounding."""
+    return norm * (1 - _steps(of))
+
+
+def _steps(of: Tensor) -> float:
+    """The relative error of as many roundings as a norm of these components takes, with some to spare."""
+    return (of[0].numel() + 8 if len(of) else 8) * torch.finfo(of.dtype).eps
+
+
+def upward(t: Float[Tensor, " batch"], dtype: torch.dtype) -> Float[Tensor, " batch"]:
+    """`t` in another precision, rounded upward."""
+    found = t.to(dtype)
+    return torch.where(found.to(t) < t, found.nextafter(torch.full_like(found, torch.inf)), found)
 
 
 def euclidean(t: Float[Tensor, "batch *features"]) -> Float[Tensor, " batch"]:

@@ -71,6 +71,14 @@ class ExplanationCertifier(Component, ABC):
         """
         return 12 * itemsize * (sum(activations) + classes * classes)
 
+    def advice(self, of: Of) -> str:
+        """Which certifier to use instead, in a sentence, where this one's bounds are known to be far from tight.
+
+        `of` is what is explained. The certificate shows it unless all samples are certified for finite widths. Empty
+        by default.
+        """
+        return ""
+
     @final
     def bounds(
         self,
@@ -204,7 +212,9 @@ class ExplanationCertifier(Component, ABC):
             Verdict.CERTIFIED if v is Verdict.UNKNOWN and r else v
             for v, r in zip(certificate.verdicts, robust, strict=True)
         )
-        return replace(certificate, verdicts=verdicts)
+        asked = bool(allowed.isfinite().all()) and Verdict.UNKNOWN not in verdicts
+        advice = "" if asked else self.advice(of)
+        return replace(certificate, verdicts=verdicts, advice=advice)
 
     @final
     def _chunk_size(self, model: nn.Module, x: Tensor, explained: Explained) -> int | None:

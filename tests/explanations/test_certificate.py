@@ -8,6 +8,7 @@ from support.drawn_networks import Drawn
 from torch import nn
 
 import robust_plugins as rp
+from robust_plugins.explanations.band import Band
 from robust_plugins.explanations.bounds.adjoint import Adjoint
 from robust_plugins.intervals import Interval, crown, trace
 from robust_plugins.testing import fresh_registry  # noqa: F401 (a fixture)
@@ -59,6 +60,56 @@ def test_signs_and_targets() -> None:
     target = torch.tensor([[5.0, 5.0]], dtype=torch.float64)  # 3 and 4 away: distance 5
     assert found.excludes(target, 4.9).item()
     assert not found.excludes(target, 5.1).item()
+
+
+def test_norms_are_rounded_to_the_safe_side() -> None:
+    """In float32 the norm of many components is off by more than the last digit; no claim is made of that."""
+    torch.manual_seed(0)
+    ends, value = torch.rand(50, 3000), torch.rand(50, 3000)
+    certificate = rp.ExplanationCertificate(
+        gradient=Interval(value - ends, value + ends), value=value, delta=torch.ones(1, 3000), of="logit",
+        verdicts=(rp.Verdict.UNKNOWN,) * 50, messages=("",) * 50, seconds=0.0, soundness="", rounding=torch.zeros(50),
+    )  # fmt: skip
+    low, up = certificate.gradient.lower.double(), certificate.gradient.upper.double()
+    exact = torch.maximum(up - value.double(), value.double() - low).norm(dim=1) / value.double().norm(dim=1)
+    assert (certificate.deviation.double() >= exact).all()
+    assert (certificate.deviation.double() <= exact * (1 + 1e-6)).all()
+    target = value + 2
+    distance = torch.maximum(low - target.double(), target.double() - up).norm(dim=1)
+    assert not certificate.excludes(target, distance).any()
+    assert certificate.excludes(target, distance * (1 - 1e-6)).all()
+
+
+def test_every_claim_is_made_of_the_widened_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room as large as the bounds' distance from what would break a claim withdraws each of the five claims."""
+    case = mlp_case(normalised=False)
+    ball, certifier = rp.Linf(eps=1e-5, clip=None), rp.explanation_certifier("interval:relaxed")
+
+    def claims() -> list[torch.Tensor]:
+        found = certifier(case.model, case.x, case.y, ball, delta=0.5)
+        far = found.value + 1
+        flags = (found.robust.flatten(1).all(1), found.keeps_top(1), found.keeps_sign(), found.excludes(far, 0.1))
+        return [*flags, found.deviation < 0.5]
+
+    before = claims()
+    assert all(flags.any() for flags in before), before
+    monkeypatch.setattr(Band, "allowance", lambda self, bounds: torch.full_like(self.error, 2.0))
+    assert not any(flags.any() for flags in claims())
+
+
+def test_interval_propagation_says_that_it_is_too_wide_for_loss_gradients() -> None:
+    case = mlp_case(normalised=False)
+    for name, of, delta, said in (
+        ("interval:ibp", "loss", 1e-9, True),
+        ("interval:ibp", "loss", torch.inf, True),
+        ("interval:ibp", "loss", 1e9, False),
+        ("interval:ibp", "logit", 1e-9, False),
+        ("interval:relaxed", "loss", 1e-9, False),
+    ):
+        found = rp.explanation_certifier(name)(case.model, case.x, case.y, case.ball, of=of, delta=delta)
+        assert ("use interval:relaxed" in found.advice) is said, (name, of, delta)
+    printed = str(rp.compare_explanations(case.model, case.x, case.y, case.ball, ["interval:ibp"], of="loss", seed=0))
+    assert printed.count("use interval:relaxed") == 1
 
 
 def test_a_width_for_each_feature() -> None:

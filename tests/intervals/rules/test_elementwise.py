@@ -68,6 +68,16 @@ def test_lines_lie_on_their_sides_and_are_no_looser_than_constants_in_the_middle
     assert float((gap <= box.width + 1e-9).double().mean()) > 0.97
 
 
+@pytest.mark.parametrize("layer", [nn.Tanh(), nn.Sigmoid()], ids=lambda layer: type(layer).__name__)
+def test_lines_across_a_turn_approach_the_function_as_fast_as_it_straightens(layer: nn.Module) -> None:
+    """On an interval of width w around the turn an S-shaped function leaves a line by some w^3, and not by w^2."""
+    width = torch.tensor([1e-1, 1e-2, 1e-3, 1e-4], dtype=torch.float64)
+    (a, b), (c, d) = _record(layer).lines(Interval(-0.4 * width, 0.6 * width))
+    middle = 0.1 * width
+    gap = (c * middle + d) - (a * middle + b)
+    assert (gap <= width**3).all()
+
+
 def test_other_layers_have_no_record() -> None:
     assert activation_of(nn.Linear(1, 1)) is None
     assert activation_of(nn.LayerNorm(1)) is None
