@@ -110,6 +110,11 @@ def reshapes(node: fx.Node) -> bool:
     return _build_of(node) in _RESHAPING
 
 
+def known_calls() -> tuple[frozenset[Any], frozenset[str]]:
+    """The functions and the names of tensor methods that have a meaning here: what they return is their arguments'."""
+    return frozenset(_FUNCTIONS), frozenset(_METHODS)
+
+
 def _build_of(node: fx.Node) -> Build | None:
     return _METHODS.get(str(node.target)) if node.op == "call_method" else _FUNCTIONS.get(node.target)
 

@@ -1,58 +1,215 @@
 """Returns what a model's graph depends on, where that can be known without running the model.
 
-It can for models made of nothing but the layers of `torch.nn` that have rules: what they compute is written in their
-attributes. The code of other models can read anything (globals, variables that it closes over, the clock), so that
-only tracing it again tells.
+It can for the layers of `torch.nn` that have rules: what they compute is written in their attributes. It can for
+modules of others, where their code looks up nothing but attributes of numbers and texts, layers, weights, calls that
+the engine knows, and functions of which the same is true. All other code can read anything (the clock, a file, what
+a variable that it closes over holds), so that only tracing it again tells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import builtins
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from robust_plugins.intervals.rules.registry import BUILTIN, Rules
+from robust_plugins.intervals.network.code import reads
+from robust_plugins.intervals.network.known import FUNCTIONS, METHODS, MODULES, unpatched
+from robust_plugins.intervals.rules.registry import BUILTIN, Rules, current
 
 Fingerprint = tuple[Hashable, ...]
 
 _INTERNAL = frozenset(vars(nn.Module()))
 """What every module has; of it only the hooks and the children matter here."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_KEPT = ("_modules", "_parameters", "_buffers")
 _CALL = {name: vars(nn.Module)[name] for name in ("__call__", "_wrapped_call_impl", "_call_impl", "__getattr__")}
-_SEQUENTIAL = Rules(nn.Sequential)
+_CONTAINERS: dict[type[nn.Module], tuple[Rules, dict[str, Any]]] = {
+    kind: (Rules(kind), dict(vars(kind))) for kind in (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+}
+_CHANGES_NO_CALL = frozenset(
+    ("__init__", "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__repr__",
+     "__parameters__", "__orig_bases__", "__abstractmethods__", "_abc_impl", "__firstlineno__",
+     "__static_attributes__", "__type_params__", "forward", "train", "extra_repr", "dump_patches")
+)  # fmt: skip
+"""What a class may define of that which every module has, or Python calls by itself."""
+_BUILTINS = {
+    name: vars(builtins)[name]
+    for name in ("bool", "enumerate", "float", "int", "isinstance", "len", "list", "max", "min", "range", "reversed",
+                 "sum", "super", "tuple", "zip")
+}  # fmt: skip
+
+
+class _UnknownError(Exception):
+    """Only tracing tells."""
 
 
 def fingerprint(model: nn.Module) -> Fingerprint | None:
-    """All that the graph of a model is made from, apart from its tensors; None where it cannot be known."""
-    if any(vars(nn.Module)[name] is not method for name, method in _CALL.items()) or hooked_everywhere():
+    """All that the graph of a model is made from, apart from its tensors' values; None where it cannot be known."""
+    if called_otherwise() or hooked_everywhere():
         return None
-    found: list[Hashable] = []
-    met: dict[int, int] = {}
-    waiting: list[tuple[str, nn.Module | None]] = [("", model)]
-    while waiting:
-        path, module = waiting.pop()
-        if module is None:
-            return None
-        # A graph calls a module that stands in several places by one of its names: it is another where they part.
-        place = met.setdefault(id(module), len(met))
-        attributes = vars(module)
-        kind = type(module)
-        rules = _SEQUENTIAL if kind is nn.Sequential else BUILTIN.get(kind)
-        if rules is None or not kind.__module__.startswith("torch.nn.") or not rules.describe(module):
-            return None
+    try:
+        return _Reading(model).found
+    except (_UnknownError, RecursionError):  # the latter for lists that hold themselves
+        return None
+
+
+class _Reading:
+    """Collects the parts of a model, and then what its own code looks up."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parts: list[Hashable] = [torch.get_default_dtype()]
+        self._places: dict[int, int] = {}
+        self._own: dict[type[nn.Module], None] = {}
+        """Types with code of their own."""
+        self._layers: dict[type[nn.Module], None] = {}
+        self._names: set[str] = set()
+        """Every attribute of every module."""
+        self._on_tensors: set[str] = set()
+        """Attributes that somebody has given to a parameter or buffer."""
+        waiting: list[tuple[str, nn.Module | None]] = [("", model)]
+        while waiting:
+            path, module = waiting.pop()
+            if module is None or id(module) in self._places:
+                # A graph calls a module that stands in several places by one of its names: it is another where they
+                # part. The same is true of parameters.
+                self._parts.append((path, self._place(module)))
+                continue
+            children = self._module(path, module)
+            waiting.extend((f"{path}.{name}", child) for name, child in children.items())
+        if self._own:
+            self._code()
+        self.found = tuple(self._parts)
+
+    def _module(self, path: str, module: nn.Module) -> dict[str, nn.Module | None]:
+        attributes, kind = vars(module), type(module)
+        if any(type(attributes.get(name)) not in (dict, OrderedDict) for name in _KEPT):
+            raise _UnknownError
+        children: dict[str, nn.Module | None] = attributes["_modules"]
         if any(attributes[name] for name in _HOOKS):
+            raise _UnknownError
+        if (container := _CONTAINERS.get(kind)) is not None:
+            if dict(vars(kind)) != container[1] or not container[0].describe(module):
+                raise _UnknownError
+            self._layers[kind] = None
+        elif (rules := BUILTIN.get(kind)) is not None and kind.__module__.startswith("torch.nn."):
+            if not rules.describe(module) or children:
+                raise _UnknownError
+            self._layers[kind] = None
+        elif kind.__mro__[-2] is nn.Module and not any(b.__module__.startswith("torch.") for b in kind.__mro__[:-2]):
+            self._own[kind] = None
+        else:
+            raise _UnknownError
+        own = {name: value for name, value in attributes.items() if name not in _INTERNAL}
+        tensors = {**attributes["_parameters"], **attributes["_buffers"]}
+        self._names.update(own, tensors, children)
+        part: Hashable = (
+            path, self._place(module), kind,
+            tuple((name, plain(value)) for name, value in own.items()),
+            tuple((name, self._tensor(t)) for name, t in tensors.items()),
+        )  # fmt: skip
+        self._parts.append(part)
+        return children
+
+    def _place(self, thing: object) -> int:
+        return self._places.setdefault(id(thing), len(self._places))
+
+    def _tensor(self, t: Tensor | None) -> Hashable:
+        if t is None:
             return None
-        own = tuple((name, _plain(value)) for name, value in attributes.items() if name not in _INTERNAL)
-        if any(value is _UNKNOWN for _, value in own):
-            return None
-        found.append((path, place, kind, own, tuple(attributes["_parameters"]), tuple(attributes["_buffers"])))
-        children = attributes["_modules"]
-        if children and kind is not nn.Sequential:
-            return None
-        waiting.extend((f"{path}.{name}", child) for name, child in children.items())
-    return tuple(found)
+        if type(t) not in (Tensor, nn.Parameter):
+            raise _UnknownError
+        self._on_tensors.update(vars(t))
+        return self._place(t), t.shape, t.dtype, t.device, t.requires_grad
+
+    def _code(self) -> None:
+        """Adds whatever the code of the model's own types looks up, directly or through functions of theirs."""
+        bases: dict[type, None] = {}
+        for kind in self._own:
+            bases |= dict.fromkeys(kind.__mro__[:-2])
+        table = current()
+        for base in bases:
+            defined = vars(base).keys() - _CHANGES_NO_CALL
+            if table.get(base) or any(name in vars(nn.Module) or name.startswith("__") for name in defined):
+                raise _UnknownError
+        seen, read = {"forward"}, set[FunctionType]()
+        names, functions = ["forward"], list[FunctionType]()
+        while names or functions:
+            if functions:
+                if (function := functions.pop()) not in read:
+                    read.add(function)
+                    more = [name for name in self._function(function, functions) if name not in seen]
+                    seen.update(more)
+                    names += more
+                continue
+            name = names.pop()
+            found = [(base, vars(base)[name]) for base in bases if name in vars(base)]
+            self._attribute(name, bool(found))
+            for base, value in found:
+                inner = _function_of(value)
+                self._parts += (base, name, plain(value) if inner is None else inner.__code__)
+                if inner is not None:
+                    functions.append(inner)
+
+    def _attribute(self, name: str, in_class: bool) -> None:
+        """Raises unless an attribute of this name is one of the model's, or says the same of the same tensor."""
+        if name in self._on_tensors:
+            raise _UnknownError
+        if name in METHODS:
+            if getattr(Tensor, name, None) is not METHODS[name]:
+                raise _UnknownError
+        elif name not in ("forward", "training"):
+            own = in_class or name in self._names
+            if not own or any(hasattr(kind, name) for kind in (Tensor, nn.Module, *self._layers)):
+                raise _UnknownError
+
+    def _function(self, function: FunctionType, others: list[FunctionType]) -> Iterable[str]:
+        """Adds what a function's code looks up by global names, and returns the attributes that it looks up.
+
+        Functions that it finds and that are not known are added to `others`.
+        """
+        found = reads(function.__code__)
+        if found is None or vars(function) or type(function.__globals__) is not dict:
+            raise _UnknownError
+        self._parts += (function.__code__, plain(function.__defaults__), plain(function.__kwdefaults__))
+        for chain in found.chains:
+            value = _resolved(chain, function)
+            if isinstance(value, FunctionType) and value not in FUNCTIONS:
+                others.append(value)
+                self._parts += (chain, value.__code__)
+            else:
+                self._parts += (chain, plain(value))
+        return found.attributes
+
+
+def _function_of(value: Any) -> FunctionType | None:
+    """The function behind an attribute of a class; None where it is something else."""
+    kind = type(value)
+    inner = value.fget if kind is property else value.__func__ if kind in (staticmethod, classmethod) else value
+    return inner if isinstance(inner, FunctionType) else None
+
+
+def _resolved(chain: tuple[str, ...], function: FunctionType) -> Any:
+    """The value of a global name with the attributes behind it, as `function` would find it."""
+    first, *attributes = chain
+    known = function.__globals__
+    if first not in known:
+        value = function.__builtins__.get(first)  # type: ignore[attr-defined]
+        if attributes or first not in _BUILTINS or value is not _BUILTINS[first]:
+            raise _UnknownError
+        return value
+    value = known[first]
+    for name in attributes:
+        if not (isinstance(value, ModuleType) and value in MODULES and name in vars(value)):
+            raise _UnknownError
+        value = vars(value)[name]
+    if isinstance(value, ModuleType):  # passed on, who knows where
+        raise _UnknownError
+    return value
 
 
 def hooked_everywhere() -> bool:
@@ -71,14 +228,25 @@ def called_otherwise() -> bool:
     return any(vars(nn.Module)[name] is not method for name, method in _CALL.items())
 
 
-_UNKNOWN = object()
+LONG = 1000
+"""Entries of a list from which on it is not looked through at every call."""
+_IMMUTABLE = (str, type(None), torch.dtype, torch.device)
 
 
-def _plain(value: Any) -> Any:
-    """A value that can be compared, and that nobody can change; `_UNKNOWN` for others."""
-    if type(value) in (int, float, bool, str, type(None)):
-        return value
-    if isinstance(value, list | tuple):
-        parts = tuple(_plain(v) for v in value)
-        return _UNKNOWN if any(p is _UNKNOWN for p in parts) else parts
-    return _UNKNOWN
+def plain(value: Any) -> Hashable:
+    """A value that can be compared, and that nobody can change. Raises for others."""
+    kind = type(value)
+    if kind in _IMMUTABLE:
+        return value  # type: ignore[no-any-return]
+    if kind in (int, bool):
+        return kind, value
+    if kind is float:
+        return kind, repr(value)  # 0.0 and -0.0 are equal, and not the same
+    if kind in (list, tuple, dict, torch.Size) and len(value) < LONG:
+        values = value if kind is not dict else [part for item in value.items() for part in item]
+        return (kind, *map(plain, values))
+    if kind in (FunctionType, BuiltinFunctionType, type) and (
+        (value in FUNCTIONS and unpatched(value)) or any(value is f for f in _BUILTINS.values())
+    ):
+        return value  # type: ignore[no-any-return]
+    raise _UnknownError
