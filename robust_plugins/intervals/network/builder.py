@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,18 +14,49 @@ from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals.layers import Input
 from robust_plugins.intervals.network.calls import Emit, Indexed, Parameter, build_call, check_dtype, reshapes
 from robust_plugins.intervals.network.expansions import expansion
+from robust_plugins.intervals.network.fingerprint import settings
 from robust_plugins.intervals.network.graph import Expression, Node, Operand, unsupported
 from robust_plugins.intervals.network.symbolic import PROBES, Values, Whole, describes, path_in_model
 from robust_plugins.intervals.rules.registry import rules_for
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """What an output is computed by, without names: calls, tensors that forward made, and shapes of what they find."""
+
+    calls: list[Any]
+    constants: list[Tensor]
+    parts: list[Any]
+
+    def computes_as(self, other: Outline) -> bool:
+        """Whether the output is computed in the same way, with the same constants."""
+        return (
+            self.calls == other.calls
+            and len(self.constants) == len(other.constants)
+            and all(
+                a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+                for a, b in zip(self.constants, other.constants, strict=True)
+            )
+        )
+
+    def same(self, other: Outline) -> bool:
+        """Whether the graph has the same nodes."""
+        return self.parts == other.parts and self.computes_as(other)
+
+
+_OF_PLAIN = frozenset(f for f in vars(operator).values() if callable(f))
+"""What plain values may be made of plain values by."""
 
 
 class Builder:
     """Builds the nodes of one traced model."""
 
     def __init__(self, root: Whole, graph: fx.Graph, probe: Tensor) -> None:
-        self.root, self.graph = root, graph
-        self.values, self.others = (Values(root, graph).of(probe[:size]) for size in PROBES)
-        self.dtype = probe.dtype
+        self.root, self.graph, self.probe = root, graph, probe
+        self.values: dict[fx.Node, Any] = {}
+        self.others: dict[fx.Node, Any] = {}
+        self.lasting = True
+        """Whether the nodes are the same whatever the values of parameters and buffers."""
         self.built: list[Node] = []
         self.index: dict[fx.Node, int] = {}
         self.dependent: set[fx.Node] = set()
@@ -34,6 +66,7 @@ class Builder:
 
     def nodes(self) -> tuple[Node, ...]:
         """Every node that the output needs."""
+        self.values, self.others = (Values(self.root, self.graph).of(self.probe[:size]) for size in PROBES)
         for node in self._live():
             if node.op == "output":
                 result = node.args[0]
@@ -74,21 +107,42 @@ class Builder:
         found = [own.get(str(node.target)) for node in self._live() if node.op == "get_attr"]
         return [t for t in found if isinstance(t, Tensor)]
 
-    def computes_as(self, other: Builder) -> bool:
-        """Whether the output is computed in the same way, with the same constants."""
-        mine, theirs = self.constants(), other.constants()
-        same = len(mine) == len(theirs) and all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
-        return same and self._calls() == other._calls()
-
-    def _calls(self) -> list[Any]:
-        """Returns what the output is computed by, without names."""
+    def outline(self) -> Outline:
+        """What the output is computed by."""
         live = self._live()
         place = {node: f"%{index}" for index, node in enumerate(live)}
         own = vars(self.root)
-        return [
-            (n.op, None if str(n.target) in own else n.target, fx.map_arg((n.args, n.kwargs), place.__getitem__))
+        # As text, because 0.0 and -0.0, 1 and True are equal and not the same.
+        calls = [
+            (n.op, None if str(n.target) in own else n.target, repr(fx.map_arg((n.args, n.kwargs), place.__getitem__)))
             for n in live
         ]
+        return Outline(calls, [t.detach() for t in self.constants()], [self._parts(n) for n in live])
+
+    def _parts(self, node: fx.Node) -> Any:
+        """What a node finds in the model, as far as its value's shape may depend on that."""
+        if node.op not in ("get_attr", "call_module") or str(node.target) in vars(self.root):
+            return None
+        path = path_in_model(str(node.target))
+        if node.op == "call_module":
+            layer = self.root.get_submodule(str(node.target))
+            tensors = [(name, described(t)) for name, t in (*layer.named_parameters(), *layer.named_buffers())]
+            return path, type(layer), rules_for(layer) is not None, settings(layer), tensors
+        owner, _, name = str(node.target).rpartition(".")
+        return path, described(getattr(self.root.get_submodule(owner), name))
+
+    def settled(self) -> bool:
+        """Whether the nodes follow from the outline: no values of tensors matter, and plain ones are made of shapes.
+
+        To be asked once they are built.
+        """
+        return self.lasting and all(
+            isinstance(self.values[node], Tensor)
+            or node.op == "output"
+            or describes(node)
+            or (node.op == "call_function" and node.target in _OF_PLAIN)
+            for node in self._live()
+        )
 
     def _live(self) -> list[fx.Node]:
         """The nodes that the output depends on, in order."""
@@ -179,7 +233,7 @@ class Builder:
         args, kwargs = fx.map_arg((node.args, node.kwargs), self._argument)
         sources = {self.values[s].dtype for s in node.all_input_nodes if s in self.index}
         for one in (value,) if isinstance(value, Tensor) else value:
-            check_dtype(sources, one.dtype, self.dtype, self._place(node))
+            check_dtype(sources, one.dtype, self.probe.dtype, self._place(node))
         found = build_call(node, emit, args, kwargs, like=value, place=self._place(node))
         return found if isinstance(found, tuple) else (found,)
 
@@ -202,10 +256,20 @@ class Builder:
         one, other = self.values[source], self.others[source]
         if not isinstance(one, Tensor) or not one.dim() or (len(one), len(other)) != PROBES:
             return False
+        self._looked_at(source)
         return torch.equal(one, one[:1].expand(one.shape)) and torch.equal(other, one[:1].expand(other.shape))
+
+    def _looked_at(self, source: fx.Node) -> None:
+        """Remembers that the nodes depend on values of a constant, if these may be others at the next call."""
+        waiting, own = [source], vars(self.root)
+        while waiting:
+            node = waiting.pop()
+            self.lasting &= node.op != "call_module" and (node.op != "get_attr" or str(node.target) in own)
+            waiting += node.all_input_nodes
 
     def _constant(self, source: fx.Node) -> Tensor:
         """The value of a constant; of one with a row for each sample, the first row."""
+        self._looked_at(source)
         value: Tensor = self.values[source]
         return value[:1] if self._is_repeated(source) else value
 
@@ -244,7 +308,7 @@ class Builder:
         if self._is_repeated(source):
             result = graph.call_function(operator.getitem, (result, slice(0, 1)))
         if not floating:
-            result = graph.call_method("to", (result, self.dtype))
+            result = graph.call_method("to", (result, self.probe.dtype))
         graph.output(result)
         return Expression(graph, constants)
 
@@ -266,6 +330,11 @@ def _is_several(value: object) -> bool:
     """Whether a value consists of tensors, and perhaps of None."""
     several = isinstance(value, tuple | list) and any(isinstance(v, Tensor) for v in value)
     return several and all(v is None or isinstance(v, Tensor) for v in value)  # type: ignore[attr-defined]
+
+
+def described(t: Any) -> Any:
+    """What is known of a tensor without its values."""
+    return (t.shape, t.dtype, t.device, t.requires_grad) if isinstance(t, Tensor) else repr(t)
 
 
 def _is_plain(value: object) -> bool:

@@ -58,6 +58,14 @@ def fingerprint(model: nn.Module) -> Fingerprint | None:
         return None
 
 
+def settings(layer: nn.Module) -> Hashable:
+    """The attributes of one layer that are no tensors or parts of it; for other than plain ones, equal to nothing."""
+    try:
+        return tuple((name, plain(value)) for name, value in vars(layer).items() if name not in _INTERNAL)
+    except (_UnknownError, RecursionError):
+        return object()
+
+
 class _Reading:
     """Collects the parts of a model, and then what its own code looks up."""
 

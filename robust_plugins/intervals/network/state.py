@@ -55,37 +55,20 @@ class Kept:
 
     def restore(self) -> None:
         """Puts everything back as it was, and notes what was not."""
-        self.changed += self.changes()
-        self.written += self.rewritten()
-        for container, before, _ in self._containers:
+        for container, before, name in self._containers:
             if not _same(container, before):
+                self.changed += _differences(container, before, name)
                 _refill(container, before)
-        for cell, before, _ in self._variables:
+        for cell, before, name in self._variables:
             if _contents(cell) is not before:
+                self.changed.append(Change(name, partial(_fill, cell, UNKNOWN)))
                 _fill(cell, before)
         for tensor, before in self._tensors:
             if _differ(tensor, before):
+                self.written.append(tensor)
                 with torch.inference_mode(tensor.is_inference()), torch.no_grad():
                     tensor.data.copy_(before)
-
-    def changes(self) -> list[Change]:
-        """Names what holds other objects now than before."""
-        found = [
-            change
-            for container, before, name in self._containers
-            if not _same(container, before)
-            for change in _differences(container, before, name)
-        ]
-        return found + [
-            Change(name, partial(_fill, cell, UNKNOWN))
-            for cell, before, name in self._variables
-            if _contents(cell) is not before
-        ]
-
-    def rewritten(self) -> list[Tensor]:
-        """The tensors whose values have changed in place."""
-        found = [tensor for tensor, before in self._tensors if _differ(tensor, before)]
-        return found + [tensor for tensor, version in self._watched if tensor._version != version]
+        self.written += [tensor for tensor, version in self._watched if tensor._version != version]
 
     def _look(self, thing: Any, name: str, near: bool) -> None:
         """Keeps one object, and queues what can be reached from it."""
@@ -266,10 +249,17 @@ def _refill(container: Any, before: Any) -> None:
         container.update(before) if isinstance(container, set) else container.extend(before)
 
 
+def _as_numpy(tensor: Tensor) -> bool:
+    dtypes = (torch.float32, torch.float64)
+    return tensor.is_cpu and tensor.dtype in dtypes and tensor.layout is torch.strided and not tensor.is_neg()
+
+
 def _differ(tensor: Tensor, before: Tensor) -> bool:
     """Whether a tensor has other values than its copy, NaN being equal to itself."""
     if tensor.shape != before.shape or tensor.is_meta:
         return tensor.shape != before.shape
+    if _as_numpy(tensor) and (tensor.detach().numpy() == before.numpy()).all():  # five times faster than torch.equal
+        return False
     return not torch.equal(tensor, before) and bool(
         ((tensor != before) & ((tensor == tensor) | (before == before))).any()
     )

@@ -184,7 +184,7 @@ _METHODS = {
 }  # fmt: skip
 _SHAPED = {torch.zeros_like, torch.ones_like, torch.full_like}
 _SHAPED_METHODS = {"new_zeros", "new_ones", "new_full"}
-SHAPES = frozenset(_ATTRIBUTES | _METHODS)
+SHAPES = frozenset(_ATTRIBUTES | _METHODS | _SHAPED_METHODS)
 """Attributes and methods of tensors that do not depend on values."""
 _FUNCTIONS = {torch.numel, torch.is_floating_point, torch.is_complex, torch.is_tensor, len, isinstance}
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from robust_plugins.errors import RobustPluginsError, UnsupportedModelError
 from robust_plugins.intervals.interval import Interval
-from robust_plugins.intervals.network.builder import Builder
+from robust_plugins.intervals.network.builder import Builder, Outline
 from robust_plugins.intervals.network.fingerprint import fingerprint
 from robust_plugins.intervals.network.graph import Network, Node
 from robust_plugins.intervals.network.state import Kept, undisturbed
@@ -32,6 +32,8 @@ class Graph:
     nodes: tuple[Node, ...]
     obstacle: str = ""
     """Why automatic differentiation of the model gives something else than its graph; empty where it does not."""
+    outline: Outline | None = None
+    """What tells that a model which is traced again has the same nodes; None where nothing does: it is not kept."""
 
 
 _Key = tuple[tuple[int, ...], torch.dtype, torch.device, Any]
@@ -48,35 +50,40 @@ def trace(
     """The graph of `model` for inputs shaped like the samples of `x`, bound to its present weights.
 
     `weights` maps names of parameters to intervals of their values, shaped like them; the others are points. The graph
-    is traced in evaluation mode, at every call: a model's code may read anything. Only for models that consist of
-    layers of `torch.nn` alone it is kept, for as long as none of their attributes changes. Tracing runs `forward` and
+    is traced in evaluation mode, at every call: a model's code may read anything. Only for models of which is known
+    what their code looks up (`fingerprint`) it is kept, for as long as none of that changes. Tracing runs `forward` and
     all hooks, and puts back whatever they write. Raises UnsupportedModelError, naming the place, for control flow that
     depends on data, for a layer or a function without rules, for outputs that depend on earlier calls, and where the
     graph does not compute what the model computes (operations in place on a value that is used again).
     """
     made_from = fingerprint(model)
     key = (tuple(x.shape[1:]), x.dtype, x.device, made_from)
-    kept = _graphs.get(model, {}) if made_from is not None else {}
-    if key not in kept:
+    kept = _graphs.get(model, {})
+    graph = kept.get(key)
+    if graph is None or made_from is None:
         with _lock, torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
-            graph = _traced(model, _probe(x))
-        if made_from is None:
-            return Network(model, graph.nodes, weights or {}, graph.obstacle)
-        kept = {**dict(list(kept.items())[1 - KEPT :]), key: graph}
-        _graphs[model] = kept
-    return Network(model, kept[key].nodes, weights or {}, kept[key].obstacle)
+            graph = _traced(model, _probe(x), graph)
+        if graph.outline is not None:
+            _graphs[model] = {**dict([item for item in kept.items() if item[0] != key][1 - KEPT :]), key: graph}
+    return Network(model, graph.nodes, weights or {}, graph.obstacle)
 
 
-def _traced(model: nn.Module, probe: Tensor) -> Graph:
+def _traced(model: nn.Module, probe: Tensor, last: Graph | None) -> Graph:
+    """The graph of the model as it is now. `last` is that of the call before, whose nodes it may still have."""
     check_traceable(model)
     root = Whole(model)
     with _evaluation(model), torch.no_grad(), _without_randomness(model, probe), undisturbed(model) as kept:
         tracer, builder = _symbolic(root, probe, kept)
-        nodes = builder.nodes()
+        outline = builder.outline()
+        if last is not None and last.outline is not None and last.outline.same(outline):
+            nodes, settled = last.nodes, True
+        else:
+            nodes = builder.nodes()
+            settled = builder.settled()
         _check_state(kept, builder, probe)
         _check(Network(model, nodes), probe)
         _check_state(kept, builder, probe)  # what the model itself writes, run on tensors instead of symbols
-    return Graph(nodes, _obstacle(model, tracer))
+    return Graph(nodes, _obstacle(model, tracer), outline if settled else None)
 
 
 def _symbolic(root: Whole, probe: Tensor, kept: Kept) -> tuple[Tracer, Builder]:
@@ -114,12 +121,15 @@ def _check_state(kept: Kept, builder: Builder, probe: Tensor) -> None:
             raise _stateful(model, change.name)
         if change.name not in registered.values():
             change.blank()
+    if not changes:
+        kept.written = []
+        return
     if names - set(registered.values()):
         try:
             _, again = _symbolic(Whole(model), probe, kept)
         except RobustPluginsError:
             raise _stateful(model, sorted(names)[0]) from None
-        if not again.computes_as(builder):
+        if not again.outline().computes_as(builder.outline()):
             raise _stateful(model, sorted(names)[0])
     kept.restore()
     kept.changed, kept.written = [], []

@@ -268,3 +268,42 @@ def test_gradients_that_hooks_change_are_refused() -> None:
     values = network.forward(Interval.point(x))
     with pytest.raises(rp.UnsupportedModelError, match="backward hooks"):
         network.backward(values, Interval.point(torch.ones(2, 2)))
+
+
+class Unknown(nn.Module):
+    """Traced at every call, for nobody knows what it looks up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.act, self.out = nn.AvgPool1d(2), nn.LeakyReLU(0.1), nn.Linear(2, 2)
+        self.world, self.scale, self.w = object(), torch.ones(()), nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.pool(x.unsqueeze(1)).flatten(1)
+        h = h.view(h.shape[0], h.shape[1]) * torch.full((), 2.0) * self.scale * self.w
+        return self.act(self.out(h[:, :2]))
+
+
+AGAIN: dict[str, Callable[[Any], object]] = {
+    "a layer's attribute that sets shapes": lambda m: setattr(m.pool, "kernel_size", (3,)),
+    "shape of a parameter": lambda m: setattr(m, "w", nn.Parameter(torch.ones(2, 2).double())),
+    "flag of a parameter": lambda m: m.w.requires_grad_(False),
+    "layer": lambda m: setattr(m, "act", nn.Tanh()),
+    "type": lambda m: setattr(m, "scale", 2),
+}
+
+
+def test_nodes_are_kept_where_tracing_again_finds_the_same() -> None:
+    x = torch.rand(3, 6, dtype=torch.float64)
+    for name, change in AGAIN.items():
+        model = Unknown().double()
+        nodes = trace(model, x).nodes
+        model.scale.data.fill_(3.0)
+        assert trace(model, x).nodes is nodes
+        assert _holds(model, x)
+        change(model)
+        try:
+            assert trace(model, x).nodes is not nodes, name
+            assert _holds(model, x), name
+        except rp.UnsupportedModelError:
+            assert name == "shape of a parameter"

@@ -316,3 +316,26 @@ def test_functions_that_are_replaced_before_are_not_known() -> None:
     assert known.of_torch(F.relu)
     assert F.relu in known.FUNCTIONS
     assert F.relu_ not in known.FUNCTIONS
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(3, 3)
+        self.register_buffer("mask", torch.tensor([True, False, True]))
+        self.register_buffer("scale", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.where(self.mask, self.lin(x), 0.0)
+        return torch.cat((x, x.new_ones((len(x), 1)) * self.scale), 1)
+
+
+def test_values_that_were_looked_at_are_looked_at_again() -> None:
+    torch.manual_seed(0)
+    model, x = Masked().double(), torch.rand(4, 3, dtype=torch.float64)
+    assert fingerprint(model) is not None
+    assert _holds(model, x)
+    model.mask.data.logical_not_()
+    assert _holds(model, x)
+    model.scale.data.fill_(3.0)
+    assert _holds(model, x)
