@@ -327,7 +327,7 @@ class Masked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.where(self.mask, self.lin(x), 0.0)
-        return torch.cat((x, x.new_ones((len(x), 1)) * self.scale), 1)
+        return torch.cat((x, x.new_ones((x.shape[0], 1)) * self.scale), 1)
 
 
 def test_values_that_were_looked_at_are_looked_at_again() -> None:
