@@ -111,9 +111,9 @@ def pneumonia(seed: int, *, data: rp.Dataset, epochs: int, samples: int = 100) -
         y = model(x).argmax(1)
         attack = "gradient:corner-pgd(corners=20, steps=10, batch_size=50)"
         row = {"accuracy": accuracy(model, data)}
-        for what, around, weights in (("input", ball, 0.0), ("weights", still, gamma)):
+        for what, around, radius in (("input", ball, 0.0), ("weights", still, gamma)):
             table = rp.compare_explanations(
-                model, x, y, around, [attack, "interval:ibp", "interval:relaxed"], k=1, weights=weights, seed=seed
+                model, x, y, around, [attack, "interval:ibp", "interval:relaxed"], k=1, radius=radius, seed=seed
             )
             _hold(table)
             low, high = table.deviation

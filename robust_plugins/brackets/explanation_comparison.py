@@ -94,7 +94,7 @@ class ExplanationComparison:
     of: Of
     k: int
     delta: float | None
-    weights: float
+    radius: float
     seed: int
     value: Float[Tensor, "batch *features"]
     """The explanation at `x`."""
@@ -177,7 +177,7 @@ class ExplanationComparison:
             "of": self.of,
             "k": self.k,
             "delta": self.delta,
-            "weights": self.weights,
+            "radius": self.radius,
             "seed": self.seed,
             "bracket": {"deviation": deviation} | {what: self.share(what).to_dict() for what in statements},
             "known": self.known,

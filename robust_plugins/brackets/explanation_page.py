@@ -53,7 +53,7 @@ def write_explanation_report(
         held=any(c.deviation.complete for c in comparisons),
         count=len(first.y),
         number={"logit": "the logit", "margin": "the margin", "loss": "the loss"}[first.of],
-        weights=first.weights,
+        radius=first.radius,
         seed=first.seed,
         plot=deviation_plot(comparisons),
         pictures=pictures,

@@ -49,7 +49,7 @@ def compare_explanations(
     of: Of = "logit",
     k: int = 5,
     delta: float | None = None,
-    weights: float = 0.0,
+    radius: float = 0.0,
     seed: int | None = None,
     progress: bool = False,
 ) -> ExplanationComparison:
@@ -57,7 +57,7 @@ def compare_explanations(
 
     `components` are registered names, with parameters where wanted, or components themselves. Each attack runs for
     three goals: the largest deviation, and other features than the most important one and the `k` most important ones
-    (at most as many as there are features). `y`, `of` and `weights` say what is explained, as for
+    (at most as many as there are features). `y`, `of` and `radius` say what is explained, as for
     `rp.ExplanationCertifier`; with `delta`, the width allowed to each feature, the share of robust samples is compared
     too. All attacks get the same `seed`; None draws one, which the result states. A component that raises is a row with
     its error; the others go on. `progress` shows a bar on standard error. Observers (`on_run_start`, `on_record`,
@@ -78,7 +78,7 @@ def compare_explanations(
         components, {Kind.EXPLANATION_ATTACK: ExplanationAttack, Kind.EXPLANATION_CERTIFIER: ExplanationCertifier}
     )
     seed = fresh_seed() if seed is None else seed
-    task = _Task(model, x, y, ball, of, min(k, x[0].numel()), delta, weights, seed)
+    task = _Task(model, x, y, ball, of, min(k, x[0].numel()), delta, radius, seed)
     rows: list[ExplanationRow] = []
     with observed([name for name, _ in named], ball, seed=seed, samples=len(x)) as tell:
         for name, component in with_bar(named, progress):
@@ -86,7 +86,7 @@ def compare_explanations(
             for result in rows[-1].results:
                 tell(name, result)
     found = tuple(rows)
-    return ExplanationComparison(x, y, ball, of, task.k, delta, weights, seed, value, found, _crossings(found, task.k))
+    return ExplanationComparison(x, y, ball, of, task.k, delta, radius, seed, value, found, _crossings(found, task.k))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,7 @@ class _Task:
     of: Of
     k: int
     delta: float | None
-    weights: float
+    radius: float
     seed: int
 
     def row(self, name: str, component: ExplanationAttack | ExplanationCertifier) -> ExplanationRow:
@@ -118,7 +118,7 @@ class _Task:
             {"goal": "top_k", "k": self.k},
         ]
         results = tuple(
-            attack(self.model, self.x, self.y, self.ball, of=self.of, weights=self.weights, seed=self.seed, **goal)
+            attack(self.model, self.x, self.y, self.ball, of=self.of, radius=self.radius, seed=self.seed, **goal)
             for goal in (goals if self.k > 1 else goals[:2])
         )
         seconds = sum(result.seconds for result in results)
@@ -141,7 +141,7 @@ class _Task:
 
     def _certified(self, name: str, certifier: ExplanationCertifier) -> ExplanationRow:
         delta = math.inf if self.delta is None else self.delta
-        found = certifier(self.model, self.x, self.y, self.ball, of=self.of, weights=self.weights, delta=delta)
+        found = certifier(self.model, self.x, self.y, self.ball, of=self.of, radius=self.radius, delta=delta)
         if all(verdict in NO_ANSWER for verdict in found.verdicts):
             return ExplanationRow(name, Kind.EXPLANATION_CERTIFIER, None, None, None, None, (found,), found.seconds)
         robust = torch.tensor([v is Verdict.CERTIFIED for v in found.verdicts], dtype=torch.bool, device=self.x.device)

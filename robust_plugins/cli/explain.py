@@ -87,7 +87,7 @@ def explain(
             of=of,
             k=k,
             delta=delta,
-            weights=radius,
+            radius=radius,
             seed=seed,
             progress=not as_json and sys.stderr.isatty(),
         )

@@ -84,7 +84,7 @@ class ExplanationAttack(Component, ABC):
         k: int = 1,
         target: Float[Tensor, "#batch *features"] | None = None,
         threshold: float | None = None,
-        weights: float = 0.0,
+        radius: float = 0.0,
         seed: int | None = None,
     ) -> ExplanationAttackResult:
         """Attacks the explanations of `model` at `x`, in evaluation mode.
@@ -95,7 +95,7 @@ class ExplanationAttack(Component, ABC):
           one for the whole batch.
         - `threshold`: when the goal is reached: the relative deviation to exceed, or the Euclidean distance from the
           target not to exceed. A top-k set is changed or not, without a threshold.
-        - `weights`: the relative radius by which each parameter may be moved too, for each sample on its own.
+        - `radius`: the relative radius by which each parameter may be moved too, for each sample on its own.
         - `seed`: makes the call reproducible; None draws one, which the result states.
 
         Each sample keeps its best candidate, scored on the network itself. `model`, the random states and `x` are left
@@ -103,17 +103,17 @@ class ExplanationAttack(Component, ABC):
         """
         seed = fresh_seed() if seed is None else seed
         with calling(model, x, ball, seed=seed, freeze=True) as call:
-            _check_goal(x, goal, k, target, threshold, weights)
+            _check_goal(x, goal, k, target, threshold, radius)
             x = call.x.detach()
             model, explained = explained_by(call.model, x, ordinary(y), of)
             goals = None if target is None else ordinary(target.detach()).to(x).expand(x.shape)
             tasks = []
-            for part in chunks(len(x), self._chunk_size(model, weights)):
+            for part in chunks(len(x), self._chunk_size(model, radius)):
                 aim = None if goals is None else goals[part]
 
                 def task(part: slice = part, aim: Tensor | None = aim) -> Task:
                     return Task(
-                        model, x[part].clone(), ball[part], explained[part], goal, k=k, target=aim, weights=weights
+                        model, x[part].clone(), ball[part], explained[part], goal, k=k, target=aim, radius=radius
                     )
 
                 searched = task()
@@ -146,8 +146,8 @@ class ExplanationAttack(Component, ABC):
         )
 
     @final
-    def _chunk_size(self, model: nn.Module, weights: float) -> int | None:
-        if self.batch_size is not None or weights == 0:
+    def _chunk_size(self, model: nn.Module, radius: float) -> int | None:
+        if self.batch_size is not None or radius == 0:
             return self.batch_size
         # Every sample has weights of its own: the best ones, the candidate's, their gradients, and what these keep.
         size = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -192,7 +192,7 @@ def _joined(tasks: list[Task], own: nn.Module, attacked: nn.Module) -> dict[str,
     return {inside[name]: torch.cat([part[name] for part in found]) for name in found[0]} if found else None
 
 
-def _check_goal(x: Tensor, goal: Goal, k: int, target: Tensor | None, threshold: float | None, weights: float) -> None:
+def _check_goal(x: Tensor, goal: Goal, k: int, target: Tensor | None, threshold: float | None, radius: float) -> None:
     if goal not in get_args(Goal):
         raise ArgumentError("goal", repr(goal), accepted=", ".join(map(repr, get_args(Goal))), hint="Choose one.")
     features = x[0].numel() if len(x) else k
@@ -219,7 +219,7 @@ def _check_goal(x: Tensor, goal: Goal, k: int, target: Tensor | None, threshold:
             accepted="a number >= 0 with goal='deviation' or 'target', else None",
             hint="A set of k features is changed or not.",
         )
-    if not (isinstance(weights, int | float) and math.isfinite(weights) and weights >= 0):
+    if not (isinstance(radius, int | float) and math.isfinite(radius) and radius >= 0):
         raise ArgumentError(
-            "weights", repr(weights), accepted="a finite number >= 0", hint="It is relative, for example 0.01."
+            "radius", repr(radius), accepted="a finite number >= 0", hint="It is relative, for example 0.01."
         )

@@ -73,13 +73,13 @@ class Attribution(ABC):
         *,
         ball: Ball,
         certifier: str | ExplanationCertifier = "interval:relaxed",
-        weights: float = 0.0,
+        radius: float = 0.0,
     ) -> Interval:
         """Bounds on the attribution over the ball around each of `inputs`, shaped like them; without autograd history.
 
         They hold the attribution at `inputs` itself, and have room for rounding.
 
-        `certifier` bounds the gradients, by name or itself, under the assumptions that it states; with `weights` > 0
+        `certifier` bounds the gradients, by name or itself, under the assumptions that it states; with `radius` > 0
         the bounds hold for every model whose parameters differ by at most this relative amount, too. Raises
         ArgumentError for unusable arguments, UnsupportedModelError for a model that cannot be bounded.
         """
@@ -91,7 +91,7 @@ class Attribution(ABC):
 
             def gradients(points: Tensor, around: Ball) -> Interval:
                 flat = points.flatten(0, 1)
-                found = chosen.bounds(model, flat, y.repeat(len(points)), around, of="logit", weights=weights)
+                found = chosen.bounds(model, flat, y.repeat(len(points)), around, of="logit", radius=radius)
                 return found.map(lambda t: t.view_as(points))
 
             return with_room(self.bounds(x, ball, gradients), value)

@@ -54,13 +54,13 @@ class ExplanationCertifier(Component, ABC):
         ball: Ball,
         explained: Explained,
         *,
-        weights: float,
+        radius: float,
     ) -> Interval:
         """Bounds on the gradient of `explained.number` by the input over the ball, shaped like `x`.
 
         Differentiable in the model's parameters where gradients are enabled. `model` is in evaluation mode. With
-        `weights` > 0 they must also hold for every model whose parameters w lie in
-        [w - weights |w|, w + weights |w|]. Raise UnsupportedModelError, naming the layer, for a model that cannot be
+        `radius` > 0 they must also hold for every model whose parameters w lie in
+        [w - radius |w|, w + radius |w|]. Raise UnsupportedModelError, naming the layer, for a model that cannot be
         bounded soundly, and ArgumentError for arguments that cannot.
         """
 
@@ -88,7 +88,7 @@ class ExplanationCertifier(Component, ABC):
         ball: Ball,
         *,
         of: Of,
-        weights: float = 0.0,
+        radius: float = 0.0,
     ) -> Interval:
         """Bounds on the explanation over the ball, shaped like `x`; see `__call__` for the arguments.
 
@@ -100,13 +100,13 @@ class ExplanationCertifier(Component, ABC):
         """
 
         def whole(model: nn.Module, x: Tensor, ball: Ball, explained: Explained) -> Interval:
-            found, _, _, faults = self._examined(model, x, ball, explained, weights)
+            found, _, _, faults = self._examined(model, x, ball, explained, radius)
             bad = next((i for i, fault in enumerate(faults) if fault), None)
             if bad is not None:
                 raise ComponentError(f"{self}: {faults[bad]} of a sample (number {bad} of {len(x)} in its chunk)")
             return found
 
-        parts = self._in_chunks(whole, model, x, y, ball, of, weights)
+        parts = self._in_chunks(whole, model, x, y, ball, of, radius)
         if len(parts) == 1:
             return parts[0]
         return Interval(torch.cat([x[:0], *(p.lower for p in parts)]), torch.cat([x[:0], *(p.upper for p in parts)]))
@@ -120,7 +120,7 @@ class ExplanationCertifier(Component, ABC):
         ball: Ball,
         *,
         of: Of,
-        weights: float = 0.0,
+        radius: float = 0.0,
     ) -> Float[Tensor, "batch *features"]:
         """The widths of the bounds over the ball without room for rounding: what training makes smaller, and no proof.
 
@@ -129,9 +129,9 @@ class ExplanationCertifier(Component, ABC):
 
         def width(model: nn.Module, x: Tensor, ball: Ball, explained: Explained) -> Tensor:
             with exactly():
-                return self._bounded(model, x, ball, explained, weights).width
+                return self._bounded(model, x, ball, explained, radius).width
 
-        return torch.cat([x[:0], *self._in_chunks(width, model, x, y, ball, of, weights)])
+        return torch.cat([x[:0], *self._in_chunks(width, model, x, y, ball, of, radius)])
 
     @final
     def _in_chunks(
@@ -142,9 +142,9 @@ class ExplanationCertifier(Component, ABC):
         y: Tensor,
         ball: Ball,
         of: Of,
-        weights: float,
+        radius: float,
     ) -> list[Result]:
-        _check_radius(weights)
+        _check_radius(radius)
         with calling(model, x, ball) as call:
             x = call.x
             model, explained = explained_by(call.model, x, ordinary(y), of)
@@ -165,7 +165,7 @@ class ExplanationCertifier(Component, ABC):
         *,
         of: Of = "logit",
         delta: float | Shaped[Tensor, "..."],
-        weights: float = 0.0,
+        radius: float = 0.0,
     ) -> ExplanationCertificate:
         """Bounds the explanation of each sample over the ball, and says which features are robust.
 
@@ -176,20 +176,20 @@ class ExplanationCertifier(Component, ABC):
           `"loss"` (cross-entropy); see `Explained`.
         - `delta`: the width allowed to each feature, in units of the gradient: a number, or a tensor that broadcasts
           against `x`.
-        - `weights`: bounds also over all models whose parameters differ from the given ones by at most this relative
+        - `radius`: bounds also over all models whose parameters differ from the given ones by at most this relative
           amount each.
 
         A sample is CERTIFIED where every feature is robust; ERROR where the bounds are NaN, cross, or miss the
         gradient at x; UNSUPPORTED where the model has a layer that the certifier cannot bound. `model` and the random
         states are left as found. Raises ArgumentError for unusable arguments.
         """
-        _check_radius(weights)
+        _check_radius(radius)
         with torch.no_grad(), calling(model, x, ball) as call:
             x = call.x.detach()
             allowed = ordinary(_checked_delta(delta, x))
             model, explained = explained_by(call.model, x, ordinary(y), of)
             parts = [
-                self._judge(model, x[part], ball[part], explained[part], weights)
+                self._judge(model, x[part], ball[part], explained[part], radius)
                 for part in chunks(len(x), self._chunk_size(model, x, explained))
             ]
             call.check(self)
@@ -224,8 +224,8 @@ class ExplanationCertifier(Component, ABC):
         return max(1, BUDGET // max(1, self.bytes_per_sample(activation_sizes(model, x), classes, x.element_size())))
 
     @final
-    def _bounded(self, model: nn.Module, x: Tensor, ball: Ball, explained: Explained, weights: float) -> Interval:
-        found = self.gradient_bounds(model, x.clone(), ball, explained, weights=weights)
+    def _bounded(self, model: nn.Module, x: Tensor, ball: Ball, explained: Explained, radius: float) -> Interval:
+        found = self.gradient_bounds(model, x.clone(), ball, explained, radius=radius)
         if not isinstance(found, Interval) or found.shape != x.shape or found.dtype != x.dtype:
             what = f"{found.dtype} of {tuple(found.shape)}" if isinstance(found, Interval) else type(found).__name__
             raise ComponentError(
@@ -235,10 +235,10 @@ class ExplanationCertifier(Component, ABC):
 
     @final
     def _examined(
-        self, model: nn.Module, x: Tensor, ball: Ball, explained: Explained, weights: float
+        self, model: nn.Module, x: Tensor, ball: Ball, explained: Explained, radius: float
     ) -> tuple[Interval, Tensor, Tensor, list[str]]:
         """Bounds of one chunk with room for rounding, the gradients at x, that room, and each sample's fault or ""."""
-        found = self._bounded(model, x, ball, explained, weights)
+        found = self._bounded(model, x, ball, explained, radius)
         band = (Band.at if self.rounding else Band.exact)(model, x, explained)
         low, up, value = found.lower.detach(), found.upper.detach(), band.value
         limit = (self.rounding * band.size(found) + ERRORS * band.error).view(-1, *[1] * (x.dim() - 1))
@@ -257,13 +257,13 @@ class ExplanationCertifier(Component, ABC):
 
     @final
     def _judge(
-        self, model: nn.Module, x: Tensor, ball: Ball, explained: Explained, weights: float
+        self, model: nn.Module, x: Tensor, ball: Ball, explained: Explained, radius: float
     ) -> tuple[Interval, Tensor, Tensor, list[tuple[Verdict, str] | None]]:
         """Bounds, gradient and room for rounding of one chunk, and for each sample what went wrong."""
         nothing = Interval(torch.full_like(x, -torch.inf), torch.full_like(x, torch.inf))
         try:
             with torch.no_grad():
-                found, value, allowance, messages = self._examined(model, x, ball, explained, weights)
+                found, value, allowance, messages = self._examined(model, x, ball, explained, radius)
         except UnsupportedModelError as error:
             faults: list[tuple[Verdict, str] | None] = [(Verdict.UNSUPPORTED, str(error))] * len(x)
             return nothing, explained.gradient(model, x), x.new_full((len(x),), torch.inf), faults
@@ -273,11 +273,11 @@ class ExplanationCertifier(Component, ABC):
         return found, value, allowance, [(Verdict.ERROR, m) if m else None for m in messages]
 
 
-def _check_radius(weights: float) -> None:
-    if not (isinstance(weights, int | float) and math.isfinite(weights) and weights >= 0):
+def _check_radius(radius: float) -> None:
+    if not (isinstance(radius, int | float) and math.isfinite(radius) and radius >= 0):
         raise ArgumentError(
-            "weights",
-            repr(weights),
+            "radius",
+            repr(radius),
             accepted="a finite number >= 0",
             hint="It is the relative radius of the weights' intervals, for example 0.01; 0 keeps them fixed.",
         )

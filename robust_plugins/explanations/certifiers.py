@@ -58,11 +58,11 @@ class IBP(ExplanationCertifier):
         )
 
     def gradient_bounds(  # noqa: D102 (inherited)
-        self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, weights: float
+        self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, radius: float
     ) -> Interval:
         mode: Rounding = "outward" if self.outward else "nearest"
         with rounding.outward(self.outward):
-            network = trace(model, x, weights=weight_intervals(model, weights))
+            network = trace(model, x, weights=weight_intervals(model, radius))
             values = widened(network, network.forward(ball.box(x), rounding=mode))
             start = Interval.point(explained.coefficients)
             if explained.of == "loss":
@@ -85,9 +85,9 @@ class CROWN(ExplanationCertifier):
             raise ArgumentError("memory", self.memory, accepted="a number of bytes", hint=f"The default is {MEMORY}.")
 
     def gradient_bounds(  # noqa: D102 (inherited)
-        self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, weights: float
+        self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, radius: float
     ) -> Interval:
-        network = trace(model, x, weights=weight_intervals(model, weights))
+        network = trace(model, x, weights=weight_intervals(model, radius))
         values = widened(network, crown(network, ball.box(x), memory=self.memory))
         start = Interval.point(explained.coefficients)
         if explained.of == "loss":
@@ -128,9 +128,9 @@ class Relaxed(CROWN):
         return 12 * itemsize * classes * (sum(activations) + classes)
 
     def gradient_bounds(  # noqa: D102 (inherited)
-        self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, weights: float
+        self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, radius: float
     ) -> Interval:
-        network = trace(model, x, weights=weight_intervals(model, weights))
+        network = trace(model, x, weights=weight_intervals(model, radius))
         values = widened(network, crown(network, ball.box(x), memory=self.memory))
         if explained.of != "loss":
             return self._of_logits(network, values, explained.coefficients)

@@ -37,11 +37,11 @@ class Task:
         *,
         k: int,
         target: Tensor | None,
-        weights: float,
+        radius: float,
     ) -> None:
         self.model, self.x, self.ball, self.goal = model, x, ball, goal
-        self.box = weight_intervals(model, weights)
-        self._explained, self._target, self._k, self._weights = explained, target, k, weights
+        self.box = weight_intervals(model, radius)
+        self._explained, self._target, self._k, self._radius = explained, target, k, radius
         self.value = explained.gradient(model, x)
         size = self.value.flatten(1).abs()
         self._top = torch.zeros_like(size, dtype=torch.bool).scatter(1, size.topk(k).indices, True)
@@ -58,7 +58,7 @@ class Task:
         target = None if self._target is None else self._target.repeat(times, *ones)
         return Task(
             self.model, self.x.repeat(times, *ones), ball, self._explained.repeated(times), self.goal,
-            k=self._k, target=target, weights=self._weights,
+            k=self._k, target=target, radius=self._radius,
         )  # fmt: skip
 
     def take(self, other: Task, times: int) -> None:

@@ -91,6 +91,6 @@ class GradientCertLoss(Regulariser):
         ball = self.ball.scaled(factor)
         certifier = explanation_certifier(self.certifier) if isinstance(self.certifier, str) else self.certifier
         with torch.autocast(x.device.type, enabled=False):  # bounds in half precision would bound nothing
-            widths = certifier.widths(model, x, y, ball, of=self.of, weights=factor * self.radius)
+            widths = certifier.widths(model, x, y, ball, of=self.of, radius=factor * self.radius)
             norms: Tensor = torch.linalg.vector_norm(widths.flatten(1), dim=1)
         return self.alpha * norms.mean()

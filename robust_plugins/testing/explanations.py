@@ -98,11 +98,11 @@ def bounds_contain_the_ball(certifier: ExplanationCertifier) -> None:
 
 
 def bounds_contain_the_weights(certifier: ExplanationCertifier) -> None:
-    """With `weights`, gradients of models with other weights lie inside the bounds; or ArgumentError is raised."""
+    """With `radius`, gradients of models with other weights lie inside the bounds; or ArgumentError is raised."""
     for case, ball in _cases(certifier):
         gamma, ball = 0.05, replace(ball, eps=0.01)
         try:
-            bounds = certifier.bounds(case.model, case.x, case.y, ball, of="logit", weights=gamma).detach()
+            bounds = certifier.bounds(case.model, case.x, case.y, ball, of="logit", radius=gamma).detach()
         except ArgumentError:
             continue
         explained = _explained(case, "logit")
@@ -304,7 +304,7 @@ def dtype_and_device_are_kept(certifier: ExplanationCertifier) -> None:
 
 
 def wrong_arguments_are_refused(certifier: ExplanationCertifier) -> None:
-    """NaN, values outside the clip range, wrong labels, another dtype, `of`, `delta` and `weights` out of range."""
+    """NaN, values outside the clip range, wrong labels, another dtype, `of`, `delta` and `radius` out of range."""
     case, ball = next(_cases(certifier))
     clipped = Linf(eps=0.01, clip=(0.0, 1.0))
     for x, y in (
@@ -315,7 +315,7 @@ def wrong_arguments_are_refused(certifier: ExplanationCertifier) -> None:
     ):
         with pytest.raises(ArgumentError):
             certifier(case.model, x, y, clipped, delta=0.1)
-    for wrong in ({"of": "logits"}, {"delta": -1.0}, {"delta": torch.ones(7)}, {"weights": -0.1}):
+    for wrong in ({"of": "logits"}, {"delta": -1.0}, {"delta": torch.ones(7)}, {"radius": -0.1}):
         with pytest.raises(ArgumentError):
             certifier(case.model, case.x, case.y, ball, **{"delta": 0.1, **wrong})  # type: ignore[arg-type]
 

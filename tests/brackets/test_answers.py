@@ -163,7 +163,7 @@ def test_plots_leave_out_what_has_no_answer() -> None:
 @dataclass(frozen=True, kw_only=True)
 class Unable(IBP):
     def gradient_bounds(
-        self, model: nn.Module, x: Tensor, ball: rp.Ball, explained: rp.Explained, *, weights: float
+        self, model: nn.Module, x: Tensor, ball: rp.Ball, explained: rp.Explained, *, radius: float
     ) -> rp.Interval:
         raise rp.UnsupportedModelError("no rule for this layer")
 
@@ -173,7 +173,7 @@ class Endless(IBP):
     """Bounds that say nothing."""
 
     def gradient_bounds(
-        self, model: nn.Module, x: Tensor, ball: rp.Ball, explained: rp.Explained, *, weights: float
+        self, model: nn.Module, x: Tensor, ball: rp.Ball, explained: rp.Explained, *, radius: float
     ) -> rp.Interval:
         return rp.Interval(torch.full_like(x, -torch.inf), torch.full_like(x, torch.inf))
 

@@ -27,9 +27,9 @@ class Claims(IBP):
     lost: float = 0.0
 
     def gradient_bounds(
-        self, model: nn.Module, x: Tensor, ball: rp.Ball, explained: rp.Explained, *, weights: float
+        self, model: nn.Module, x: Tensor, ball: rp.Ball, explained: rp.Explained, *, radius: float
     ) -> rp.Interval:
-        found = super().gradient_bounds(model, x, ball, explained, weights=weights)
+        found = super().gradient_bounds(model, x, ball, explained, radius=radius)
         value = explained.gradient(model, x)
         keep = 1 - self.lost
         return rp.Interval(value + keep * (found.lower - value), value + keep * (found.upper - value))
@@ -38,7 +38,7 @@ class Claims(IBP):
 @dataclass(frozen=True, kw_only=True)
 class Fails(IBP):
     def gradient_bounds(
-        self, model: nn.Module, x: Tensor, ball: rp.Ball, explained: rp.Explained, *, weights: float
+        self, model: nn.Module, x: Tensor, ball: rp.Ball, explained: rp.Explained, *, radius: float
     ) -> rp.Interval:
         raise MemoryError("too large")
 
@@ -74,13 +74,13 @@ def test_the_bracket_holds_both_sides() -> None:
         table["interval:crown"]
 
 
-@pytest.mark.parametrize("weights", [0.0, 0.05])
+@pytest.mark.parametrize("radius", [0.0, 0.05])
 @pytest.mark.parametrize("of", ["logit", "margin", "loss"])
-def test_a_bound_that_is_too_tight_is_a_contradiction(of: str, weights: float) -> None:
+def test_a_bound_that_is_too_tight_is_a_contradiction(of: str, radius: float) -> None:
     case = relu_case()
     components = [CornerPGD(corners=10, steps=4, restarts=2, rung=2), IBP(), Claims(lost=0.9)]
     table = rp.compare_explanations(
-        case.model, case.x, case.y, case.ball, components, of=of, weights=weights, k=1, seed=0
+        case.model, case.x, case.y, case.ball, components, of=of, radius=radius, k=1, seed=0
     )
     assert table.crossings
     assert {crossing.certifier for crossing in table.crossings} == {str(Claims(lost=0.9))}

@@ -22,7 +22,7 @@ class AsAtX(rp.ExplanationCertifier):
     """Unsound: claims that the explanation at x is the only one."""
 
     def gradient_bounds(
-        self, model: nn.Module, x: Tensor, ball: rp.Ball, explained: rp.Explained, *, weights: float
+        self, model: nn.Module, x: Tensor, ball: rp.Ball, explained: rp.Explained, *, radius: float
     ) -> rp.Interval:
         return rp.Interval.point(explained.gradient(model, x))
 
@@ -73,8 +73,8 @@ def test_json_is_the_comparison_itself() -> None:
     out = json.loads(result.stdout)
     assert (out["model"], out["data"], out["epochs"]) == ("mlp(widths=(8,))", "moons", 1)
     (comparison,) = out["comparisons"]
-    assert {k: comparison[k] for k in ("of", "k", "delta", "weights", "samples")} == {
-        "of": "margin", "k": 1, "delta": 0.5, "weights": 0.01, "samples": 10,
+    assert {k: comparison[k] for k in ("of", "k", "delta", "radius", "samples")} == {
+        "of": "margin", "k": 1, "delta": 0.5, "radius": 0.01, "samples": 10,
     }  # fmt: skip
     assert [row["kind"] for row in comparison["rows"]] == ["explanation attack", "explanation certifier"]
 

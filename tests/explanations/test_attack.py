@@ -40,9 +40,9 @@ class TooTight(IBP):
     """The planted fault: every bound loses one per cent of its width."""
 
     def gradient_bounds(
-        self, model: nn.Module, x: Tensor, ball: rp.Ball, explained: Explained, *, weights: float
+        self, model: nn.Module, x: Tensor, ball: rp.Ball, explained: Explained, *, radius: float
     ) -> Interval:
-        found = super().gradient_bounds(model, x, ball, explained, weights=weights)
+        found = super().gradient_bounds(model, x, ball, explained, radius=radius)
         return Interval(found.lower + 0.005 * found.width, found.upper - 0.005 * found.width)
 
 
@@ -95,7 +95,7 @@ def test_the_result_is_what_the_network_computes(make: Callable[[], Case], ball:
 
 def test_each_sample_has_weights_of_its_own() -> None:
     case = relu_case()
-    result = QUICK(case.model, case.x, case.y, case.ball, weights=0.05, seed=0)
+    result = QUICK(case.model, case.x, case.y, case.ball, radius=0.05, seed=0)
     fixed = QUICK(case.model, case.x, case.y, case.ball, seed=0)
     box = weight_intervals(case.model, 0.05)
     assert result.weights_adv.keys() == box.keys()
@@ -110,14 +110,14 @@ def test_each_sample_has_weights_of_its_own() -> None:
     assert fixed.weights_adv is None
 
 
-@pytest.mark.parametrize("weights", [0.0, 0.02])
+@pytest.mark.parametrize("radius", [0.0, 0.02])
 @pytest.mark.parametrize("make", CASES)
-def test_no_attack_leaves_a_certificate(make: Callable[[], Case], weights: float) -> None:
+def test_no_attack_leaves_a_certificate(make: Callable[[], Case], radius: float) -> None:
     case = make()
     names = [info.name for info in rp.explanation_certifiers() if not info.missing]
     for of in ("logit", "margin", "loss"):
         attacks = [
-            QUICK(case.model, case.x, case.y, case.ball, of=of, weights=weights, seed=0, **goal)
+            QUICK(case.model, case.x, case.y, case.ball, of=of, radius=radius, seed=0, **goal)
             for goal in (
                 {"goal": "deviation"},
                 {"goal": "top_k", "k": 2},
@@ -126,27 +126,27 @@ def test_no_attack_leaves_a_certificate(make: Callable[[], Case], weights: float
         ]
         for name in names:
             certify = rp.explanation_certifier(name)
-            certificate = certify(case.model, case.x, case.y, case.ball, of=of, weights=weights, delta=0.1)
+            certificate = certify(case.model, case.x, case.y, case.ball, of=of, radius=radius, delta=0.1)
             assert certificate.gradient.width.isfinite().all(), certificate.messages
             for attack in attacks:
                 assert contradictions(attack, certificate) == [], (name, of, attack.goal)
 
 
-@pytest.mark.parametrize("weights", [0.0, 0.1])
-def test_a_certificate_that_is_slightly_too_tight_is_found_out(weights: float) -> None:
+@pytest.mark.parametrize("radius", [0.0, 0.1])
+def test_a_certificate_that_is_slightly_too_tight_is_found_out(radius: float) -> None:
     model, ball = gates(), rp.Linf(eps=0.1, clip=None)
     x, y = torch.full((4, 3), 0.5, dtype=torch.float64), torch.tensor([0, 1, 0, 1])
     search = CornerPGD(corners=40, steps=10, restarts=0)
-    attack = search(model, x, y, ball, weights=weights, seed=0)
-    certificate = IBP()(model, x, y, ball, weights=weights, delta=1.0)
+    attack = search(model, x, y, ball, radius=radius, seed=0)
+    certificate = IBP()(model, x, y, ball, radius=radius, delta=1.0)
     assert contradictions(attack, certificate) == []
-    assert weights > 0 or torch.allclose(attack.deviation, certificate.deviation)
-    ends = [search(model, x, y, ball, goal="target", target=end, weights=weights, seed=0)
+    assert radius > 0 or torch.allclose(attack.deviation, certificate.deviation)
+    ends = [search(model, x, y, ball, goal="target", target=end, radius=radius, seed=0)
             for end in (certificate.gradient.lower, certificate.gradient.upper)]  # fmt: skip
-    tight = TooTight()(model, x, y, ball, weights=weights, delta=1.0)
+    tight = TooTight()(model, x, y, ball, radius=radius, delta=1.0)
     assert all(contradictions(end, certificate) == [] for end in ends)
     assert all("gradient" in contradictions(end, tight) for end in ends)
-    if weights == 0:
+    if radius == 0:
         assert set(contradictions(attack, tight)) >= {"gradient", "deviation"}
 
 
@@ -168,12 +168,12 @@ def test_restarts_side_by_side_keep_each_samples_own() -> None:
     eps = torch.tensor([0.0, 0.01, 0.3])
     ball = rp.Linf(eps=eps, clip=(0.0, 1.0))
     for goal in ({"goal": "deviation"}, {"goal": "target", "target": torch.ones_like(case.x)}):
-        for weights in (0.0, 0.01):
+        for radius in (0.0, 0.01):
             found = CornerPGD(corners=1, steps=1, betas=(), restarts=5, rung=2)(
-                case.model, case.x, case.y, ball, weights=weights, seed=0, **goal
+                case.model, case.x, case.y, ball, radius=radius, seed=0, **goal
             )
             assert (found.x_adv - case.x).abs().flatten(1).amax(1).le(eps + 1e-6).all()
-            if not weights:
+            if not radius:
                 assert torch.equal(found.gradient[0], found.value[0])
                 explained = Explained.at(case.model, case.x, case.y, "logit")
                 torch.testing.assert_close(found.gradient, explained.gradient(case.model, found.x_adv))
@@ -222,11 +222,11 @@ def test_reproducible_and_in_chunks() -> None:
     drawn = QUICK(case.model, case.x, case.y, case.ball)
     again = QUICK(case.model, case.x, case.y, case.ball, seed=drawn.seed)
     assert torch.equal(drawn.x_adv, again.x_adv)
-    for weights in (0.0, 0.01):
-        parts = replace(QUICK, batch_size=4)(case.model, case.x, case.y, case.ball, weights=weights, seed=0)
+    for radius in (0.0, 0.01):
+        parts = replace(QUICK, batch_size=4)(case.model, case.x, case.y, case.ball, radius=radius, seed=0)
         assert parts.x_adv.shape == case.x.shape
         torch.testing.assert_close(
-            QUICK(case.model, case.x[:4], case.y[:4], case.ball, weights=weights, seed=0).x_adv, parts.x_adv[:4]
+            QUICK(case.model, case.x[:4], case.y[:4], case.ball, radius=radius, seed=0).x_adv, parts.x_adv[:4]
         )
     empty = QUICK(case.model, case.x[:0], case.y[:0], case.ball, seed=0)
     assert empty.deviation.shape == empty.evicted.shape == (0,)
@@ -236,9 +236,9 @@ def test_reproducible_and_in_chunks() -> None:
 def test_the_model_is_left_as_found() -> None:
     for make in CASES:
         case = make()
-        for weights in (0.0, 0.01):
+        for radius in (0.0, 0.01):
             with leaves_no_trace(case):
-                QUICK(case.model, case.x, case.y, case.ball, weights=weights)
+                QUICK(case.model, case.x, case.y, case.ball, radius=radius)
         with torch.no_grad(), leaves_no_trace(case):
             QUICK(case.model, case.x, case.y, case.ball)
     case = relu_case()
@@ -282,7 +282,7 @@ def test_a_plugin_registers_an_attack(fresh_registry) -> None:  # noqa: F811
         ({"goal": "top_k", "k": 0}, "k"),
         ({"goal": "top_k", "threshold": 0.1}, "threshold"),
         ({"threshold": -1.0}, "threshold"),
-        ({"weights": -0.1}, "weights"),
+        ({"radius": -0.1}, "radius"),
         ({"of": "softmax"}, "of"),
     ],
 )

@@ -110,7 +110,7 @@ def test_weights_widen_the_interval() -> None:
     case = relu_case()
     for make in MAKERS.values():
         plain = make(case.model).certify(case.x, case.y, ball=case.ball, certifier="interval:ibp")
-        moved = make(case.model).certify(case.x, case.y, ball=case.ball, certifier="interval:ibp", weights=0.02)
+        moved = make(case.model).certify(case.x, case.y, ball=case.ball, certifier="interval:ibp", radius=0.02)
         assert (moved.lower <= plain.lower).all()
         assert (moved.width > plain.width + 1e-4).any()
 

@@ -97,7 +97,7 @@ def test_random_weights(gamma: float, choices: list[int], image: bool, eps: floa
                 parameter.add_(gamma * (noise.sign() if trial % 2 else noise) * parameter.abs())
         found.append(explained.gradient(other, ball.sample(x, 1, g, draw="corner")[0]).flatten(1))
     for name in ("interval:ibp", "interval:crown", "interval:relaxed", "interval:relaxed(effort=1)"):
-        bounds = rp.explanation_certifier(name).bounds(model, x, y, ball, of=of, weights=gamma).detach()
+        bounds = rp.explanation_certifier(name).bounds(model, x, y, ball, of=of, radius=gamma).detach()
         assert_inside(bounds.map(lambda t: t.flatten(1)), torch.stack(found), name, tolerance=TOLERANCE)
 
 

@@ -169,7 +169,7 @@ def test_one_output_is_two_logits(flat: bool) -> None:
     for name, value in both.items():
         torch.testing.assert_close(one[name], value, rtol=1e-4, atol=1e-5, msg=name)
     attacked = rp.explanation_attack("gradient:corner-pgd", corners=2, steps=1, restarts=1, rung=1)(
-        single, x, y, BALL, of="margin", weights=0.05, seed=0
+        single, x, y, BALL, of="margin", radius=0.05, seed=0
     )
     assert attacked.weights_adv is not None
     assert set(attacked.weights_adv) == set(dict(single.named_parameters()))

@@ -99,9 +99,9 @@ def test_no_attack_leaves_a_certificate_of_the_published_networks(shared: Path, 
     components = ["gradient:corner-pgd", "interval:ibp", "interval:crown", "interval:relaxed"]
     for eps in (0.001, 0.01, 0.05, 0.1):
         for of in ("logit", "margin", "loss"):
-            for weights in (0.0, 0.01):
+            for radius in (0.0, 0.01):
                 ball = rp.Linf(eps=eps, clip=None)
-                table = rp.compare_explanations(model, x, y, ball, components, of=of, weights=weights, seed=0)
+                table = rp.compare_explanations(model, x, y, ball, components, of=of, radius=radius, seed=0)
                 assert table.crossings == ()
                 assert not any(row.error for row in table.rows)
                 low, high = table.deviation

@@ -16,11 +16,11 @@ BALL = rp.Linf(eps=0.05, clip=(0.0, 1.0))
 
 
 @pytest.mark.parametrize("of", ["logit", "margin", "loss"])
-@pytest.mark.parametrize("weights", [0.0, 0.02])
-def test_it_is_the_width_of_the_bounds(of: str, weights: float) -> None:
+@pytest.mark.parametrize("radius", [0.0, 0.02])
+def test_it_is_the_width_of_the_bounds(of: str, radius: float) -> None:
     case = mlp_case(normalised=False)
-    term = rp.GradientCertLoss(alpha=0.3, ball=BALL, of=of, radius=weights)(case.model, case.x, case.y)
-    bounds = IBP().bounds(case.model, case.x, case.y, BALL, of=of, weights=weights)
+    term = rp.GradientCertLoss(alpha=0.3, ball=BALL, of=of, radius=radius)(case.model, case.x, case.y)
+    bounds = IBP().bounds(case.model, case.x, case.y, BALL, of=of, radius=radius)
     torch.testing.assert_close(term, 0.3 * bounds.width.square().sum(1).sqrt().mean())
 
 

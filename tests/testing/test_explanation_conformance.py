@@ -21,9 +21,9 @@ class Sound(IBP):
     """What a plugin author would write: the bounds of another class, hidden behind one method."""
 
     def gradient_bounds(
-        self, model: nn.Module, x: Tensor, ball: rp.Ball, explained: rp.Explained, *, weights: float
+        self, model: nn.Module, x: Tensor, ball: rp.Ball, explained: rp.Explained, *, radius: float
     ) -> rp.Interval:
-        return self.changed(super().gradient_bounds(model, x, ball, explained, weights=weights), x, ball)
+        return self.changed(super().gradient_bounds(model, x, ball, explained, radius=radius), x, ball)
 
     def changed(self, found: rp.Interval, x: Tensor, ball: rp.Ball) -> rp.Interval:
         return found
@@ -68,30 +68,30 @@ class Narrowing(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class WrongClass(IBP):
-    def gradient_bounds(self, model, x, ball, explained, *, weights) -> rp.Interval:
+    def gradient_bounds(self, model, x, ball, explained, *, radius) -> rp.Interval:
         turned = replace(explained, coefficients=explained.coefficients.roll(1, 1))
-        return super().gradient_bounds(model, x, ball, turned, weights=weights)
+        return super().gradient_bounds(model, x, ball, turned, radius=radius)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FixedWeights(IBP):
-    def gradient_bounds(self, model, x, ball, explained, *, weights) -> rp.Interval:
-        return super().gradient_bounds(model, x, ball, explained, weights=0.0)
+    def gradient_bounds(self, model, x, ball, explained, *, radius) -> rp.Interval:
+        return super().gradient_bounds(model, x, ball, explained, radius=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FirstEpsOnly(IBP):
-    def gradient_bounds(self, model, x, ball, explained, *, weights) -> rp.Interval:
+    def gradient_bounds(self, model, x, ball, explained, *, radius) -> rp.Interval:
         eps = ball.radii[0] if isinstance(ball.radii, tuple) else ball.radii
-        return super().gradient_bounds(model, x, replace(ball, eps=eps), explained, weights=weights)
+        return super().gradient_bounds(model, x, replace(ball, eps=eps), explained, radius=radius)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stale(IBP):
-    def gradient_bounds(self, model, x, ball, explained, *, weights) -> rp.Interval:
+    def gradient_bounds(self, model, x, ball, explained, *, radius) -> rp.Interval:
         key = (id(model), x.shape, explained.of)
         if key not in _REMEMBERED:
-            _REMEMBERED[key] = super().gradient_bounds(model, x, ball, explained, weights=weights)
+            _REMEMBERED[key] = super().gradient_bounds(model, x, ball, explained, radius=radius)
         return _REMEMBERED[key]
 
 
@@ -100,19 +100,19 @@ _REMEMBERED: dict[object, rp.Interval] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Careless(IBP):
-    def gradient_bounds(self, model, x, ball, explained, *, weights) -> rp.Interval:
+    def gradient_bounds(self, model, x, ball, explained, *, radius) -> rp.Interval:
         with torch.no_grad():
             next(model.parameters()).add_(1e-3)
-        return super().gradient_bounds(model, x, ball, explained, weights=weights)
+        return super().gradient_bounds(model, x, ball, explained, radius=radius)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crashing(IBP):
     """Raises what nobody expects where it cannot bound a model."""
 
-    def gradient_bounds(self, model, x, ball, explained, *, weights) -> rp.Interval:
+    def gradient_bounds(self, model, x, ball, explained, *, radius) -> rp.Interval:
         try:
-            return super().gradient_bounds(model, x, ball, explained, weights=weights)
+            return super().gradient_bounds(model, x, ball, explained, radius=radius)
         except rp.UnsupportedModelError as error:
             raise RuntimeError from error
 

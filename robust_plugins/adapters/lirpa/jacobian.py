@@ -33,12 +33,12 @@ class Jacobian(ExplanationCertifier):
     optimize: bool = False
 
     def gradient_bounds(  # noqa: D102 (inherited)
-        self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, weights: float
+        self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, radius: float
     ) -> Interval:
         if explained.of == "loss":
             raise ArgumentError("of", "'loss'", accepted="'logit' or 'margin'", hint="Use interval:relaxed for it.")
-        if weights:
-            raise ArgumentError("weights", weights, accepted="0", hint="Use interval:relaxed for intervals of weights.")
+        if radius:
+            raise ArgumentError("radius", radius, accepted="0", hint="Use interval:relaxed for intervals of weights.")
         box = ball.box(x).detach()
         model = convertible(model, x, convolve=False)
         ends = [self._one(model, x[i : i + 1], box[i : i + 1], explained.coefficients[i]) for i in range(len(x))]

@@ -92,7 +92,7 @@ def test_what_it_cannot_do_is_said() -> None:
     with pytest.raises(rp.ArgumentError, match="loss"):
         Jacobian().bounds(case.model, case.x, case.y, case.ball, of="loss")
     with pytest.raises(rp.ArgumentError, match="weights"):
-        Jacobian().bounds(case.model, case.x, case.y, case.ball, of="logit", weights=0.1)
+        Jacobian().bounds(case.model, case.x, case.y, case.ball, of="logit", radius=0.1)
 
 
 @pytest.mark.parametrize(("installed", "there"), [("0.3", False), ("0.7", True), ("0.7.1.dev1", True), ("", True)])
