@@ -178,3 +178,21 @@ class Contraction(nn.Module):
 
     def forward(self, x: Tensor, value: Tensor) -> Tensor:  # noqa: D102
         return torch.einsum(self.equation, x, value)
+
+
+class Product(nn.Module):
+    """`torch.einsum(equation, x, y)` of two inputs, summed over axes that are not the batch."""
+
+    def __init__(self, equation: str) -> None:
+        super().__init__()
+        self.equation = equation
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return torch.einsum(self.equation, x, y)
+
+
+class WeightedMean(nn.Module):
+    """`x @ y`, where the last axis of x holds weights that are not negative and sum to one, as softmax has them."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return x @ y

@@ -16,11 +16,13 @@ from robust_plugins.intervals.layers import (  # fmt: skip
     Moved,
     Multiply,
     Permute,
+    Product,
     Reduce,
     Reshape,
     Scale,
     Shift,
     Step,
+    WeightedMean,
 )
 
 
@@ -56,6 +58,12 @@ class Two(nn.Module):
             return torch.cat((a, b), 1)
         if self.kind == "choose":
             return torch.where(torch.arange(a.shape[1]) % 2 == 0, a, b)
+        if self.kind == "product":
+            return a @ b.transpose(1, 2)
+        if self.kind == "outer product":
+            return torch.einsum("bi,bj->bij", a, b)
+        if self.kind == "weighted mean":
+            return (2 * x).softmax(-1) @ b
         if self.kind == "multiply":
             return a * b
         return a + b if self.kind == "add" else a - b
@@ -112,6 +120,8 @@ EXAMPLES: list[tuple[type[nn.Module], nn.Module, tuple[int, ...]]] = [
     (Step, Step(0.2), (5,)),
     (nn.Softmax, nn.Softmax(-1), (4,)),
     (nn.Softmax, nn.Softmax(1), (3, 2)),
+    (nn.LogSoftmax, nn.LogSoftmax(-1), (4,)),
+    (nn.LogSoftmax, nn.LogSoftmax(1), (3, 2)),
     (nn.MaxPool1d, nn.MaxPool1d(2, padding=1), (2, 5)),
     (nn.MaxPool2d, nn.MaxPool2d(2, stride=1, dilation=2), (2, 4, 4)),
     (nn.MaxPool2d, nn.MaxPool2d(3, 2, 1, ceil_mode=True), (1, 4, 5)),
@@ -165,6 +175,9 @@ EXAMPLES: list[tuple[type[nn.Module], nn.Module, tuple[int, ...]]] = [
     (Add, Two("add"), (3,)),
     (Add, Two("subtract"), (3,)),
     (Multiply, Two("multiply"), (3,)),
+    (Product, Two("product"), (2, 3)),
+    (Product, Two("outer product"), (2,)),
+    (WeightedMean, Two("weighted mean"), (3, 3)),
     (Cat, Two("cat"), (3,)),
     (Choose, Two("choose"), (4,)),
     (Moved, Moved(torch.roll, 1, 1), (4,)),

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from robust_plugins.errors import UnsupportedModelError
-from robust_plugins.intervals.layers import Input
-from robust_plugins.intervals.network.calls import Emit, Indexed, Parameter, build_call, check_dtype, reshapes
+from robust_plugins.intervals.layers import Index, Input, Permute
+from robust_plugins.intervals.network.calls import Emit, Fixed, Indexed, Parameter, build_call, check_dtype, reshapes
 from robust_plugins.intervals.network.expansions import expansion
 from robust_plugins.intervals.network.fingerprint import settings
 from robust_plugins.intervals.network.graph import Expression, Node, Operand, unsupported
 from robust_plugins.intervals.network.symbolic import PROBES, Values, Whole, describes, path_in_model
+from robust_plugins.intervals.network.turned import Turned, permutation, picked
 from robust_plugins.intervals.rules.registry import rules_for
+from robust_plugins.intervals.rules.structure import IDENTITIES
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,8 @@ class Builder:
         """Nodes whose values depend on the values of the input."""
         self.parts: dict[fx.Node, tuple[int | None, ...]] = {}
         """For calls that return several tensors, ours for each; None for what is no tensor."""
+        self.turned: dict[fx.Node, Turned] = {}
+        """For values whose batch is not axis 0, ours with the batch in front."""
 
     def nodes(self) -> tuple[Node, ...]:
         """Every node that the output needs."""
@@ -159,6 +163,8 @@ class Builder:
             value = None
         if node.target is operator.getitem and node.args[0] in self.parts:
             self._part(node)
+        elif self._turns(node):
+            pass
         elif isinstance(value, Tensor):
             self.index[node] = self._layer(node)
         elif _is_several(value):
@@ -170,6 +176,42 @@ class Builder:
             )
         else:
             raise UnsupportedModelError(f"{self._place(node)} returns several tensors and has no interval rule")
+
+    def _turns(self, node: fx.Node) -> bool:
+        """Whether a node only moves the batch to another axis, or back, or picks from a value where it has been moved.
+
+        As attention has it: `qkv.reshape(b, n, 3, h, d).permute(2, 0, 3, 1, 4)[0]`.
+        """
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node) or (source not in self.turned and source not in self.index):
+            return False
+        before = self.turned.get(source) or Turned(self.index[source], 0)
+        shape = self.values[source].shape
+        if (order := permutation(node, len(shape))) is not None:
+            axis, rest = before.permuted(order)
+            if source in self.index and axis == 0:
+                return False  # a layer as any other
+            index = before.node
+            if rest != tuple(sorted(rest)):
+                index = self._add(node.name, Permute((0, *rest)), (index,), {})
+            self._keep(node, index, axis)
+        elif source in self.turned and (picks := picked(node, shape, before.axis)) is not None:
+            found = [(self._add(node.name, Index(i), (before.node,), {}), axis) for i, axis in picks]
+            if isinstance(self.values[node], Tensor):
+                self._keep(node, *found[0])
+            elif any(axis for _, axis in found):
+                return False
+            else:
+                self.parts[node] = tuple(index for index, _ in found)
+        else:
+            return False
+        return True
+
+    def _keep(self, node: fx.Node, index: int, axis: int) -> None:
+        if axis:
+            self.turned[node] = Turned(index, axis)
+        else:
+            self.index[node] = index
 
     def _part(self, node: fx.Node) -> None:
         """One of several results, or some of them."""
@@ -183,14 +225,13 @@ class Builder:
         else:
             self.dependent.discard(node)
 
-    def _layer(self, node: fx.Node) -> int:
-        found = self._layers(node)[0]
-        assert found is not None
-        return found
-
-    def _layers(self, node: fx.Node) -> tuple[int | None, ...]:
-        """Our nodes for each tensor that a node computes."""
+    def _check_batch(self, node: fx.Node) -> None:
+        """Raises UnsupportedModelError where the first axis of what a node computes is not the batch."""
         value = self.values[node]
+        if any(source in self.turned for source in node.all_input_nodes):
+            raise UnsupportedModelError(
+                f"{self._place(node)} computes with a value whose batch is not axis 0; move it back before"
+            )
         both = (
             ((value, self.others[node]),) if isinstance(value, Tensor) else zip(value, self.others[node], strict=True)
         )
@@ -199,17 +240,30 @@ class Builder:
                 raise UnsupportedModelError(
                     f"{self._place(node)} does not keep the batch as axis 0; compute along the axes of each sample"
                 )
+
+    def _layer(self, node: fx.Node) -> int:
+        found = self._layers(node)[0]
+        assert found is not None
+        return found
+
+    def _layers(self, node: fx.Node) -> tuple[int | None, ...]:
+        """Our nodes for each tensor that a node computes."""
+        value = self.values[node]
+        layer = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        expand = None if layer is None else expansion(layer)
+        if expand is None:
+            self._check_batch(node)
         if node.op == "placeholder":
             return (self._add(str(node.target), Input(), (), {}),)
         emit = Emit(
             self._operand,
             lambda layer, inputs, operands: self._add(node.name, layer, inputs, operands),
             self._constant,
+            self._source,
         )
-        if node.op == "call_module":
+        if layer is not None:
             path = path_in_model(str(node.target))
-            layer = self.root.get_submodule(str(node.target))
-            if (expand := expansion(layer)) is not None:
+            if expand is not None:
                 args, kwargs = fx.map_arg((node.args, node.kwargs), self._argument)
                 return expand(emit, path, layer, *args, **kwargs)
             if rules_for(layer) is None:
@@ -267,6 +321,15 @@ class Builder:
             self.lasting &= node.op != "call_module" and (node.op != "get_attr" or str(node.target) in own)
             waiting += node.all_input_nodes
 
+    def _source(self, index: int) -> nn.Module:
+        """The layer that computes a node, where layers that change nothing do not count."""
+        while True:
+            node = self.built[index]
+            layer = self.root.whole.get_submodule(node.name) if node.layer is None else node.layer
+            if not isinstance(layer, IDENTITIES):
+                return layer
+            index = node.inputs[0]
+
     def _constant(self, source: fx.Node) -> Tensor:
         """The value of a constant; of one with a row for each sample, the first row."""
         self._looked_at(source)
@@ -276,6 +339,10 @@ class Builder:
     def _operand(self, source: Any) -> Operand:
         if isinstance(source, int | float):
             return float(source)
+        if isinstance(source, Fixed):
+            graph = fx.Graph()
+            graph.output(graph.get_attr("fixed"))
+            return Expression(graph, {"fixed": source.value})
         if isinstance(source, Parameter):
             return source.path if source.rows is None else _rows(source.path, source.rows)
         if not isinstance(source, fx.Node):

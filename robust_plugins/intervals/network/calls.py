@@ -42,6 +42,13 @@ class Parameter:
     rows: slice | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """A constant tensor that is no part of the model."""
+
+    value: Tensor
+
+
 @dataclass(frozen=True)
 class Emit:
     """Adds a node and returns its index. Arguments are `Indexed`, numbers, or constant tensors of the traced code."""
@@ -50,6 +57,8 @@ class Emit:
     add: Callable[[nn.Module, tuple[int, ...], Mapping[str, Operand]], int]
     constant: Callable[[fx.Node], Tensor]
     """The value of a tensor that does not depend on the input; of one that is the same for all samples, (1, ...)."""
+    source: Callable[[int], nn.Module]
+    """The layer that computes a node, where layers that change nothing do not count."""
 
     def __call__(self, layer: nn.Module, *inputs: Indexed | int, **constants: Any) -> int:
         """A node of `layer` with these inputs and constant parameters; None stands for a parameter not given."""

@@ -9,12 +9,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from robust_plugins.intervals.layers import Cat, Choose, Constant, Contraction, Index, Moved, Reshape
+from robust_plugins.intervals.layers import (
+    Cat,
+    Choose,
+    Constant,
+    Contraction,
+    Index,
+    Moved,
+    Permute,
+    Product,
+    Reshape,
+    Scale,
+    Shift,
+    WeightedMean,
+)
 from robust_plugins.intervals.network.calls import (
     _FUNCTIONS,
     _RESHAPING,
     Build,
     Emit,
+    Fixed,
     Indexed,
     _ArgumentsError,
     _means,
@@ -22,6 +36,7 @@ from robust_plugins.intervals.network.calls import (
     _permuted,
     _transpose,
 )
+from robust_plugins.intervals.rules.bilinear import ROW, matrix_product
 
 LOWEST = -1e30
 """What minus infinity is taken for where a mask sets it: `exp` of it is zero in every precision."""
@@ -221,12 +236,59 @@ def _masked_fill(emit: Emit, input: Any, mask: Any, value: Any, *, like: Tensor)
 @_means(torch.matmul, "matmul", operator.matmul, torch.bmm, "bmm", torch.mm, "mm")
 def _matmul(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
     if isinstance(input, Indexed) and isinstance(other, Indexed):
-        raise _ArgumentsError("one of the factors must be constant")
+        return _product(emit, input, other, like)
     if isinstance(input, Indexed):
         equation = _times_constant(input.like, _known(emit, other).dim())
         return emit(Contraction(equation), _matching(emit, input, like), value=other)
     equation = _constant_times(other.like, _known(emit, input).dim())
     return emit(Contraction(equation), _matching(emit, other, like), value=input)
+
+
+def _product(emit: Emit, x: Indexed, y: Indexed, like: Tensor) -> int:
+    """The matrix product of two values that depend on the input; by softmax a weighted mean."""
+    if not x.like.dim() == y.like.dim() == like.dim() > 2:
+        raise _ArgumentsError("both factors must be matrices for each sample, with equally many axes")
+    softmax = emit.source(x.node)
+    weights = isinstance(softmax, nn.Softmax) and softmax.dim in (-1, like.dim() - 1)
+    layer = WeightedMean() if weights else Product(matrix_product(like.dim()))
+    return emit(layer, _matching(emit, x, like), _matching(emit, y, like))
+
+
+@_means(F.scaled_dot_product_attention)
+def _attention(
+    emit: Emit, query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False, *, like: Tensor,
+) -> int:  # fmt: skip
+    if dropout_p > 0 or enable_gqa:
+        raise _ArgumentsError("leave dropout_p at 0 unless self.training, and enable_gqa=False")
+    if not all(isinstance(t, Indexed) for t in (query, key, value)):
+        raise _ArgumentsError("query, key and value must depend on the model's input")
+    mask = None if attn_mask is None else _known(emit, attn_mask)
+    if is_causal:
+        mask = torch.ones(query.like.shape[-2], key.like.shape[-2], dtype=torch.bool).tril()
+    factor = query.like.shape[-1] ** -0.5 if scale is None else scale
+    return attended(emit, query, key, value, factor, mask)[0]
+
+
+def attended(
+    emit: Emit, query: Indexed, key: Indexed, value: Indexed, factor: float, mask: Tensor | None
+) -> tuple[int, int]:
+    """Nodes of `softmax(factor query key^T + mask) value`, and of its weights.
+
+    A mask is true where a query may look, or is added; its rows are one, the same, for every sample.
+    """
+    turned = emit(Permute((*range(key.like.dim() - 2), key.like.dim() - 1, key.like.dim() - 2)), key)
+    scores = query.like @ key.like.mT
+    found = emit(Product(matrix_product(scores.dim())), query, turned)
+    found = emit(Scale(), found, value=factor)
+    if mask is not None:
+        away = ~mask if mask.dtype is torch.bool else mask.isneginf()
+        if mask.dtype is not torch.bool:
+            found = emit(Shift(), found, value=Fixed(mask.masked_fill(away, 0.0)))
+        if bool(away.any()):
+            found = emit(Moved(_filled, away, LOWEST), found)
+    weights = emit(nn.Softmax(-1), found)
+    return emit(WeightedMean(), weights, value), weights
 
 
 @_means(torch.addmm, "addmm", torch.baddbmm, "baddbmm")
@@ -240,12 +302,16 @@ def _einsum(emit: Emit, equation: str, *tensors: Any, like: Tensor) -> int:
     tensors = tuple(tensors[0]) if len(tensors) == 1 and isinstance(tensors[0], tuple | list) else tensors
     first, second, result = _letters(equation, len(tensors))
     x, value = tensors
-    if isinstance(x, Indexed) == isinstance(value, Indexed):
-        raise _ArgumentsError("one of its two tensors must be constant")
     if not isinstance(x, Indexed):
         x, value, first, second = value, x, second, first
     if any(letter not in second + result for letter in first):
         raise _ArgumentsError("sum the axes of one tensor alone first, as in x.sum(2)")
+    if isinstance(value, Indexed):
+        if any(letter not in first + result for letter in second):
+            raise _ArgumentsError("sum the axes of one tensor alone first, as in x.sum(2)")
+        if not first[0] == second[0] == result[0] or ROW in equation:
+            raise _ArgumentsError("the batch must be the first axis of both tensors and of the result")
+        return emit(Product(f"{first},{second}->{result}"), x, value)
     return emit(Contraction(f"{first},{second}->{result}"), x, value=value)
 
 
@@ -282,6 +348,15 @@ def _instance_norm(
         raise _ArgumentsError("write it as a module torch.nn.InstanceNorm, which knows its statistics")
     kind = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[like.dim() - 3]
     return emit(kind(like.shape[1], eps), input, weight=weight, bias=bias)
+
+
+@_means(F.log_softmax, torch.log_softmax, "log_softmax")
+def _log_softmax(
+    emit: Emit, input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None, *, like: Tensor
+) -> int:
+    if dim is None or dtype is not None:
+        raise _ArgumentsError("give log_softmax its dim, and no dtype")
+    return emit(nn.LogSoftmax(dim), input)
 
 
 def _conv_transpose(dims: int) -> Build:

@@ -15,6 +15,9 @@ from torch.utils._pytree import tree_leaves
 from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals.rules.registry import overridden, rules_for
 
+TRANSFORMERS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder, nn.TransformerDecoderLayer)
+"""Layers of torch.nn that are made of others, and are traced through as a user's are."""
+
 PROBES = (3, 2)
 """Batch sizes that the model is run with while it is traced: what differs between them is the batch axis."""
 
@@ -46,6 +49,14 @@ class DataError(Exception):
     """A value depends on the values of the input."""
 
 
+class Symbol(fx.Proxy):
+    """A value while it is traced. A shape knows how many entries it has."""
+
+    def __len__(self) -> int:
+        count = parts_of(self.node, self.tracer.root, self.tracer.probe)  # type: ignore[attr-defined]
+        return super().__len__() if count is None else count
+
+
 class Tracer(fx.Tracer):
     """Keeps every layer with rules whole, runs all hooks, and remembers in which module tracing failed.
 
@@ -63,6 +74,8 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: D102 (torch.fx calls it)
         if overridden(m) or _hooked(m):
+            return False
+        if isinstance(m, TRANSFORMERS):
             return False
         return rules_for(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
@@ -106,6 +119,9 @@ class Tracer(fx.Tracer):
 
     def to_bool(self, obj: fx.Proxy) -> bool:  # noqa: D102 (torch.fx calls it)
         return bool(value_of(obj.node, self.root, self.probe))
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:  # noqa: D102 (torch.fx calls it)
+        return Symbol(node, self)
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:  # noqa: D102 (torch.fx calls it)
         parts = parts_of(obj.node, self.root, self.probe)
@@ -178,7 +194,18 @@ class Values(fx.Interpreter):
         return type(layer).forward(layer, *args, **kwargs)
 
 
-_ATTRIBUTES = {"shape", "dtype", "device", "ndim", "layout", "is_cuda", "is_sparse", "is_quantized", "itemsize"}
+_ATTRIBUTES = {
+    "shape",
+    "dtype",
+    "device",
+    "ndim",
+    "layout",
+    "is_cuda",
+    "is_sparse",
+    "is_quantized",
+    "itemsize",
+    "is_nested",
+}
 _METHODS = {
     "size", "dim", "ndimension", "is_floating_point", "is_complex", "numel", "nelement", "get_device", "element_size",
 }  # fmt: skip
@@ -228,7 +255,7 @@ def value_of(node: fx.Node, root: nn.Module, probe: Tensor) -> Any:
 
 
 def parts_of(node: fx.Node, root: nn.Module, probe: Tensor) -> int | None:
-    """The number of tensors that a call returns; None where it returns one."""
+    """The number of tensors that a call returns, or of a shape's entries; None where it returns one tensor."""
     graph, end = _graph_of(node)
     result = Values(root, graph).of(probe[: PROBES[0]])[end]
     return len(result) if isinstance(result, tuple | list) else None

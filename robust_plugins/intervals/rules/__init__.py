@@ -5,13 +5,26 @@ Importing this package registers them; `robust_plugins.intervals.rules.registry`
 
 from robust_plugins.intervals.rules import (
     activations,
+    bilinear,
     contractions,
     linear,
     normalisation,
     pairs,
     selection,
+    softmax,
     structure,
     transposed,
 )
 
-__all__ = ["activations", "contractions", "linear", "normalisation", "pairs", "selection", "structure", "transposed"]
+__all__ = [
+    "activations",
+    "bilinear",
+    "contractions",
+    "linear",
+    "normalisation",
+    "pairs",
+    "selection",
+    "softmax",
+    "structure",
+    "transposed",
+]

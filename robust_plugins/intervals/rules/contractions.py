@@ -39,7 +39,7 @@ def contraction(layer: Contraction, x: Interval, value: Interval) -> Interval:
     """`sum x value`, over the axes that the result does not have."""
     first, second, result = operands(layer.equation)
     equation = f"{first},{second}->{result}"
-    return product(lambda s, v: torch.einsum(equation, s, v), x, value, terms=_terms(equation, x, value))
+    return product(lambda s, v: torch.einsum(equation, s, v), x, value, terms=terms_of(equation, x, value))
 
 
 @backward_rule(Contraction)
@@ -47,7 +47,7 @@ def contraction_vjp(layer: Contraction, x: Interval, grad: Interval, value: Inte
     """The same with result and x in each other's place."""
     first, second, result = operands(layer.equation)
     equation = f"{result},{second}->{first}"
-    terms = _terms(equation, grad, value)
+    terms = terms_of(equation, grad, value)
     return product(lambda g, v: torch.einsum(equation, g, v), grad, value, terms=terms)
 
 
@@ -63,7 +63,7 @@ def contraction_weights(
         found = torch.einsum(equation, g, s)
         return found.sum_to_size(value.shape if summed else (len(s), *value.shape))
 
-    terms = _terms(equation, grad, x) * max(1, prod(grad.shape) // max(1, prod(value.shape)))
+    terms = terms_of(equation, grad, x) * max(1, prod(grad.shape) // max(1, prod(value.shape)))
     return {"value": product(of, grad, x, terms=terms)}
 
 
@@ -74,7 +74,7 @@ def operands(equation: str) -> tuple[str, str, str]:
     return first, second, result
 
 
-def _terms(equation: str, first: Interval, second: Interval) -> int:
+def terms_of(equation: str, first: Interval, second: Interval) -> int:
     """The number of products in one entry of the result."""
     one, two, result = operands(equation)
     sizes = dict(zip(one + two, (*first.shape, *second.shape), strict=True))

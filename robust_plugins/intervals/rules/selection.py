@@ -1,4 +1,4 @@
-"""Rules of softmax and max-pooling."""
+"""Rules of max-pooling, and the range of softmax."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
-from robust_plugins.intervals.products import total
 from robust_plugins.intervals.rules.registry import LinearBound, backward_rule, forward_rule, relaxation_rule
 
 MaxPool = nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d
@@ -30,23 +29,6 @@ def softmax_range(z: Interval, dim: int) -> Interval:
     # An error of e in an exponent shifts p by less than e p (1 - p) |z|, and e^-t t < 1/2.
     low, up = rounding.widened(result.lower, result.upper, ulps=4 * (z.shape[dim] + 16), scale=1.0)
     return Interval(low, up) if not rounding.active() else Interval(low.clamp(min=0), up.clamp(max=1))
-
-
-@forward_rule(nn.Softmax)
-def softmax(layer: nn.Softmax, x: Interval) -> Interval:
-    """The range of each probability."""
-    return softmax_range(x, _axis(layer, x))
-
-
-@backward_rule(nn.Softmax)
-def softmax_vjp(layer: nn.Softmax, x: Interval, grad: Interval) -> Interval:
-    """`p_i (g_i - s)` with `s = sum_j p_j g_j`, a mean of the g_j, so that it lies between them."""
-    dim = _axis(layer, x)
-    p = softmax_range(x, dim)
-    mean = total(p * grad, (dim % x.lower.dim(),)).map(lambda t: t.unsqueeze(dim))
-    if not (p.is_point and grad.is_point):
-        mean = mean.sharpened(Interval(grad.lower.amin(dim, True), grad.upper.amax(dim, True)))
-    return p * (grad - mean)
 
 
 @forward_rule(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
@@ -104,12 +86,6 @@ def max_pool_relaxation(layer: MaxPool, x: Interval) -> tuple[LinearBound, Linea
     ceiling = torch.where(sure, torch.zeros_like(best), upper.amax(-1)).reshape(shape)
     keep = sure.to(best).reshape(shape)
     return LinearBound(chosen, zero), LinearBound(lambda c: chosen(c * keep.unsqueeze(1)), ceiling)
-
-
-def _axis(layer: nn.Softmax, x: Interval) -> int:
-    if layer.dim is None or layer.dim % x.lower.dim() == 0:
-        raise UnsupportedModelError(f"Softmax with dim={layer.dim} is not supported: name an axis of each sample")
-    return layer.dim
 
 
 def _softmax_of(own: Tensor, others: Tensor, dim: int) -> Tensor:
