@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from robust_plugins.explanations.explained import Explained
 from robust_plugins.harness.component import ERRORS
-from robust_plugins.harness.functional import called, in_precision
+from robust_plugins.harness.functional import called, in_precision, other_precision
 from robust_plugins.intervals import Interval
 
 ULPS = 8
@@ -91,13 +91,6 @@ def with_room(bounds: Interval, value: Float[Tensor, "batch *features"]) -> Inte
     """`bounds` on something computed from bounds with room already, together with its `value`, and their rounding."""
     room = ULPS * torch.finfo(value.dtype).eps * torch.maximum(bounds.magnitude, value.abs())
     return Interval(torch.minimum(bounds.lower, value) - room, torch.maximum(bounds.upper, value) + room)
-
-
-def other_precision(dtype: torch.dtype) -> tuple[torch.dtype, float]:
-    """The precision to compare with, and the size of this one's rounding error as a share of the difference."""
-    if dtype != torch.float64:
-        return torch.float64, 1.0
-    return torch.float32, torch.finfo(dtype).eps / torch.finfo(torch.float32).eps
 
 
 def _gradient_in(dtype: torch.dtype, model: nn.Module, x: Tensor, explained: Explained) -> Tensor | None:

@@ -147,7 +147,7 @@ class ExplanationCertifier(Component, ABC):
         _check_radius(radius)
         with calling(model, x, ball) as call:
             x = call.x
-            model, explained = explained_by(call.model, x, ordinary(y), of)
+            model, explained = explained_by(call.model, x, ordinary(y), of, size=self.batch_size)
             parts = [
                 compute(model, x[part], ball[part], explained[part])
                 for part in chunks(len(x), self._chunk_size(model, x, explained))
@@ -187,7 +187,7 @@ class ExplanationCertifier(Component, ABC):
         with torch.no_grad(), calling(model, x, ball) as call:
             x = call.x.detach()
             allowed = ordinary(_checked_delta(delta, x))
-            model, explained = explained_by(call.model, x, ordinary(y), of)
+            model, explained = explained_by(call.model, x, ordinary(y), of, size=self.batch_size)
             parts = [
                 self._judge(model, x[part], ball[part], explained[part], radius)
                 for part in chunks(len(x), self._chunk_size(model, x, explained))
