@@ -37,12 +37,12 @@ from robust_plugins.explanations import (
     ExplanationAttackResult,
     ExplanationCertificate,
     ExplanationCertifier,
+    explain,
     explanation_attack,
     explanation_attacks,
     explanation_certifier,
     explanation_certifiers,
 )
-from robust_plugins.explanations import attributions as explain
 from robust_plugins.harness.bracket import Bracket
 from robust_plugins.intervals import Interval
 from robust_plugins.losses import GradientCertLoss, MixedLoss, Ramp, ibp_initialisation, recipe, recipes

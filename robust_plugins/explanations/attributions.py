@@ -58,7 +58,7 @@ class Attribution(ABC):
         """The attribution of every feature, shaped like `inputs`. Raises ArgumentError for unusable arguments."""
         with calling(self.model, inputs, Linf(eps=0.0, clip=None)) as call:
             x = call.x.detach()
-            model, explained = explained_by(call.model, x, ordinary(_classes(inputs, target)), "logit")
+            model, explained = explained_by(call.model, x, ordinary(classes_of(inputs, target)), "logit")
 
             def gradients(points: Tensor) -> Tensor:
                 return explained.repeated(len(points)).gradient(model, points.flatten(0, 1)).view_as(points)
@@ -87,7 +87,7 @@ class Attribution(ABC):
         with torch.no_grad(), calling(self.model, inputs, ball) as call:
             x, model = call.x.detach(), call.model
             value = self.attribute(x, target)
-            y = ordinary(_classes(inputs, target))
+            y = ordinary(classes_of(inputs, target))
 
             def gradients(points: Tensor, around: Ball) -> Interval:
                 flat = points.flatten(0, 1)
@@ -218,7 +218,8 @@ class SmoothGrad(Attribution):
         return found.map(lambda t: t.mean(0))
 
 
-def _classes(inputs: Tensor, target: Target) -> Tensor:
+def classes_of(inputs: Tensor, target: Target) -> Tensor:
+    """The class of each sample, from one for all or one for each."""
     if isinstance(target, Tensor):
         return target
     return torch.full((len(inputs),), target, dtype=torch.long, device=inputs.device)

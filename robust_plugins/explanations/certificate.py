@@ -58,8 +58,7 @@ class ExplanationCertificate:
     @property
     def robust(self) -> Bool[Tensor, "batch *features"]:
         """Where the width is proved to be at most delta: no two explanations of the ball differ by more there."""
-        width = self.width
-        return (width <= self.delta) & width.isfinite()
+        return (self.width <= self.delta) & self.width.isfinite()
 
     @property
     def deviation(self) -> Float[Tensor, " batch"]:
@@ -128,12 +127,12 @@ class ExplanationCertificate:
 
 
 def most(norm: Float[Tensor, " batch"], of: Float[Tensor, "batch *features"]) -> Float[Tensor, " batch"]:
-    """What a Euclidean norm of `of`, computed in the dtype of both, is at most without its rounding."""
+    """An upper bound of a Euclidean norm of `of` that was computed in the dtype of both, whatever was rounded."""
     return norm * (1 + _steps(of))
 
 
 def least(norm: Float[Tensor, " batch"], of: Float[Tensor, "batch *features"]) -> Float[Tensor, " batch"]:
-    """What a Euclidean norm of `of`, computed in the dtype of both, is at least without its rounding."""
+    """A lower bound of a Euclidean norm of `of` that was computed in the dtype of both, whatever was rounded."""
     return norm * (1 - _steps(of))
 
 

@@ -14,7 +14,6 @@ from robust_plugins.intervals.rules import (
     softmax,
     structure,
     transposed,
-    windowed,
 )
 
 __all__ = [
@@ -28,5 +27,4 @@ __all__ = [
     "softmax",
     "structure",
     "transposed",
-    "windowed",
 ]
