@@ -179,11 +179,29 @@ def violation(found: Interval, spec: Tensor | None, logits: Tensor, off: Tensor)
     passed over.
     """
     value = logits if spec is None else torch.einsum("brc,pbc->pbr", spec, logits)
-    largest = torch.cat((found.lower.abs()[None], found.upper.abs()[None], value.abs()))
-    scale = largest.nan_to_num(posinf=0.0, neginf=0.0).amax((0, 2)).unsqueeze(1)
-    off = off.unsqueeze(1) * (1 if spec is None else spec.abs().sum(2))
-    slack = _OF_WIDTH * found.width.clamp(min=0) + _ROUNDING * scale + ERRORS * off
+    slack = _OF_WIDTH * found.width.clamp(min=0) + _rounding(found, spec, value, off)
     crossed = (found.lower - found.upper).unsqueeze(0)
     outside = torch.cat((found.lower - value, value - found.upper, crossed))
     outside = outside.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     return float(torch.where(outside > slack, outside, 0.0).amax())
+
+
+def rejoined(converted: Bounded, model: nn.Module, x: Tensor, spec: Tensor | None, found: Interval) -> Interval:
+    """`found`, its ends exchanged where they cross by no more than rounding does, that of the model at `x` included."""
+    with torch.no_grad():
+        crossed = found.lower > found.upper
+        if not bool(crossed.any()):
+            return found
+        logits = batched(model, converted.samples)(x)
+        value = logits.unsqueeze(0) if spec is None else torch.einsum("brc,bc->br", spec, logits).unsqueeze(0)
+        off = evaluation_error(model, x, logits)
+        near = crossed & (found.lower - found.upper <= _rounding(found, spec, value, off))
+    lower, upper = found.lower, found.upper
+    return Interval(torch.where(near, upper, lower), torch.where(near, lower, upper))
+
+
+def _rounding(found: Interval, spec: Tensor | None, value: Tensor, off: Tensor) -> Tensor:
+    """How far bounds and values (points, batch, rows) may be off by rounding, per sample and row."""
+    largest = torch.cat((found.lower.abs()[None], found.upper.abs()[None], value.abs()))
+    scale = largest.nan_to_num(posinf=0.0, neginf=0.0).amax((0, 2)).unsqueeze(1)
+    return _ROUNDING * scale + ERRORS * off.unsqueeze(1) * (1 if spec is None else spec.abs().sum(2))

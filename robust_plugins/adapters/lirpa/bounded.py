@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from robust_plugins.adapters.lirpa import compat
 from robust_plugins.adapters.lirpa.compat import LiRPA
 from robust_plugins.adapters.lirpa.failures import first_line, out_of_memory, unsupported
-from robust_plugins.adapters.lirpa.graph import Folded, evaluate, evaluate_weights, fold_input, kind, perturbed_nodes
+from robust_plugins.adapters.lirpa.graph import (
+    Folded,
+    evaluate,
+    evaluate_weights,
+    fold_input,
+    kind,
+    perturbed_nodes,
+    repair_quotients,
+)
 from robust_plugins.adapters.lirpa.rewrite import convertible
 from robust_plugins.adapters.lirpa.rows import refuse_mixed
 from robust_plugins.adapters.lirpa.structure import Structure, state, structure, weights_of
@@ -218,7 +226,9 @@ def _converted(
     # One release keeps these in a dictionary shared by all modules: ours must not change others'.
     module.bound_opts["optimize_bound_args"] = dict(module.bound_opts["optimize_bound_args"])
     evaluate_weights(module)
-    folded = fold_input(module) if recipe.fold and backend.legacy else Folded(())
+    if backend.legacy:
+        repair_quotients(module)
+    folded = fold_input(module) if recipe.fold else Folded(())
     near = _spread(x, check)
     with torch.no_grad():
         classes = _run(partial(logits_of, model), near).shape[1]

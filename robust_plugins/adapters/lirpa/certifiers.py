@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robust_plugins.adapters.lirpa.audit import refuse_contradicted, refuse_violated
+from robust_plugins.adapters.lirpa.audit import refuse_contradicted, refuse_violated, rejoined
 from robust_plugins.adapters.lirpa.ball import perturbed
 from robust_plugins.adapters.lirpa.bounded import Bounded, Failure, Recipe, bounded, trial
 from robust_plugins.adapters.lirpa.failures import out_of_memory, unsupported
@@ -111,7 +111,7 @@ class LiRPACertifier(Certifier):
             except UnsupportedModelError as refusal:
                 converted.failures[self.method] = Failure(refusal)
                 raise
-        return found
+        return rejoined(converted, model, x, spec, found)
 
     def _fails(self, converted: Bounded, model: nn.Module, x: Tensor, tiny: Ball) -> bool:
         """Whether the model cannot be bounded at all, rather than on one ball or with one specification."""

@@ -16,7 +16,6 @@ _ELEMENTWISE: dict[str, Callable[[Any, Any], Any]] = {
     "BoundMul": operator.mul,
     "BoundDiv": operator.truediv,
 }
-_LEAVES = ("BoundParams", "BoundBuffers", "BoundConstant")
 
 
 def kind(node: Any) -> str:
@@ -35,19 +34,25 @@ class Folded:
     def __call__(self, x: Tensor) -> Tensor:
         """Sends `x` through the chain, with the constants' present values. Monotone in each value of `x`."""
         for function, node, constant_first in self.steps:
-            constant = node.forward()
+            constant = _value(node)
             x = function(constant, x) if constant_first else function(x, constant)
         return x
+
+
+def _value(node: Any) -> Any:
+    """The present value of a node that does not depend on the input."""
+    return node.forward(*map(_value, node.inputs))
 
 
 def fold_input(module: Any) -> Folded:
     """Cuts a normalisation such as (x - mean) / std off the front of the graph, and returns it.
 
-    The bounds of an affine function of each input value are exact, so nothing is lost; 0.3 bounds convolutions behind
-    such a chain ten times slower.
+    The bounds of an affine function of each input value are exact, so nothing is lost; auto_LiRPA bounds convolutions
+    behind such a chain ten times slower.
     """
     start = end = next(node for node in module.children() if kind(node) == "BoundInput")
     steps: list[tuple[Callable[[Any, Any], Any], Any, bool]] = []
+    perturbed = perturbed_nodes(module)
     cut: list[Any] = []
     while len(end.output_name) == 1:
         node = module[end.output_name[0]]
@@ -56,7 +61,7 @@ def fold_input(module: Any) -> Folded:
         constant_first = node.inputs[1] is end
         constant = node.inputs[0 if constant_first else 1]
         # A constant divided by x is not affine, and x * x has no constant.
-        if kind(constant) not in _LEAVES or (constant_first and kind(node) == "BoundDiv"):
+        if constant.name in perturbed or (constant_first and kind(node) == "BoundDiv"):
             break
         steps.append((_ELEMENTWISE[kind(node)], constant, constant_first))
         cut.append(node)
@@ -69,7 +74,8 @@ def fold_input(module: Any) -> Folded:
         for name in end.output_name:
             reader = module[name]
             reader.inputs = [start if node is end else node for node in reader.inputs]
-            reader.input_name = [start.name if name == end.name else name for name in reader.input_name]
+            if "input_name" in vars(reader):  # 0.7 derives it
+                reader.input_name = [start.name if name == end.name else name for name in reader.input_name]
     return Folded(tuple(steps))
 
 
@@ -121,6 +127,28 @@ class _Evaluated:
     def __call__(self, *intervals: Any, **_: Any) -> tuple[Any, Any]:
         value = self.node.forward(*(low for low, _ in intervals))
         return value, value  # one object: that is how a constant is recognised
+
+
+def repair_quotients(module: Any) -> None:
+    """Makes the intervals of quotients right where the numerator is negative: 0.3 takes the ends for those of positive
+    ones.
+    """
+    perturbed = perturbed_nodes(module)
+    for node in module.children():
+        # Behind a square root the backend takes a quotient for layer normalisation, and has code of its own.
+        if kind(node) == "BoundDiv" and node.name in perturbed and kind(node.inputs[1]) != "BoundSqrt":
+            object.__setattr__(node, "interval_propagate", _Quotient(node.interval_propagate))
+
+
+@dataclass(frozen=True)
+class _Quotient:
+    backend: Callable[..., tuple[Any, Any]]
+
+    def __call__(self, x: tuple[Any, Any], y: tuple[Any, Any]) -> tuple[Any, Any]:
+        if not bool(((y[0] > 0) | (y[1] < 0)).all()):
+            return self.backend(x, y)  # which fails with its own words
+        ends = torch.stack(torch.broadcast_tensors(*(a / b for a in x for b in y)))
+        return ends.amin(0), ends.amax(0)
 
 
 def constants_meet_images(module: Any) -> bool:

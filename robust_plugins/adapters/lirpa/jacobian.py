@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from robust_plugins.adapters.lirpa import compat
 from robust_plugins.adapters.lirpa.bounded import default_dtype
+from robust_plugins.adapters.lirpa.compat import LiRPA
 from robust_plugins.adapters.lirpa.failures import first_line
+from robust_plugins.adapters.lirpa.graph import kind
 from robust_plugins.adapters.lirpa.rewrite import convertible
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
@@ -27,7 +30,8 @@ class Jacobian(ExplanationCertifier):
     Shi et al. 2022, "Efficiently computing local Lipschitz constants of neural networks via bound propagation". With
     `optimize`, the bounds of the layers before are optimised first. Explains logits and margins, not the loss, of
     models with fixed weights. One sample a call: for ReLU networks the backend's bounds are wrong on batches. It
-    knows Linear, Conv2d, ReLU, Tanh, Sigmoid and reshapes; other layers are unsupported.
+    knows Linear, ReLU, Tanh, Sigmoid, reshapes, Conv2d before a ReLU, and a normalisation of the input; other layers
+    are unsupported.
     """
 
     optimize: bool = False
@@ -52,7 +56,7 @@ class Jacobian(ExplanationCertifier):
         with default_dtype(x.dtype), backend.tracing(refused), torch.enable_grad():
             try:
                 # Patches fail on its backward pass through strides; the weights of the copy are its own.
-                module: Any = backend.module_class(
+                module: Any = _expanding(backend)(
                     _Gradient(model, coefficients, operator), x, device=x.device, bound_opts={"conv_mode": "matrix"}
                 )
                 module.eval()
@@ -63,7 +67,63 @@ class Jacobian(ExplanationCertifier):
                 raise UnsupportedModelError(
                     f"auto_LiRPA cannot bound the gradient of {type(model).__name__}{named}: {first_line(error)}"
                 ) from error
+        if low.numel() != x.numel() or low.shape[1 - x.dim() :] != x.shape[1:]:
+            raise UnsupportedModelError(
+                f"auto_LiRPA gives the gradient of {type(model).__name__} the shape {tuple(low.shape)}; "
+                f"expected {tuple(x.shape)}"
+            )
         return low.detach(), up.detach()
+
+
+@cache
+def _expanding(backend: LiRPA) -> type[Any]:
+    base: Any = backend.module_class
+
+    class Expanding(base):  # type: ignore[misc]
+        """A bounded module whose backward pass goes through a normalisation of the input as well."""
+
+        def _expand_jacobian(self) -> None:
+            for node in self.nodes():
+                if kind(node) in _AFFINE and sum(not i.from_input for i in node.inputs) == 1:
+                    object.__setattr__(node, "build_gradient_node", partial(_through, node))
+            super()._expand_jacobian()
+
+    return Expanding
+
+
+_AFFINE = ("BoundAdd", "BoundSub", "BoundMul")
+
+
+def _through(node: Any, upstream: Tensor) -> list[Any]:
+    """The gradient of a sum or product with a constant.
+
+    The backend's own stops in front of the input, and takes the axes of a constant for others unless it has all.
+    """
+    place = 0 if node.inputs[0].from_input else 1
+    constant = node.inputs[1 - place]
+    if node.inputs[place].output_shape != node.output_shape:
+        raise NotImplementedError("a value that is repeated by a sum or product with a constant")
+    found: list[Any] = [None, None]
+    if kind(node) == "BoundMul":
+        found[place] = (_Scaled(), (upstream, constant.forward_value), [constant])
+    else:
+        found[place] = (_Signed(-1.0 if kind(node) == "BoundSub" and place == 1 else 1.0), (upstream,), [])
+    return found
+
+
+class _Scaled(nn.Module):
+    def forward(self, gradient: Tensor, constant: Tensor) -> Tensor:
+        """`gradient` has the shape (1, 1, *features) or (1, *features); the constant's batch axis, if any, is 1."""
+        return gradient * constant
+
+
+class _Signed(nn.Module):
+    def __init__(self, sign: float) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, gradient: Tensor) -> Tensor:
+        return gradient * self.sign
 
 
 class _Gradient(nn.Module):

@@ -7,7 +7,7 @@ here it is met as a function call, or with a border that no convolution gives.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +47,8 @@ def _ignores_padding(node: Any) -> bool:
     return kind(node) == "BoundAveragePool" and any(node.padding) and not node.attr.get("count_include_pad", 0)
 
 
-def _square(node: Any) -> bool:
-    return kind(node) in ("BoundSqr", "BoundPow") or (kind(node) == "BoundMul" and node.inputs[0] is node.inputs[1])
+def _product_with_itself(node: Any) -> bool:
+    return kind(node) == "BoundMul" and node.inputs[0] is node.inputs[1]
 
 
 def _slope(node: Any) -> float:
@@ -71,15 +71,28 @@ def _picks_twice(node: Any) -> bool:
     return False
 
 
-def _falling_power(node: Any) -> bool:
-    """Whether an exponent is negative, or may become so: the bounds are then swapped, or span a pole."""
-    exponent: Any = node.inputs[1] if kind(node) == "BoundPow" else None
-    if not isinstance(exponent, nn.Module):
-        return False
-    exponent = cast(Any, exponent)
+def _exponent(node: Any) -> Tensor | None:
+    """The exponent of a power; None where it is no constant."""
+    exponent: Any = node.inputs[1]
     while kind(exponent) == "BoundCast":
         exponent = exponent.inputs[0]
-    return kind(exponent) != "BoundConstant" or bool((torch.as_tensor(exponent.forward()) < 0).any())
+    return torch.as_tensor(exponent.forward()) if kind(exponent) == "BoundConstant" else None
+
+
+def _falling_power(node: Any) -> bool:
+    """Whether an exponent is negative, or may become so: the bounds are then swapped, or span a pole."""
+    if kind(node) != "BoundPow":
+        return False
+    exponent = _exponent(node)
+    return exponent is None or bool((exponent < 0).any())
+
+
+def _even_power(node: Any) -> bool:
+    """Whether a power is other than an odd one: the lower line, a tangent from a table, crosses the curve."""
+    if kind(node) != "BoundPow":
+        return False
+    exponent = _exponent(node)
+    return exponent is None or bool((exponent % 2 != 1).any())
 
 
 def _repeats(node: Any) -> bool:
@@ -109,7 +122,8 @@ _KNOWN = (
         for old in (False, True)
     ),
     _Wrong("a repeat over an axis longer than 1", False, _LINEAR, _repeats, ()),
-    _Wrong("the square of an activation", False, _LINEAR, _square, ()),
+    _Wrong("a power whose exponent is not odd", False, _LINEAR, _even_power, ()),
+    _Wrong("the product of a value with itself", False, _LINEAR, _product_with_itself, ()),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
@@ -194,3 +195,26 @@ def test_memory_estimates_make_chunks() -> None:
         assert CROWNIBP().bytes_per_sample(sizes, 10, 4) < CROWN().bytes_per_sample(sizes, 10, 4) / 100
         one_graph = CROWN().bytes_per_sample(sizes, 10, 4)
     assert CROWN().bytes_per_sample(sizes, 10, 4) > one_graph  # gradients keep every matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crossing(IBP):
+    """A backend whose bounds of the points of radius 0 cross."""
+
+    by: float
+
+    def _bounds(
+        self, converted: object, model: nn.Module, x: Tensor, ball: rp.Ball, spec: Tensor | None
+    ) -> rp.Interval:
+        found = super()._bounds(converted, model, x, ball, spec)  # type: ignore[arg-type]
+        return found if ball.eps else rp.Interval(found.lower + self.by, found.upper - self.by)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_ends_that_cross_by_rounding_are_exchanged_and_others_are_an_error() -> None:
+    model, x, point = mlp(), points(), rp.Linf(eps=0.0, clip=None)
+    found = Crossing(by=1e-7).bounds(model, x, point).detach()
+    assert (found.lower <= found.upper).all()
+    assert found.contains(model(x), tolerance=1e-6).all()
+    with pytest.raises(rp.ComponentError, match="cross"):
+        Crossing(by=1e-4).bounds(model, x, point)

@@ -276,6 +276,14 @@ def node(name: str, **attributes: object) -> object:
     return made
 
 
+def exponent(value: float) -> object:
+    return node("BoundConstant", forward=lambda: torch.tensor(value))
+
+
+def tile(before: tuple[int, ...], after: tuple[int, ...]) -> object:
+    return node("BoundTile", inputs=[node("BoundRelu", output_shape=before)], output_shape=after)
+
+
 AVERAGE = {"padding": [1, 1], "kernel_size": [3, 3], "stride": [2, 2], "input_shape": (1, 3, 6, 6)}
 
 
@@ -284,8 +292,14 @@ AVERAGE = {"padding": [1, 1], "kernel_size": [3, 3], "stride": [2, 2], "input_sh
     [
         (node("BoundMaxPool"), {"alpha-CROWN"}),  # refused in 0.3 as well
         (node("BoundAveragePool", **AVERAGE), {"IBP", "CROWN-IBP", "CROWN", "alpha-CROWN"}),
-        (node("BoundSqr"), {"CROWN-IBP", "CROWN", "alpha-CROWN"}),
-        (node("BoundPow"), {"CROWN-IBP", "CROWN", "alpha-CROWN"}),
+        (node("BoundPow", inputs=[0, exponent(2.0)]), {"CROWN-IBP", "CROWN", "alpha-CROWN"}),
+        (node("BoundPow", inputs=[0, exponent(1.5)]), {"CROWN-IBP", "CROWN", "alpha-CROWN"}),
+        (node("BoundPow", inputs=[0, exponent(-1.0)]), {"IBP", "CROWN-IBP", "CROWN", "alpha-CROWN"}),
+        (node("BoundPow", inputs=[0, exponent(3.0)]), set()),
+        (node("BoundSqr"), set()),
+        (tile((2, 3), (2, 6)), {"CROWN-IBP", "CROWN", "alpha-CROWN"}),
+        (tile((2, 3), (2, 3, 3)), {"CROWN-IBP", "CROWN", "alpha-CROWN"}),
+        (tile((2, 1), (2, 6)), set()),
         (node("BoundMul", inputs=["x", "x"]), {"CROWN-IBP", "CROWN", "alpha-CROWN"}),
         (node("BoundAveragePool", **{**AVERAGE, "attr": {"count_include_pad": 1}}), set()),
         (node("BoundMul", inputs=["x", "y"]), set()),
