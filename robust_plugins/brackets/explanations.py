@@ -30,6 +30,7 @@ from robust_plugins.explanations import (
 from robust_plugins.explanations.attack import evicts, relative_deviation
 from robust_plugins.explanations.explained import Of, explained_by
 from robust_plugins.harness.call import calling, ordinary
+from robust_plugins.harness.component import chunks
 from robust_plugins.harness.evaluation import fresh_seed
 from robust_plugins.harness.wrappers import Model
 from robust_plugins.registry.information import Kind
@@ -66,17 +67,19 @@ def compare_explanations(
     Raises ArgumentError for an unusable model or ball and an unusable or empty batch, UnknownNameError for an unknown
     component.
     """
+    named = resolved(
+        components, {Kind.EXPLANATION_ATTACK: ExplanationAttack, Kind.EXPLANATION_CERTIFIER: ExplanationCertifier}
+    )
+    size = min((c.batch_size for _, c in named if c.batch_size is not None), default=None)
     with calling(model, x, ball) as call:
-        model = call.model
-        judged, explained = explained_by(model, call.x.detach(), ordinary(y), of)
-        value = explained.gradient(judged, call.x.detach())
+        model, points = call.model, call.x.detach()
+        judged, explained = explained_by(model, points, ordinary(y), of, size=size)
+        parts = [explained[part].gradient(judged, points[part]) for part in chunks(len(x), size)]
+        value = torch.cat([points[:0], *parts])
     if not len(x):
         raise ArgumentError("x", "empty", accepted="one sample or more", hint="Nothing can be compared.")
     if k < 1:
         raise ArgumentError("k", k, accepted="an integer of at least 1", hint="It counts features.")
-    named = resolved(
-        components, {Kind.EXPLANATION_ATTACK: ExplanationAttack, Kind.EXPLANATION_CERTIFIER: ExplanationCertifier}
-    )
     seed = fresh_seed() if seed is None else seed
     task = _Task(model, x, y, ball, of, min(k, x[0].numel()), delta, radius, seed)
     rows: list[ExplanationRow] = []

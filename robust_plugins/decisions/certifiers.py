@@ -19,9 +19,9 @@ from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.arguments import check_spec
 from robust_plugins.intervals import Interval, Network, Relaxation, crown, rounding, trace
 from robust_plugins.intervals.methods.ascent import Ascent
-from robust_plugins.intervals.methods.crown import MEMORY
 from robust_plugins.intervals.methods.fused_ibp import propagate
 from robust_plugins.intervals.methods.optimised_slopes import optimised
+from robust_plugins.intervals.methods.relaxation import MEMORY
 from robust_plugins.intervals.network.graph import Rounding
 from robust_plugins.intervals.products import product
 from robust_plugins.registry.hookspecs import Register, hookimpl
@@ -87,7 +87,7 @@ class CROWN(Certifier):
         spec: Float[Tensor, "batch rows classes"] | None,
     ) -> Interval:
         network = trace(model, x)
-        values = crown(network, ball.box(x), memory=self.memory)
+        values = crown(network, ball.box(x), memory=self.memory, entries="bent")
         if spec is None:
             return values[-1]
         check_spec(spec, x, values[-1].shape[1])
@@ -102,7 +102,7 @@ class CROWN(Certifier):
         spec: Float[Tensor, "batch rows classes"],
     ) -> Float[Tensor, "batch rows"]:
         network = trace(model, x)
-        values = crown(network, ball.box(x), memory=self.memory)
+        values = crown(network, ball.box(x), memory=self.memory, entries="bent")
         check_spec(spec, x, values[-1].shape[1])
         relaxed = Relaxation(network, values, memory=self.memory).lower(len(values) - 1, spec)
         return torch.maximum(relaxed, _last(network, _before_last(network, values), spec).lower)
@@ -221,7 +221,7 @@ class AlphaCROWN(Certifier):
         self, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None, *, upper: bool = True, decide: bool = False
     ) -> Interval:
         network = trace(model, x)
-        values = crown(network, ball.box(x), memory=self.memory)
+        values = crown(network, ball.box(x), memory=self.memory, entries="bent")
         if spec is None:
             known, classes = values[-1], values[-1].shape[1]
             spec = torch.eye(classes, dtype=x.dtype, device=x.device).expand(len(x), classes, classes)

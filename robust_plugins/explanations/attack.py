@@ -105,7 +105,7 @@ class ExplanationAttack(Component, ABC):
         with calling(model, x, ball, seed=seed, freeze=True) as call:
             _check_goal(x, goal, k, target, threshold, radius)
             x = call.x.detach()
-            model, explained = explained_by(call.model, x, ordinary(y), of)
+            model, explained = explained_by(call.model, x, ordinary(y), of, size=self.batch_size)
             goals = None if target is None else ordinary(target.detach()).to(x).expand(x.shape)
             tasks = []
             for part in chunks(len(x), self._chunk_size(model, radius)):

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from robust_plugins.explanations.explained import Explained
 from robust_plugins.harness.component import ERRORS
-from robust_plugins.harness.functional import called, in_precision
+from robust_plugins.harness.functional import called, in_precision, other_precision
 from robust_plugins.intervals import Interval
 
 ULPS = 8
@@ -60,44 +60,49 @@ class Band:
         value = explained.gradient(model, x)
         return cls(value, torch.zeros_like(_largest(value)), value == 0)
 
-    def allowance(self, bounds: Interval) -> Float[Tensor, " batch"]:
-        """How far each sample's `bounds` may be off: by the error, or by as much as they miss the gradient at x."""
-        error = torch.maximum(self.error, self.missed(bounds))
-        return ULPS * torch.finfo(bounds.dtype).eps * self.size(bounds) + ERRORS * error
+    def fit(self, bounds: Interval) -> Fit:
+        """How `bounds` lie about the gradient at x."""
+        low, up, value = bounds.lower.detach(), bounds.upper.detach(), self.value
+        gaps = [(one - two).flatten(1).amax(1) for one, two in ((low, value), (value, up), (low, up))]
+        return Fit(torch.stack([_most_finite(t) for t in (low, up, value)]).amax(0), *gaps)
 
-    def size(self, bounds: Interval) -> Float[Tensor, " batch"]:
-        """The largest finite number among the bounds and the gradient of each sample."""
-        ends = torch.stack([_finite(t).flatten(1).abs().amax(1) for t in (bounds.lower, bounds.upper, self.value)])
-        return ends.amax(0)
-
-    def missed(self, bounds: Interval) -> Float[Tensor, " batch"]:
-        """How far the gradient at x lies outside `bounds`, or these cross; infinite where anything is NaN."""
-        low, up = bounds.lower.detach(), bounds.upper.detach()
-        off = torch.stack([low - self.value, self.value - up, low - up]).flatten(2).amax((0, 2))
-        return torch.where(off.isnan(), torch.inf, off.clamp(min=0))
+    def allowance(self, fit: Fit) -> Float[Tensor, " batch"]:
+        """How far each sample's bounds may be off: by the error, or by as much as they miss the gradient at x."""
+        return ULPS * torch.finfo(fit.size.dtype).eps * fit.size + ERRORS * torch.maximum(self.error, fit.missed)
 
     def around(self, bounds: Interval, allowance: Float[Tensor, " batch"]) -> Interval:
         """`bounds`, together with the gradient at x, widened by `allowance`; what is exactly zero stays so."""
-        wider = torch.where(
-            self.zero & (bounds.lower == 0) & (bounds.upper == 0),
-            0.0,
-            allowance.view(-1, *[1] * (self.value.dim() - 1)),
-        )
+        wider = allowance.view(-1, *[1] * (self.value.dim() - 1))
+        if bool(self.zero.any()):
+            wider = torch.where(self.zero & (bounds.lower == 0) & (bounds.upper == 0), 0.0, wider)
         low, up = torch.minimum(bounds.lower, bounds.upper), torch.maximum(bounds.lower, bounds.upper)
         return Interval(torch.minimum(low, self.value) - wider, torch.maximum(up, self.value) + wider)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """How the bounds on a gradient lie about the gradient at x, for each sample; NaN where something is."""
+
+    size: Float[Tensor, " batch"]
+    """The largest finite number among the bounds and the gradient."""
+    above: Float[Tensor, " batch"]
+    """How far lower bounds lie above the gradient at x, at most."""
+    below: Float[Tensor, " batch"]
+    """How far upper bounds lie below it."""
+    crossing: Float[Tensor, " batch"]
+    """How far lower bounds lie above upper ones."""
+
+    @property
+    def missed(self) -> Float[Tensor, " batch"]:
+        """How far the gradient at x lies outside the bounds, or these cross; infinite where anything is NaN."""
+        off = torch.stack((self.above, self.below, self.crossing)).amax(0)
+        return torch.where(off.isnan(), torch.inf, off.clamp(min=0))
 
 
 def with_room(bounds: Interval, value: Float[Tensor, "batch *features"]) -> Interval:
     """`bounds` on something computed from bounds with room already, together with its `value`, and their rounding."""
     room = ULPS * torch.finfo(value.dtype).eps * torch.maximum(bounds.magnitude, value.abs())
     return Interval(torch.minimum(bounds.lower, value) - room, torch.maximum(bounds.upper, value) + room)
-
-
-def other_precision(dtype: torch.dtype) -> tuple[torch.dtype, float]:
-    """The precision to compare with, and the size of this one's rounding error as a share of the difference."""
-    if dtype != torch.float64:
-        return torch.float64, 1.0
-    return torch.float32, torch.finfo(dtype).eps / torch.finfo(torch.float32).eps
 
 
 def _gradient_in(dtype: torch.dtype, model: nn.Module, x: Tensor, explained: Explained) -> Tensor | None:
@@ -135,8 +140,11 @@ class _Casting(TorchFunctionMode):
         return func(*tree_map_only(Tensor, cast, args), **tree_map_only(Tensor, cast, kwargs or {}))
 
 
-def _finite(t: Tensor) -> Tensor:
-    return t.detach().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+def _most_finite(t: Tensor) -> Tensor:
+    largest = _largest(t)
+    if bool(largest.isfinite().all()):
+        return largest
+    return _largest(t.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
 
 
 def _largest(t: Tensor) -> Tensor:

@@ -58,7 +58,8 @@ class ExplanationCertificate:
     @property
     def robust(self) -> Bool[Tensor, "batch *features"]:
         """Where the width is proved to be at most delta: no two explanations of the ball differ by more there."""
-        return (self.width <= self.delta) & self.width.isfinite()
+        width = self.width
+        return (width <= self.delta) & width.isfinite()
 
     @property
     def deviation(self) -> Float[Tensor, " batch"]:

@@ -147,7 +147,7 @@ class ExplanationCertifier(Component, ABC):
         _check_radius(radius)
         with calling(model, x, ball) as call:
             x = call.x
-            model, explained = explained_by(call.model, x, ordinary(y), of)
+            model, explained = explained_by(call.model, x, ordinary(y), of, size=self.batch_size)
             parts = [
                 compute(model, x[part], ball[part], explained[part])
                 for part in chunks(len(x), self._chunk_size(model, x, explained))
@@ -187,7 +187,7 @@ class ExplanationCertifier(Component, ABC):
         with torch.no_grad(), calling(model, x, ball) as call:
             x = call.x.detach()
             allowed = ordinary(_checked_delta(delta, x))
-            model, explained = explained_by(call.model, x, ordinary(y), of)
+            model, explained = explained_by(call.model, x, ordinary(y), of, size=self.batch_size)
             parts = [
                 self._judge(model, x[part], ball[part], explained[part], radius)
                 for part in chunks(len(x), self._chunk_size(model, x, explained))
@@ -240,19 +240,22 @@ class ExplanationCertifier(Component, ABC):
         """Bounds of one chunk with room for rounding, the gradients at x, that room, and each sample's fault or ""."""
         found = self._bounded(model, x, ball, explained, radius)
         band = (Band.at if self.rounding else Band.exact)(model, x, explained)
-        low, up, value = found.lower.detach(), found.upper.detach(), band.value
-        limit = (self.rounding * band.size(found) + ERRORS * band.error).view(-1, *[1] * (x.dim() - 1))
+        fit, value = band.fit(found), band.value
+        limit = self.rounding * fit.size + ERRORS * band.error
+        nan = fit.crossing.isnan()
+        if bool(nan.any()):  # or both bounds are the same infinity
+            nan = (found.lower.isnan() | found.upper.isnan()).flatten(1).any(1)
         faults = {
-            "the bounds are NaN": low.isnan() | up.isnan(),
-            "the gradient at x is NaN": value.isnan(),
-            "the bounds cross: lower > upper": low > up + limit,
-            "the bounds do not contain the gradient at x": (value < low - limit) | (value > up + limit),
+            "the bounds are NaN": nan,
+            "the gradient at x is NaN": value.flatten(1).amax(1).isnan(),
+            "the bounds cross: lower > upper": fit.crossing > limit,
+            "the bounds do not contain the gradient at x": (fit.above > limit) | (fit.below > limit),
         }
-        causes = [(text, where.flatten(1).any(1).tolist()) for text, where in faults.items()]
+        causes = [(text, where.tolist()) for text, where in faults.items()]
         messages = [next((text for text, at in causes if at[i]), "") for i in range(len(x))]
         if not self.rounding:
             return found, value, band.error, messages
-        allowance = band.allowance(found)
+        allowance = band.allowance(fit)
         return band.around(found, allowance), value, allowance, messages
 
     @final
@@ -268,6 +271,8 @@ class ExplanationCertifier(Component, ABC):
             faults: list[tuple[Verdict, str] | None] = [(Verdict.UNSUPPORTED, str(error))] * len(x)
             return nothing, explained.gradient(model, x), x.new_full((len(x),), torch.inf), faults
         found = found.detach().to(x)
+        if not any(messages):
+            return found, value, allowance, [None] * len(x)
         bad = torch.tensor([bool(m) for m in messages], device=x.device).view(-1, *[1] * (x.dim() - 1))
         found = Interval(torch.where(bad, nothing.lower, found.lower), torch.where(bad, nothing.upper, found.upper))
         return found, value, allowance, [(Verdict.ERROR, m) if m else None for m in messages]

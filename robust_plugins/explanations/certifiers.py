@@ -18,7 +18,7 @@ from robust_plugins.explanations.bounds.widening import widened
 from robust_plugins.explanations.certifier import ExplanationCertifier
 from robust_plugins.explanations.explained import Explained, Of, weight_intervals
 from robust_plugins.intervals import Interval, Network, Relaxation, crown, rounding, trace
-from robust_plugins.intervals.methods.crown import MEMORY
+from robust_plugins.intervals.methods.relaxation import MEMORY
 from robust_plugins.intervals.network.graph import Rounding
 from robust_plugins.intervals.rules.selection import softmax_range
 
@@ -88,7 +88,7 @@ class CROWN(ExplanationCertifier):
         self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, radius: float
     ) -> Interval:
         network = trace(model, x, weights=weight_intervals(model, radius))
-        values = widened(network, crown(network, ball.box(x), memory=self.memory))
+        values = widened(network, crown(network, ball.box(x), memory=self.memory, entries="bent"))
         start = Interval.point(explained.coefficients)
         if explained.of == "loss":
             start = start + probabilities(Relaxation(network, values, memory=self.memory), explained.y)
@@ -131,7 +131,7 @@ class Relaxed(CROWN):
         self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, radius: float
     ) -> Interval:
         network = trace(model, x, weights=weight_intervals(model, radius))
-        values = widened(network, crown(network, ball.box(x), memory=self.memory))
+        values = widened(network, crown(network, ball.box(x), memory=self.memory, entries="bent"))
         if explained.of != "loss":
             return self._of_logits(network, values, explained.coefficients)
         others, coefficients = directions(explained.y, values[-1].shape[1])

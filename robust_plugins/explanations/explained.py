@@ -101,17 +101,22 @@ class Explained:
 
 
 def explained_by(
-    model: nn.Module, x: Float[Tensor, "batch *features"], y: Shaped[Tensor, "batch *one"], of: Of
+    model: nn.Module,
+    x: Float[Tensor, "batch *features"],
+    y: Shaped[Tensor, "batch *one"],
+    of: Of,
+    *,
+    size: int | None = None,
 ) -> tuple[nn.Module, Explained]:
     """The module that gives logits of two or more classes in the place of `model`, and the explanations at `x`.
 
     What is explained is what the model returns. A log-softmax at its end is left out of margins and of the loss alone,
-    which are the same without it.
+    which are the same without it. `size` is the number of samples that the model may see at a time, None for all.
     """
     with torch.no_grad():
-        given, logits = decided(model, x, outputs=True)
+        given, logits = decided(model, x, size=size, outputs=True)
         if of != "logit":
-            before, z = decided(model, x)
+            before, z = decided(model, x, size=size)
             if before is not given and torch.allclose(z.log_softmax(1), logits, rtol=1e-4, atol=1e-6):
                 given, logits = before, z
     return given, Explained.of_logits(logits, y, of)

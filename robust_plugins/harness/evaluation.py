@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.errors import ComponentError
-from robust_plugins.harness.functional import called, in_precision
+from robust_plugins.harness.functional import called, in_precision, other_precision
 from robust_plugins.harness.guard import Found
 
 
@@ -83,21 +83,24 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def evaluation_error(
     model: nn.Module, x: Float[Tensor, "batch *features"], logits: Float[Tensor, "batch classes"]
 ) -> Float[Tensor, " batch"]:
-    """How far each sample's `logits`, the model's on `x`, are from those of the same model run in float64.
+    """How far each sample's `logits`, the model's on `x`, are from those of real arithmetic.
 
     The rounding error of the model's own evaluation, measured: where large terms cancel, it is far above the dtype's
-    precision times the logits. Zero for float64 models, and for those that cannot be run in another dtype.
+    precision times the logits. For float32 and narrower the distance from the same model in float64; for float64 that
+    from the same model in float32, times the ratio of both precisions, which is its size and not itself. Zero for
+    models that cannot be run in another dtype.
     """
-    if x.dtype == torch.float64:
-        return torch.zeros_like(logits[:, 0])
+    dtype, ratio = other_precision(x.dtype)
     try:
         with torch.no_grad():
-            exact = called(model, in_precision(model, torch.float64), x.double())
+            other = called(model, in_precision(model, dtype), x.to(dtype))
     except (
         Exception
     ):  # constants of a fixed dtype, TorchScript, a device without float64: whatever the model is made of
         return torch.zeros_like(logits[:, 0])
-    off: Tensor = (exact - logits).abs().amax(1)
+    off: Tensor = (other.double() - logits.double()).abs().amax(1)
+    if dtype == torch.float32:  # whose narrower range may overflow, which tells nothing
+        off = ratio * off.nan_to_num(nan=0.0, posinf=0.0)
     return off.to(x.dtype)
 
 

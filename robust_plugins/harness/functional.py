@@ -37,3 +37,10 @@ def in_precision(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """The parameters and buffers of `model` by name, those of floating point in `dtype`, for `called`."""
     tensors = (*model.named_parameters(), *model.named_buffers())
     return {name: t.detach().to(dtype) if t.is_floating_point() else t for name, t in tensors}
+
+
+def other_precision(dtype: torch.dtype) -> tuple[torch.dtype, float]:
+    """The precision to compare with, and the size of this one's rounding error as a share of the difference."""
+    if dtype != torch.float64:
+        return torch.float64, 1.0
+    return torch.float32, torch.finfo(dtype).eps / torch.finfo(torch.float32).eps

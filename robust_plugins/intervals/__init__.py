@@ -7,7 +7,8 @@ linear relaxation. Each type of layer has its rules; `robust_plugins.intervals.r
 
 # The rules, and the meanings of calls, register themselves on import.
 from robust_plugins.intervals.interval import Interval
-from robust_plugins.intervals.methods.crown import Relaxation, crown
+from robust_plugins.intervals.methods.crown import crown
+from robust_plugins.intervals.methods.relaxation import Relaxation
 from robust_plugins.intervals.network import structural_calls  # noqa: F401
 from robust_plugins.intervals.network.graph import Gradients, Network, Node
 from robust_plugins.intervals.network.tracing import trace

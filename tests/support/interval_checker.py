@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from robust_plugins.intervals import Interval, crown, trace
-from robust_plugins.intervals.methods.crown import Relaxation
+from robust_plugins.intervals.methods.relaxation import Relaxation
 
 TOLERANCE = 1e-9
 

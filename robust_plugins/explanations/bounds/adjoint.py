@@ -16,7 +16,7 @@ from robust_plugins.intervals import Interval, Network, Node
 from robust_plugins.intervals.layers import Add, Input, Multiply
 from robust_plugins.intervals.network.graph import unsupported
 from robust_plugins.intervals.rules.elementwise import activation_of
-from robust_plugins.intervals.rules.registry import LinearBound, Rules, rules_for
+from robust_plugins.intervals.rules.registry import LinearBound, Rules, WindowRules, rules_for
 
 
 class Adjoint(Network):
@@ -155,6 +155,7 @@ def turned(rules: Rules, layer: nn.Module, slot: int, inputs: Sequence[Interval]
         parameters=rules.parameters,
         affine=rules.affine,
         additive=rules.additive,
+        windows=None if rules.windows is None else WindowRules(rules.windows.through, rules.windows.back),
     )
 
 
@@ -168,4 +169,4 @@ def _transpose(linear: Callable[[Tensor], Tensor], like: Interval, a: Tensor) ->
 
 
 def _line(slope: Tensor, offset: Tensor) -> LinearBound:
-    return LinearBound(lambda coefficients: coefficients * slope.unsqueeze(1), offset)
+    return LinearBound.elementwise(slope, offset)

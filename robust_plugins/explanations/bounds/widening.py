@@ -13,8 +13,9 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.explanations.band import ULPS, other_precision
+from robust_plugins.explanations.band import ULPS
 from robust_plugins.harness.component import ERRORS
+from robust_plugins.harness.functional import other_precision
 from robust_plugins.intervals import Interval, Network, rounding
 
 _exactly: ContextVar[bool] = ContextVar("exactly", default=False)

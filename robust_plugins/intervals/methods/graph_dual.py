@@ -15,8 +15,8 @@ from torch import Tensor
 
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.methods.ascent import Dual, Gradient
-from robust_plugins.intervals.methods.crown import Relaxation
 from robust_plugins.intervals.methods.piecewise import PiecewiseLinear, piecewise_linear
+from robust_plugins.intervals.methods.relaxation import Relaxation
 from robust_plugins.intervals.network.graph import Network
 
 

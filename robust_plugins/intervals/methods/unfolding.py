@@ -22,8 +22,8 @@ from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.methods.ascent import Ascent
 from robust_plugins.intervals.methods.compact import Compact
-from robust_plugins.intervals.methods.crown import Relaxation
 from robust_plugins.intervals.methods.piecewise import piecewise_linear
+from robust_plugins.intervals.methods.relaxation import Relaxation
 from robust_plugins.intervals.network.graph import Network
 from robust_plugins.intervals.rules.elementwise import Activation, activation_of
 

@@ -14,6 +14,7 @@ from robust_plugins.intervals.rules import (
     softmax,
     structure,
     transposed,
+    windowed,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "softmax",
     "structure",
     "transposed",
+    "windowed",
 ]

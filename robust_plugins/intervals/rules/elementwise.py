@@ -227,7 +227,7 @@ def activation_of(layer: nn.Module) -> Activation | None:
 
 
 def _line(slope: Tensor, intercept: Tensor) -> LinearBound:
-    return LinearBound(lambda coefficients: coefficients * slope.unsqueeze(1), intercept)
+    return LinearBound.elementwise(slope, intercept)
 
 
 def _inside(z: Interval, point: float) -> Tensor:

@@ -29,13 +29,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals.interval import Interval
+from robust_plugins.intervals.windows import WindowRule
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -51,6 +52,13 @@ class LinearBound:
 
     transpose: Callable[[Tensor], Tensor | tuple[Tensor, ...]]
     offset: Tensor
+    slope: Tensor | None = None
+    """The diagonal of J, of the output's shape, where J is diagonal; without it coefficients keep no windows."""
+
+    @classmethod
+    def elementwise(cls, slope: Tensor, offset: Tensor) -> LinearBound:
+        """The function `z -> slope z + offset` of each entry."""
+        return cls(lambda coefficients: coefficients * slope.unsqueeze(1), offset, slope)
 
     @classmethod
     def of_entries(cls, slopes: tuple[Tensor, ...], offset: Tensor, shapes: tuple[tuple[int, ...], ...]) -> LinearBound:
@@ -64,6 +72,15 @@ class LinearBound:
             return tuple(p.sum_to_size(*p.shape[:2], *s[1:]) for p, s in zip(products, shapes, strict=True))
 
         return cls(transpose, offset)
+
+
+class WindowRules(NamedTuple):
+    """How a layer passes on coefficients that are windows of an image; see `robust_plugins.intervals.windows`."""
+
+    back: WindowRule
+    """From the layer's output to its input."""
+    through: WindowRule
+    """The same for the layer's transpose: from the input to the output."""
 
 
 @dataclass
@@ -80,6 +97,8 @@ class Rules:
     owner: str = ""
     additive: bool = False
     """Whether an affine layer adds its parameters to its input, instead of multiplying the two."""
+    windows: WindowRules | None = None
+    """Of an affine layer from images to images."""
     methods: dict[str, Any] = field(init=False)
     """The methods that a call runs, as they were when the rules were made."""
     functions: dict[str, Any] = field(init=False)
@@ -186,6 +205,12 @@ def weights_rule(*layers: type[nn.Module]) -> Callable[[Function], Function]:
 def relaxation_rule(*layers: type[nn.Module]) -> Callable[[Function], Function]:
     """Registers the linear relaxation of `layers`."""
     return _decorator("relaxation", layers)
+
+
+def window_rules(*layers: type[nn.Module], back: WindowRule, through: WindowRule) -> None:
+    """Registers how `layers` pass on windows of coefficients."""
+    for layer in layers:
+        BUILTIN.entry(layer).windows = WindowRules(back, through)
 
 
 class RegisterRules:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from robust_plugins.errors import RobustPluginsError
 from robust_plugins.intervals import Interval, Relaxation, trace
 from robust_plugins.intervals.layers import Input
-from robust_plugins.intervals.methods import crown as relaxation_module
+from robust_plugins.intervals.methods import relaxation as relaxation_module
 from robust_plugins.intervals.rules.registry import BUILTIN, LinearBound, rules_for
 
 # torch itself warns of this padding, once per process.

@@ -1,0 +1,471 @@
+"""`Relaxation`: bounds on any node's output as linear functions of the input.
+
+Zhang et al. 2018, "Efficient neural network robustness certification with general activation functions", theorem 3.2,
+for graphs: coefficients are sent backward, layer by layer. Through an affine layer they go by its backward rule, as
+gradients do; through a nonlinear one by its relaxation, the lower line where a coefficient is positive and the upper
+one where it is negative (mirrored for the upper bound). The coefficients of a convolution's outputs stay windows of
+their images until these cover the image or a layer has no rule for windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from robust_plugins.intervals.interval import Interval
+from robust_plugins.intervals.methods.places import Places
+from robust_plugins.intervals.methods.window_steps import WindowStep, WindowSteps
+from robust_plugins.intervals.network.graph import Network
+from robust_plugins.intervals.rules.registry import LinearBound
+from robust_plugins.intervals.windows import Windows
+
+Support = Callable[[Tensor], Tensor]
+Coefficients = tuple[Tensor | None, Tensor | None]
+"""Coefficients of a lower and an upper bound, (batch or 1, rows, *shape); None where one is not wanted."""
+
+MEMORY = 2**30
+"""Bytes that the coefficients of one chunk of rows may take."""
+
+CHUNK = 2**26
+"""Bytes that they take where more are allowed: what the caches of a processor hold is quicker."""
+
+ALIVE = 28
+"""How many tensors of the size of the largest coefficients are alive at a layer.
+
+Both bounds, before and after it, their absolute values and products, and the columns and copies of convolutions.
+"""
+
+
+class Substituted(NamedTuple):
+    """A combination of a node's output after the node was replaced by bounds on it."""
+
+    lower: Tensor | None
+    """The part of the lower bound that no input carries: a number for each row, (batch, rows)."""
+    upper: Tensor | None
+    inputs: list[Coefficients]
+    """The coefficients of the node's inputs; empty where the node is bounded by its values alone."""
+
+
+class Relaxation:
+    """Linear relaxations of a network over a box of inputs, as far as its nodes' bounds are known.
+
+    `values` are sound intervals of the nodes' outputs, in their order, `values[0]` the box itself; more may be
+    appended while bounds are being computed. Bounds hold in real arithmetic, in evaluation mode, over the box and over
+    the intervals of weights that the network is bound to. `memory` is the number of bytes that coefficients take at a
+    time, as long as one row of one sample fits and no gradients are recorded.
+
+    `support` describes an input set smaller than the box: given coefficients a, (batch, rows, *features), it returns
+    a lower bound of `a x` over the set for every row, shape (batch, rows).
+    """
+
+    def __init__(
+        self, network: Network, values: Sequence[Interval], *, memory: int = MEMORY, support: Support | None = None
+    ) -> None:
+        self.network, self.values, self.memory, self.support = network, values, memory, support
+        self.steps = WindowSteps(network, values, self._offset, self._lines)
+        self._offsets: dict[int, Interval] = {}
+        self._bounds: dict[int, tuple[LinearBound, LinearBound] | None] = {}
+        self._part: tuple[slice, Relaxation] = (slice(0, 0), self)
+
+    def bounds(self, node: int, spec: Float[Tensor, "batch rows *shape"] | None = None) -> Interval:
+        """The interval of `node`'s output, or of `spec` times it, (batch, rows), from the relaxations before it.
+
+        `spec` holds for each sample and row one coefficient per entry of the node's output.
+        """
+        if spec is not None:
+            return Interval(*self._of_rows(node, spec, upper=True))
+        shape = self._shape(node)
+        size = len(self.values[0]) * prod(shape)
+        found = self._of_entries(node, torch.arange(size, device=self.values[0].device))
+        return Interval(*(end.view(-1, *shape) for end in found))
+
+    def lower(self, node: int, spec: Float[Tensor, "batch rows *shape"]) -> Float[Tensor, "batch rows"]:
+        """The lower end of `bounds(node, spec)`, for half of its cost."""
+        return self._of_rows(node, spec, upper=False)[0]
+
+    def sharpened(self, node: int, needed: Bool[Tensor, "batch *shape"] | None = None) -> Interval:
+        """The known interval of `node`'s output, intersected with `bounds(node)`; where `needed` is False as it is."""
+        value = self.values[node]
+        if needed is None or bool(needed.all()):
+            return value.agreeing(self.bounds(node))
+        entries = needed.flatten().nonzero().squeeze(1)
+        if not len(entries):
+            return value
+        present = Interval(value.lower.flatten()[entries], value.upper.flatten()[entries])
+        found = present.agreeing(Interval(*self._of_entries(node, entries)))
+        ends = ((value.lower, found.lower), (value.upper, found.upper))
+        return Interval(*(old.flatten().index_put((entries,), new).view(old.shape) for old, new in ends))
+
+    def _of_rows(self, node: int, spec: Tensor, *, upper: bool) -> list[Tensor]:
+        """The bounds of given rows, in chunks of samples and of rows."""
+        blocks = []
+        for samples, part, count in self._blocks(node):
+            rows = spec[samples] if len(spec) > 1 else spec
+            found = [part._sent_back(node, r, r if upper else None) for r in rows.split(count, 1)]
+            sides = [[end for end in ends if end is not None] for ends in zip(*found, strict=True)]
+            blocks.append([torch.cat(ends, 1) for ends in sides if ends])
+        return [torch.cat(ends) for ends in zip(*blocks, strict=True)]
+
+    def _of_entries(self, node: int, entries: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of entries of the node's output, rising indices into all samples'."""
+        shape = self._shape(node)
+        if node < len(self.values) and self.steps.starts(node, shape):
+            return self._of_windows(node, entries)
+        size, found = prod(shape), []
+        for samples, part, count in self._blocks(node):
+            inside = entries[(entries >= samples.start * size) & (entries < samples.stop * size)]
+            if len(inside):
+                found.append(part._of_dense(node, inside - samples.start * size, count))
+        low, up = zip(*found, strict=True)
+        return torch.cat(low), torch.cat(up)
+
+    def _of_dense(self, node: int, entries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The bounds of entries by as many rows for each sample, `count` at a time."""
+        shape = self._shape(node)
+        size = prod(shape)
+        places = Places(entries // size, len(self.values[0]))
+        found = []
+        for chosen in places.table(entries % size).split(count, 1):
+            # Until rows meet what differs from sample to sample, one copy of each serves all samples.
+            union, pick = chosen.unique(return_inverse=True)
+            eye = self.values[0].lower.new_zeros((len(union), size))
+            eye[torch.arange(len(union), device=eye.device), union] = 1
+            start = eye.view(1, len(union), *shape)
+            each = torch.arange(pick.shape[1], device=pick.device)
+            same = len(union) == len(each) and torch.equal(pick, each.expand_as(pick))
+            found.append(self._sent_back(node, start, start, pick=None if same else pick))
+        low, up = (torch.cat([end for end in ends if end is not None], 1) for ends in zip(*found, strict=True))
+        return places.flat(low), places.flat(up)
+
+    def _of_windows(self, node: int, entries: Tensor) -> tuple[Tensor, Tensor]:
+        """The bounds of entries by windows; what a chunk took tells how many rows the next one may have."""
+        shape, x = self._shape(node), self.values[0].lower
+        room = self._room() // (ALIVE * x.element_size())
+        count, begin, found = max(1, room // self._largest(node)), 0, []
+        while begin < len(entries):
+            rows = _fitting(entries[begin : begin + count], prod(shape), count)
+            low, up, largest = self._windows_sent_back(node, Windows.unit(shape, rows, x))
+            found.append((low, up))
+            begin += len(rows)
+            count = max(1, room * len(rows) // largest)
+        lows, ups = zip(*found, strict=True)
+        return torch.cat(lows), torch.cat(ups)
+
+    def _windows_sent_back(self, node: int, start: Windows) -> tuple[Tensor, Tensor, int]:
+        """The bounds of the rows of `start`, and how many numbers the largest of their coefficients were."""
+        every = slice(0, len(self.values[0]))
+        samples = slice(int(start.sample[0]), int(start.sample[-1]) + 1) if self.support is None else every
+        places = Places(start.sample - samples.start, samples.stop - samples.start)
+        whole = _Pass(self._of_samples(samples))
+        waiting = {node: start}
+        low = up = start.values.new_zeros(start.rows)
+        largest = 1
+        for index in range(node, -1, -1):
+            w = waiting.pop(index, None)
+            if w is not None:
+                largest = max(largest, w.rows * w.values[0].numel())
+                step = None if index in whole.waiting else self._window_step(index, w)
+                if step is None:
+                    lower, upper = w.whole(self.values[index].shape[2:])
+                    table = places.table(lower)
+                    whole.add(index, (table, table if upper is lower else places.table(upper)))
+                    largest = max(largest, places.samples * places.width * self._largest(index))
+                else:
+                    low, up = low + step.lower, up + step.upper
+                    for source, below in zip(self.network.nodes[index].inputs, step.inputs, strict=bool(step.inputs)):
+                        waiting[source] = waiting[source].plus(below) if source in waiting else below
+            whole.step(index)
+        shape = (places.samples, places.width)
+        return low + places.flat(whole.low.expand(shape)), up + places.flat(whole.up.expand(shape)), largest
+
+    def _window_step(self, index: int, w: Windows) -> WindowStep | None:
+        if index:
+            return self.steps.step(index, w)
+        return WindowStep(*self.steps.over_inputs(w), []) if self.support is None else None
+
+    def _sent_back(
+        self, node: int, lower: Tensor, upper: Tensor | None, *, pick: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sends coefficients back to the input, and takes the extreme values over its box.
+
+        Those of the upper bounds may be left out, and are the same tensor for as long as they are the lower bounds'.
+        `pick` are the rows that each sample wants, (batch, wanted), of coefficients that are the same for all.
+        """
+        run = _Pass(self, pick)
+        run.add(node, (lower, upper))
+        for index in range(node, -1, -1):
+            run.step(index)
+        shape = (len(self.values[0]), lower.shape[1] if pick is None else pick.shape[1])
+        return run.low.expand(shape), None if upper is None else run.up.expand(shape)
+
+    def substituted(
+        self,
+        node: int,
+        lower: Float[Tensor, "..."] | None,
+        upper: Float[Tensor, "..."] | None,
+    ) -> Substituted:
+        """A linear combination of `node`'s output, bounded by one of the outputs of the nodes that it takes.
+
+        `lower` are its coefficients in a lower bound, (batch or 1, rows, *output), `upper` those in an upper bound;
+        None where that is not wanted. One tensor for both costs one pass through an affine layer.
+        """
+        if self.network.rules[node].affine and self.network.rules[node].backward is not None:
+            offset = self._offset(node)
+            numbers = (
+                None if lower is None else _least(lower, offset),
+                None if upper is None else _most(upper, offset),
+            )
+            return Substituted(*numbers, self._through_affine(node, lower, upper))
+        lines = self._lines(node)
+        if lines is None:
+            value = self.values[node]
+            return Substituted(
+                None if lower is None else _least(lower, value), None if upper is None else _most(upper, value), []
+            )
+        under, over = lines
+        low = up = None
+        below: list[Tensor | None] = [None] * len(self.network.nodes[node].inputs)
+        above = list(below)
+        if lower is not None:
+            positive, negative = _parts(lower)
+            low = _dot(positive, under.offset) + _dot(negative, over.offset)
+            below = _each(under.transpose(positive), over.transpose(negative))
+        if upper is not None:
+            positive, negative = _parts(upper)
+            up = _dot(positive, over.offset) + _dot(negative, under.offset)
+            above = _each(over.transpose(positive), under.transpose(negative))
+        return Substituted(low, up, list(zip(below, above, strict=True)))
+
+    def over_inputs(
+        self, lower: Float[Tensor, "..."] | None, upper: Float[Tensor, "..."] | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The least value over all inputs of a combination with coefficients `lower`, and the largest with `upper`."""
+        least = None if lower is None else self._input_least(lower)
+        return least, None if upper is None else -self._input_least(-upper)
+
+    def _input_least(self, a: Tensor) -> Tensor:
+        least = _least(a, self.values[0])
+        return least if self.support is None else torch.maximum(least, self.support(a))
+
+    def _through_affine(self, index: int, a: Tensor | None, b: Tensor | None) -> list[Coefficients]:
+        """The layer's backward rule, applied to point gradients, one for each row."""
+        network = self.network
+        given = [t for t in ((a,) if a is b else (a, b)) if t is not None]
+        both = given[0] if len(given) == 1 else torch.cat(given, 1)
+        rule = network.rules[index].backward
+        assert rule is not None
+        inputs = [self.values[j] for j in network.nodes[index].inputs]
+        flat = Interval.point(both.flatten(0, 1))
+        below = rule(network.layers[index], *inputs, flat, **self.steps.centers(index))
+        found: list[Coefficients] = []
+        for part in below if isinstance(below, tuple) else (below,):
+            t = part.lower.view(len(both), both.shape[1], *part.shape[1:])
+            if len(given) == 1:
+                found.append((None if a is None else t, None if b is None else t))
+            else:
+                found.append((t[:, : given[0].shape[1]], t[:, given[0].shape[1] :]))
+        return found
+
+    def _offset(self, index: int) -> Interval:
+        """The output of an affine layer for input zero, and what its weights' intervals add: (1 or batch, *shape)."""
+        if index not in self._offsets:
+            network = self.network
+            rule, layer = network.rules[index].forward, network.layers[index]
+            assert rule is not None
+            inputs = [self.values[j] for j in network.nodes[index].inputs]
+            zeros = [Interval.point(torch.zeros_like(i.lower[:1])) for i in inputs]
+            offset = rule(layer, *zeros, **self.steps.centers(index))
+            parameters = network.parameters[index]
+            if network.rules[index].additive:
+                offset = rule(layer, *zeros, **parameters)
+            elif any(p is not None and not p.is_point for p in parameters.values()):
+                deviations = {k: None if p is None else deviation(p) for k, p in parameters.items()}
+                offset = offset + rule(layer, *inputs, **deviations)
+            self._offsets[index] = offset
+        return self._offsets[index]
+
+    def _lines(self, index: int) -> tuple[LinearBound, LinearBound] | None:
+        if index not in self._bounds:
+            rule = self.network.rules[index].relaxation
+            inputs = [self.values[j] for j in self.network.nodes[index].inputs]
+            parameters = self.network.parameters[index]
+            self._bounds[index] = None if rule is None else rule(self.network.layers[index], *inputs, **parameters)
+        return self._bounds[index]
+
+    def _shape(self, node: int) -> tuple[int, ...]:
+        """The shape of a sample of the node's output."""
+        if node < len(self.values):
+            return tuple(self.values[node].shape[1:])
+        with torch.no_grad():
+            return tuple(self.network.step(node, [v[:1] for v in self.values]).shape[1:])
+
+    def _of_samples(self, samples: slice) -> Relaxation:
+        """The relaxation of some of the samples; the last one is kept."""
+        if samples.stop - samples.start == len(self.values[0]):
+            return self
+        if self._part[0] != samples:
+            self._part = samples, _OfSamples(self, samples)
+        return self._part[1]
+
+    def _room(self) -> int:
+        return min(self.memory, CHUNK)
+
+    def _largest(self, node: int) -> int:
+        """How many numbers the coefficients of one row of a sample are at most, on the way back from a node."""
+        return max(prod(v.shape[1:]) for v in (self.values[i] for i in range(min(node + 1, len(self.values)))))
+
+    def _blocks(self, node: int) -> Iterator[tuple[slice, Relaxation, int]]:
+        """Samples, their relaxation, and how many rows of each can be handled at a time."""
+        batch = len(self.values[0])
+        room = self._room() // (ALIVE * self.values[0].lower.element_size() * self._largest(node))
+        step = batch if self.support is not None else min(batch, max(1, room))
+        for begin in range(0, batch, step):
+            samples = slice(begin, min(begin + step, batch))
+            yield samples, self._of_samples(samples), max(1, room // (samples.stop - samples.start))
+
+
+def _fitting(entries: Tensor, size: int, count: int) -> Tensor:
+    """The first entries for which a table with as many rows for every sample has at most `count` of them."""
+    while len(entries) > 1:
+        sample = entries // size
+        table = (int(sample[-1]) - int(sample[0]) + 1) * int((sample - sample[0]).bincount().max())
+        if table <= count:
+            break
+        entries = entries[: max(1, min(len(entries) - 1, len(entries) * count // table))]
+    return entries
+
+
+class _OfSamples(Relaxation):
+    """A part of the samples, whose lines and offsets are those of all."""
+
+    def __init__(self, every: Relaxation, samples: slice) -> None:
+        super().__init__(every.network, _Sliced(every.values, samples), memory=every.memory)
+        self.every, self.samples = every, samples
+
+    def _lines(self, index: int) -> tuple[LinearBound, LinearBound] | None:
+        lines = self.every._lines(index)
+        if lines is None or any(line.slope is None for line in lines):
+            return super()._lines(index)
+        under, over = (
+            LinearBound.elementwise(line.slope[self.samples], line.offset[self.samples])
+            for line in lines
+            if line.slope is not None
+        )
+        return under, over
+
+    def _offset(self, index: int) -> Interval:
+        offset = self.every._offset(index)
+        return offset[self.samples] if len(offset) > 1 else offset
+
+
+class _Sliced(Sequence[Interval]):
+    """The same intervals for some of the samples, as far as there are any."""
+
+    def __init__(self, every: Sequence[Interval], samples: slice) -> None:
+        self.every, self.samples = every, samples
+
+    def __len__(self) -> int:
+        return len(self.every)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.every[index][self.samples]
+
+
+class _Pass:
+    """Coefficients of whole outputs on their way back: those that wait at each node, and what was added up."""
+
+    def __init__(self, relaxation: Relaxation, pick: Tensor | None = None) -> None:
+        self.relaxation, self.pick = relaxation, pick
+        self.waiting: dict[int, Coefficients] = {}
+        self.low = self.up = relaxation.values[0].lower.new_zeros(())
+
+    def add(self, index: int, pair: Coefficients) -> None:
+        """Coefficients that come to a node, besides those that are there."""
+        self.waiting[index] = _sum(pair, self.waiting[index]) if index in self.waiting else pair
+
+    def step(self, index: int) -> None:
+        """Replaces a node by what it is computed from; the input by its extreme values."""
+        if index not in self.waiting:
+            return
+        network = self.relaxation.network
+        if self.pick is not None and (index == 0 or not network.rules[index].affine):
+            self._choose(self.pick)
+        pair = self.waiting.pop(index)
+        if index == 0:
+            least, most = self.relaxation.over_inputs(*pair)
+            self._number(least, most)
+            return
+        step = self.relaxation.substituted(index, *pair)
+        self._number(step.lower, step.upper)
+        for source, below in zip(network.nodes[index].inputs, step.inputs, strict=bool(step.inputs)):
+            self.add(source, below)
+
+    def _number(self, low: Tensor | None, up: Tensor | None) -> None:
+        self.low = self.low if low is None else self.low + low
+        self.up = self.up if up is None else self.up + up
+
+    def _choose(self, pick: Tensor) -> None:
+        """The rows that each sample wants, from here on."""
+        chosen: dict[int, Tensor] = {}
+
+        def rows(t: Tensor) -> Tensor:
+            if id(t) not in chosen:
+                chosen[id(t)] = t[0].index_select(0, pick.flatten()).view(*pick.shape, *t.shape[2:])
+            return chosen[id(t)]
+
+        self.waiting = {
+            index: (None if a is None else rows(a), None if b is None else rows(b))
+            for index, (a, b) in self.waiting.items()
+        }
+        self.low, self.up = (
+            t if t.dim() == 0 else t.expand(len(pick), t.shape[1]).gather(1, pick) for t in (self.low, self.up)
+        )
+        self.pick = None
+
+
+def deviation(p: Interval) -> Interval:
+    """The interval less its center: what it adds to the center's part."""
+    return Interval.point(torch.zeros_like(p.lower)) if p.is_point else p - p.center
+
+
+def _sum(one: Coefficients, two: Coefficients) -> Coefficients:
+    """The coefficients of two ways to one node together."""
+    (a, b), (c, d) = one, two
+    low = None if a is None or c is None else a + c
+    if b is None or d is None:
+        return low, None
+    return low, low if a is b and c is d else b + d
+
+
+def _each(one: Tensor | tuple[Tensor, ...], two: Tensor | tuple[Tensor, ...]) -> list[Tensor | None]:
+    """The sum of two ways through a layer, for each of its inputs."""
+    several, more = (t if isinstance(t, tuple) else (t,) for t in (one, two))
+    return [a + b for a, b in zip(several, more, strict=True)]
+
+
+def _parts(a: Tensor) -> tuple[Tensor, Tensor]:
+    return a.clamp(min=0), a.clamp(max=0)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """`sum_i a_ri b_i` for each row: (batch, rows)."""
+    return torch.matmul(a.reshape(*a.shape[:2], -1), b.reshape(len(b), -1, 1)).squeeze(2)
+
+
+def _least(a: Tensor, box: Interval) -> Tensor:
+    """The least value of each row of `a` times the box."""
+    if box.is_point:
+        return _dot(a, box.lower)
+    return _dot(a, box.center) - _dot(a.abs(), box.radius)
+
+
+def _most(a: Tensor, box: Interval) -> Tensor:
+    """The largest value of each row of `a` times the box."""
+    if box.is_point:
+        return _dot(a, box.lower)
+    return _dot(a, box.center) + _dot(a.abs(), box.radius)

@@ -1,0 +1,178 @@
+"""`WindowSteps`: windows of coefficients sent back over one node, as `Relaxation` does it with whole images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robust_plugins.intervals.interval import Interval
+from robust_plugins.intervals.layers import Add, Scale, Shift
+from robust_plugins.intervals.network.graph import Network
+from robust_plugins.intervals.rules.registry import LinearBound
+from robust_plugins.intervals.rules.structure import IDENTITIES
+from robust_plugins.intervals.windows import Picture, Windows, dot
+
+ENTRYWISE = {*IDENTITIES, nn.BatchNorm2d, Add, Scale, Shift}
+"""Affine layers that multiply each entry by a number, where their inputs have the output's shape."""
+
+Lines = tuple[LinearBound, LinearBound] | None
+
+
+class WindowStep(NamedTuple):
+    """What `Substituted` is for whole images: numbers for each row, and the windows of the node's inputs."""
+
+    lower: Tensor
+    upper: Tensor
+    inputs: list[Windows]
+
+
+@dataclass(frozen=True, eq=False)
+class _Affine:
+    factors: list[Picture | None]
+    """Of an entrywise layer, for each input; None: one everywhere."""
+    center: Picture | None
+    """Of the layer's offset; None where there is none."""
+    radius: Picture | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Bent:
+    middle: Picture
+    """The mean of both slopes: a coefficient a becomes `a middle + |a| half`, mirrored for the upper bound."""
+    half: Picture | None
+    under: Picture | None
+    """Half of the lower line's offset; None where it is zero."""
+    over: Picture | None
+
+
+class WindowSteps:
+    """Substitutes a network's nodes in combinations whose coefficients are windows; pictures are made once a node."""
+
+    def __init__(
+        self,
+        network: Network,
+        values: Sequence[Interval],
+        offset: Callable[[int], Interval],
+        lines: Callable[[int], Lines],
+    ) -> None:
+        self.network, self.values, self.offset, self.lines = network, values, offset, lines
+        self._pictures: dict[int, _Affine | _Bent | None] = {}
+
+    def starts(self, node: int, shape: Sequence[int]) -> bool:
+        """Whether the entries of a node are worth windows: its output is an image, and its own layer knows them."""
+        if len(shape) != 3 or prod(shape[1:]) == 1:
+            return False
+        return node > 0 and self._picture(node, shape) is not None
+
+    def step(self, index: int, w: Windows) -> WindowStep | None:
+        """The same combination by the node's inputs; None where whole images have to be used."""
+        shape = tuple(self.values[index].shape[1:])
+        if w.kind is None and prod(w.size) >= prod(shape[1:]):
+            return None
+        found = self._picture(index, shape)
+        if isinstance(found, _Bent):
+            return _bent(found, w)
+        if found is None:
+            return None
+        if found.factors:
+            inputs = [w if factor is None else w.times(factor) for factor in found.factors]
+        else:
+            rule = self.network.rules[index].windows
+            assert rule is not None  # else there is no picture
+            below = rule.back(self.network.layers[index], w, shape[1:], **self.centers(index))
+            if below is None:
+                return None
+            inputs = [below]
+        zero = self.values[0].lower.new_zeros(w.rows)
+        low, up = (zero, zero) if found.center is None else w.dots(found.center)
+        if found.radius is not None:
+            down, more = replace(w, values=w.values.abs()).dots(found.radius)
+            low, up = low - down, up + more
+        return WindowStep(low, up, inputs)
+
+    def over_inputs(self, w: Windows) -> tuple[Tensor, Tensor]:
+        """The least value over all inputs with the coefficients of lower bounds, and the largest with the others."""
+        box = self.values[0]
+        low, up = w.dots(Picture(box.center))
+        if box.is_point:
+            return low, up
+        down, more = replace(w, values=w.values.abs()).dots(Picture(box.radius))
+        return low - down, up + more
+
+    def centers(self, index: int) -> dict[str, Interval | None]:
+        """The parameters of a node, or the middles of their intervals."""
+        parameters = self.network.parameters[index]
+        return {k: p if p is None or p.is_point else Interval.point(p.center) for k, p in parameters.items()}
+
+    def _picture(self, index: int, shape: Sequence[int]) -> _Affine | _Bent | None:
+        if index not in self._pictures:
+            self._pictures[index] = self._made(index, shape)
+        return self._pictures[index]
+
+    def _made(self, index: int, shape: Sequence[int]) -> _Affine | _Bent | None:
+        rules, inputs = self.network.rules[index], self.network.nodes[index].inputs
+        shapes = [tuple(self.values[j].shape[1:]) for j in inputs]
+        if rules.affine and rules.backward is not None:
+            if rules.layer in ENTRYWISE and all(s == tuple(shape) for s in shapes):
+                factors = self._factors(index, shape)
+            elif rules.windows is not None and len(shapes) == 1 and len(shapes[0]) == 3:
+                factors = []
+            else:
+                return None
+            offset = self.offset(index)
+            center = offset.lower if offset.is_point else offset.center
+            radius = None if offset.is_point else Picture(offset.radius)
+            return _Affine(factors, Picture(center) if bool(center.any()) else None, radius)
+        lines = None if rules.affine else self.lines(index)
+        if lines is None:
+            return None
+        low, up = lines[0].slope, lines[1].slope
+        if low is None or up is None:
+            return None
+        half = (low - up) / 2
+        return _Bent(
+            Picture((low + up) / 2),
+            Picture(half) if bool(half.any()) else None,
+            *(Picture(line.offset / 2) if bool(line.offset.any()) else None for line in lines),
+        )
+
+    def _factors(self, index: int, shape: Sequence[int]) -> list[Picture | None]:
+        """The diagonals of an entrywise layer: what its gradient rule makes of ones."""
+        rule = self.network.rules[index].backward
+        assert rule is not None
+        ones = Interval.point(self.values[0].lower.new_ones((1, *shape)))
+        inputs = [self.values[j] for j in self.network.nodes[index].inputs]
+        below = rule(self.network.layers[index], *inputs, ones, **self.centers(index))
+        diagonals = [part.lower for part in (below if isinstance(below, tuple) else (below,))]
+        return [None if bool((d == 1).all()) else Picture(d) for d in diagonals]
+
+
+def _bent(found: _Bent, w: Windows) -> WindowStep:
+    """`a middle + |a| half` for lower bounds and `a middle - |a| half` for upper ones; offsets by the sign of a."""
+    low, up = w.sides
+    size_low = low.abs()
+    size_up = size_low if up is low else up.abs()
+    numbers = [low.new_zeros(w.rows)] * 2
+    for line, sign in ((found.under, 1), (found.over, -1)):
+        if line is not None:
+            shown = line.seen(w)
+            ends = ((low, size_low, sign), (up, size_up, -sign))
+            numbers = [n + dot(a, shown) + s * dot(size, shown) for n, (a, size, s) in zip(numbers, ends, strict=True)]
+    middle = found.middle.seen(w)
+    if found.half is None:
+        values = low * middle if up is low else torch.cat((low * middle, up * middle))
+        split = up is not low
+    else:
+        half, split = found.half.seen(w), True
+        one, other = size_low * half, (size_low if up is low else size_up) * half
+        if up is low:
+            straight = low * middle
+            values = torch.cat((straight + one, straight - other))
+        else:
+            values = torch.cat((one.addcmul_(low, middle), other.neg_().addcmul_(up, middle)))
+    return WindowStep(numbers[0], numbers[1], [replace(w.own, values=values, split=split, inside=True)])
