@@ -56,17 +56,16 @@ def hidden(depth: int = 3, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
-@pytest.mark.parametrize("memory", [AMPLE, SCARCE])
 @pytest.mark.parametrize("index", range(len(EXAMPLES)))
-def test_every_layer_behind_a_relu(index: int, memory: int) -> None:
+def test_every_layer_behind_a_relu(index: int) -> None:
     _, layer, shape = EXAMPLES[index]
     model = layer if isinstance(layer, Constants) else nn.Sequential(nn.ReLU(), layer)
     case = make_case(model, shape, eps=0.9, gamma=0.0, seed=index)
-    _, found = bounds(case, steps=3, memory=memory)
-    assert holds(found, seen(case, samples=16, ascents=8))
+    _, found = bounds(case, steps=3)
+    assert holds(found, seen(case, samples=10, ascents=5))
 
 
-@settings(max_examples=12)
+@settings(max_examples=5)
 @given(
     image=st.booleans(),
     choices=st.lists(st.integers(0, 599), min_size=1, max_size=5),
@@ -78,8 +77,8 @@ def test_random_networks(image: bool, choices: list[int], eps: float, memory: in
     model = Drawn(image, choices)
     model(torch.zeros(1, *model.shape))
     case = make_case(model, model.shape, eps=eps, gamma=0.0, seed=seed)
-    _, found = bounds(case, memory=memory)
-    assert holds(found, seen(case, samples=12, ascents=8))
+    _, found = bounds(case, steps=3, memory=memory)
+    assert holds(found, seen(case, samples=10, ascents=6))
 
 
 @pytest.mark.slow
