@@ -31,12 +31,12 @@ STABLE = 300
 """Up to so many active neurons of a layer stay in the state: substituted, they would fill the blocks after them."""
 
 MAGNIFIED = 2.0**20
-"""By how much columns are enlarged before a layer's constant part is added and taken away again: its rounding error
-then counts a millionth."""
+"""By how much columns are enlarged on their way: layers add their constant parts, which are taken away again, and the
+rounding error of that then counts a millionth."""
 
 
 class Columns(NamedTuple):
-    """A node's output as an affine function of the state: `sum_i coefficients_i s_(start + i) + offset`."""
+    """A node's output as an affine function of the state: `sum_i coefficients_i s_(start + i) / scale + offset`."""
 
     start: int
     coefficients: Tensor
@@ -44,14 +44,19 @@ class Columns(NamedTuple):
     offset: Tensor
     """(1, *shape)"""
 
-    @property
-    def flat(self) -> Tensor:
-        """The coefficients, (entries, outputs)."""
-        return self.coefficients.reshape(len(self.coefficients), self.offset.numel())
+    scale: float
+    """A power of two, by which the coefficients are too large."""
 
-    def rows(self, compact: Compact, spec: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The coefficients of the whole state, (state, entries), and the constants; of `spec` times it, where given."""
-        flat, offset = self.flat, self.offset.flatten()
+    def flat(self, at: Tensor | None = None) -> Tensor:
+        """The coefficients themselves, (entries, outputs), or those of some of the outputs."""
+        found = self.coefficients.reshape(len(self.coefficients), self.offset.numel())
+        return (found if at is None else found[:, at]) / self.scale
+
+    def rows(self, compact: Compact, *, at: Tensor | None = None, spec: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Coefficients of the whole state, (state, rows), and constants: of some outputs, or of `spec` times all."""
+        flat, offset = self.flat(at), self.offset.flatten()
+        if at is not None:
+            offset = offset[at]
         if spec is not None:
             flat, offset = flat @ spec.t(), spec @ offset
         after = compact.size - self.start - len(flat)
@@ -89,8 +94,9 @@ class Unfolding:
         self.compact = Compact(len(moving), radius)
         self._check(len(moving), box.lower)
         start = radius.new_zeros((len(moving), len(radius)))
-        start[torch.arange(len(moving), device=moving.device), moving] = radius[moving]
-        self.columns: dict[int, Columns] = {0: Columns(0, start.view(-1, *box.shape[1:]), box.center)}
+        self.scale = MAGNIFIED if torch.finfo(radius.dtype).max > MAGNIFIED**2 else 1.0
+        start[torch.arange(len(moving), device=moving.device), moving] = radius[moving] * self.scale
+        self.columns: dict[int, Columns] = {0: Columns(0, start.view(-1, *box.shape[1:]), box.center, self.scale)}
         last = {j: index for index, node in enumerate(self.network.nodes) for j in node.inputs}
         for index in range(1, len(self.network.nodes)):
             self._step(index)
@@ -102,7 +108,7 @@ class Unfolding:
         self, node: int, spec: Float[Tensor, "rows outputs"], threshold: Float[Tensor, " rows"] | None = None
     ) -> Float[Tensor, " rows"]:
         """The best lower bounds found of `spec` times a node's output; those above `threshold` are left at that."""
-        rows, const = self.columns[node].rows(self.compact, spec)
+        rows, const = self.columns[node].rows(self.compact, spec=spec)
         return self._maximised(rows, const, threshold)
 
     def _maximised(self, rows: Tensor, const: Tensor, threshold: Tensor | None) -> Tensor:
@@ -140,8 +146,7 @@ class Unfolding:
         entries = worth.nonzero().flatten()
         if not len(entries):
             return
-        rows, const = self.columns[index].rows(self.compact)
-        rows, const = rows[:, entries], const[entries]
+        rows, const = self.columns[index].rows(self.compact, at=entries)
         threshold = None
         if None not in functions and len(kinks) == 1:  # beyond its only kink a neuron needs no better bound
             (kink,) = kinks
@@ -161,11 +166,11 @@ class Unfolding:
         offset: Tensor = rule(layer, *[Interval.point(c.offset) for c in before], **parameters).lower
         self._check(stop - start, offset)
         if stop == start:
-            return Columns(start, offset.new_zeros((0, *offset.shape[1:])), offset)
+            return Columns(start, offset.new_zeros((0, *offset.shape[1:])), offset, self.scale)
         zero = rule(layer, *[Interval.point(torch.zeros_like(c.offset)) for c in before], **parameters).lower
-        inputs = [Interval.point(_padded(c, start, stop) * MAGNIFIED) for c in before]
+        inputs = [Interval.point(_padded(c, start, stop)) for c in before]
         moved: Tensor = rule(layer, *inputs, **parameters).lower
-        return Columns(start, (moved - zero if bool(zero.any()) else moved) / MAGNIFIED, offset)
+        return Columns(start, moved - zero if bool(zero.any()) else moved, offset, self.scale)
 
     def _elementwise(self, index: int, activation: Activation) -> Columns:
         """Entries of a piecewise linear layer that pass at most one kink are linear or a ReLU; lines bound the rest."""
@@ -202,7 +207,7 @@ class Unfolding:
         start, stop = min(c.start for c in before), max(c.start + len(c.coefficients) for c in before)
         size, widest = prod(shape[1:]), max(c.offset.numel() for c in before)
         self._check(stop - start, self.values[index].lower)
-        flat = [_padded(c, start, stop).reshape(stop - start, c.offset.numel()) for c in before]
+        flat = [c._replace(coefficients=_padded(c, start, stop)).flat() for c in before]
         lower: list[tuple[Tensor, Tensor]] = []
         gaps: list[tuple[Tensor, Tensor]] = []
         at_once = max(1, self.memory // (8 * widest * flat[0].element_size()))
@@ -226,10 +231,10 @@ class Unfolding:
         below, least = torch.cat([c for c, _ in lower], 1), torch.cat([o for _, o in lower])
         gap, width = torch.cat([c for c, _ in gaps], 1), torch.cat([o for _, o in gaps])
         units = (gap != 0).any(0) | (width > 0)
-        z = Columns(start, gap.view(-1, *shape[1:]), width.view(shape))
+        z = Columns(start, gap.view(-1, *shape[1:]), width.view(shape), 1.0)
         one = torch.ones_like(width)
         opened = self._gaps(z, units, one, torch.zeros_like(width))
-        return self._joined(start, below.view(-1, *shape[1:]), least.view(shape), [opened])
+        return self._joined(start, below.view(-1, *shape[1:]) * self.scale, least.view(shape), [opened])
 
     def _relus(self, z: Columns, units: Tensor, low: Tensor, up: Tensor, kink: float, change: float) -> _Opened:
         """Opens `relu(z - kink)` for these entries, whose inputs lie between `low` and `up`; active ones are linear."""
@@ -256,7 +261,7 @@ class Unfolding:
     ) -> _Opened:
         first = self.compact.size
         if len(entries):
-            matrix = (z.flat[:, entries] * scale).t()
+            matrix = (z.flat(entries) * scale).t()
             self.compact.add(z.start, matrix, z.offset.flatten()[entries] * scale + shift, **lines)
         return _Opened(first, entries, weight)
 
@@ -269,8 +274,8 @@ class Unfolding:
         after = offset.new_zeros((stop - start - len(moved), offset.numel()))
         for units in opened:
             place = units.first - start - len(moved) + torch.arange(len(units.entries), device=offset.device)
-            after[place, units.entries] = units.weight
-        return Columns(start, torch.cat([moved, after.view(-1, *offset.shape[1:])]), offset)
+            after[place, units.entries] = units.weight * self.scale
+        return Columns(start, torch.cat([moved, after.view(-1, *offset.shape[1:])]), offset, self.scale)
 
     def _keeps(self, live: Tensor) -> bool:
         """Whether active neurons stay in the state as units, which are exact."""
