@@ -9,7 +9,7 @@ linear relaxation. Each type of layer has its rules; `robust_plugins.intervals.r
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.methods.crown import crown
 from robust_plugins.intervals.methods.relaxation import Relaxation
-from robust_plugins.intervals.network import structural_calls  # noqa: F401
+from robust_plugins.intervals.network import elementwise_calls, structural_calls  # noqa: F401
 from robust_plugins.intervals.network.graph import Gradients, Network, Node
 from robust_plugins.intervals.network.tracing import trace
 from robust_plugins.intervals.rules import activations  # noqa: F401

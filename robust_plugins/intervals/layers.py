@@ -196,3 +196,37 @@ class WeightedMean(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return x @ y
+
+
+class Pointwise(nn.Module):
+    """A function of `torch` by its name, such as `exp`, applied to each entry."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        result: Tensor = getattr(torch, self.name)(x)
+        return result
+
+
+class Power(nn.Module):
+    """`x ** exponent`, with a fixed number."""
+
+    def __init__(self, exponent: float) -> None:
+        super().__init__()
+        self.exponent = exponent
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return x**self.exponent
+
+
+class Extreme(nn.Module):
+    """The larger of two inputs, entry by entry, or with `least` the smaller."""
+
+    def __init__(self, *, least: bool = False) -> None:
+        super().__init__()
+        self.least = least
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return torch.minimum(x, y) if self.least else torch.maximum(x, y)

@@ -12,10 +12,13 @@ from robust_plugins.intervals.layers import (  # fmt: skip
     Clamp,
     Constant,
     Contraction,
+    Extreme,
     Index,
     Moved,
     Multiply,
     Permute,
+    Pointwise,
+    Power,
     Product,
     Reduce,
     Reshape,
@@ -66,7 +69,33 @@ class Two(nn.Module):
             return (2 * x).softmax(-1) @ b
         if self.kind == "multiply":
             return a * b
+        if self.kind in ("maximum", "minimum"):
+            return getattr(torch, self.kind)(a, b)
         return a + b if self.kind == "add" else a - b
+
+
+class Positive(nn.Module):
+    """A function of values above zero."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.first = name, nn.Softplus()
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.first(x) + 0.2
+        return a ** float(self.name) if self.name[0] in "-012" else getattr(torch, self.name)(a)
+
+
+class Steep(nn.Module):
+    """A layer of a multiple of its input, which so reaches beyond the layer's kinks."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layer(4 * x)
+        return result
 
 
 EXAMPLES: list[tuple[type[nn.Module], nn.Module, tuple[int, ...]]] = [
@@ -118,6 +147,38 @@ EXAMPLES: list[tuple[type[nn.Module], nn.Module, tuple[int, ...]]] = [
     (Clamp, Clamp(0.1, None), (5,)),
     (Clamp, Clamp(None, 0.1), (5,)),
     (Step, Step(0.2), (5,)),
+    (nn.SELU, nn.SELU(), (5,)),
+    (nn.CELU, nn.CELU(0.6), (5,)),
+    (nn.CELU, nn.CELU(-1.3), (5,)),
+    (nn.Mish, nn.Mish(), (5,)),
+    (nn.Hardswish, nn.Hardswish(), (7,)),
+    (nn.Hardsigmoid, Steep(nn.Hardsigmoid()), (5,)),
+    (nn.Softsign, nn.Softsign(), (5,)),
+    (nn.Tanhshrink, nn.Tanhshrink(), (5,)),
+    (nn.LogSigmoid, nn.LogSigmoid(), (5,)),
+    (nn.Softshrink, nn.Softshrink(0.4), (5,)),
+    (nn.Hardshrink, nn.Hardshrink(0.4), (5,)),
+    (nn.Threshold, nn.Threshold(0.2, -0.5), (5,)),
+    (nn.Threshold, nn.Threshold(-0.2, 0.7), (5,)),
+    (nn.RReLU, nn.RReLU(), (5,)),
+    (nn.PReLU, nn.PReLU(), (5,)),
+    (nn.PReLU, nn.PReLU(3), (3, 2)),
+    (Pointwise, Pointwise("abs"), (5,)),
+    (Pointwise, Pointwise("exp"), (5,)),
+    (Pointwise, Pointwise("sin"), (5,)),
+    (Pointwise, Pointwise("cos"), (5,)),
+    (Pointwise, Pointwise("erf"), (5,)),
+    (Pointwise, Pointwise("atan"), (5,)),
+    (Pointwise, Pointwise("floor"), (5,)),
+    (Pointwise, Positive("log"), (4,)),
+    (Pointwise, Positive("sqrt"), (4,)),
+    (Pointwise, Positive("rsqrt"), (4,)),
+    (Pointwise, Positive("reciprocal"), (4,)),
+    (Power, Power(2.0), (5,)),
+    (Power, Power(3.0), (5,)),
+    (Power, Positive("-2"), (4,)),
+    (Power, Positive("1.5"), (4,)),
+    (Power, Positive("0.5"), (4,)),
     (nn.Softmax, nn.Softmax(-1), (4,)),
     (nn.Softmax, nn.Softmax(1), (3, 2)),
     (nn.LogSoftmax, nn.LogSoftmax(-1), (4,)),
@@ -178,6 +239,8 @@ EXAMPLES: list[tuple[type[nn.Module], nn.Module, tuple[int, ...]]] = [
     (Product, Two("product"), (2, 3)),
     (Product, Two("outer product"), (2,)),
     (WeightedMean, Two("weighted mean"), (3, 3)),
+    (Extreme, Two("maximum"), (3,)),
+    (Extreme, Two("minimum"), (3,)),
     (Cat, Two("cat"), (3,)),
     (Choose, Two("choose"), (4,)),
     (Moved, Moved(torch.roll, 1, 1), (4,)),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_plugins.intervals import Interval, Network, Node
-from robust_plugins.intervals.layers import Add, Input, Multiply
+from robust_plugins.intervals.layers import Add, Input
 from robust_plugins.intervals.network.graph import unsupported
 from robust_plugins.intervals.rules.elementwise import activation_of
 from robust_plugins.intervals.rules.registry import LinearBound, Rules, WindowRules, rules_for
@@ -75,14 +75,10 @@ class _Builder:
         """Adds what layer `index` makes of the gradient `above`, for one of its inputs."""
         layer, rules = network.layers[index], network.rules[index]
         inputs = [values[j] for j in network.nodes[index].inputs]
-        slopes: Interval | None = None
-        if (activation := activation_of(layer)) is not None:
-            slopes = activation.slopes(inputs[0])
-        elif isinstance(layer, Multiply) and inputs[0].shape[1:] == inputs[1].shape[1:]:
-            slopes = inputs[1 - slot]
-        if slopes is not None:
+        if rules.slopes is not None and all(i.shape[1:] == inputs[0].shape[1:] for i in inputs):
+            slopes = rules.slopes(layer, *inputs, **network.parameters[index])[slot]
             found = self._append(network.nodes[index].name, layer, (above,), gate(slopes), {})
-            if activation is not None:
+            if activation_of(layer) is not None:
                 self.gates[found], self.slopes[found] = index, slopes
             return found
         if rules.backward is None:

@@ -15,7 +15,6 @@ from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals.layers import (
     Add,
     Clamp,
-    Multiply,
     Permute,
     Reduce,
     Reshape,
@@ -317,21 +316,6 @@ def _plus(emit: Emit, x: Any, y: Any, sign: int, like: Tensor) -> int:
     if isinstance(x, Indexed):
         return emit(Shift(sign), x, value=y)
     return emit(Shift(), y if sign == 1 else emit(Scale(), y, value=-1.0), value=x)
-
-
-@_means(operator.mul, operator.imul, torch.mul, "mul", "mul_")
-def _mul(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
-    if isinstance(input, Indexed) and isinstance(other, Indexed):
-        return emit(Multiply(), input, other)
-    x, value = (input, other) if isinstance(input, Indexed) else (other, input)
-    return emit(Scale(), x, value=value)
-
-
-@_means(operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_")
-def _div(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
-    if not isinstance(input, Indexed) or isinstance(other, Indexed):
-        raise _ArgumentsError("divide by a constant")
-    return emit(Scale(divide=True), input, value=other)
 
 
 @_means(operator.neg, torch.neg, "neg")

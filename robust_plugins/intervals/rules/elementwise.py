@@ -13,7 +13,14 @@ from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.rules.envelopes import Line, Pieces, mixed_lines
-from robust_plugins.intervals.rules.registry import LinearBound, backward_rule, forward_rule, relaxation_rule, rules_for
+from robust_plugins.intervals.rules.registry import (
+    LinearBound,
+    backward_rule,
+    forward_rule,
+    relaxation_rule,
+    rules_for,
+    slopes_rule,
+)
 
 _RECORDS: dict[type[nn.Module], Callable[[Any], Activation]] = {}
 
@@ -44,9 +51,12 @@ class Activation:
     image: Callable[[Interval], Interval] | None = None
     """The range itself, for a function whose extreme values are not those at ends and turning points."""
     slope_image: Callable[[Interval], Interval] | None = None
-    """The range of the slope itself, where it is not extreme at ends and turns."""
+    """The range of what automatic differentiation returns, where that is not extreme at ends and turns or not f's
+    slope; a point for points."""
     pieces: Callable[[Interval], Pieces] | None = None
     """The turns of a function with endlessly many."""
+    flat: Callable[[Interval], Tensor] | None = None
+    """Where constants are taken in place of lines."""
     defined: Callable[[Interval], Tensor] | None = None
     """Where f is defined on all of an interval; a model in which it may not be is refused."""
     name: str = ""
@@ -71,9 +81,15 @@ class Activation:
     def slopes(self, z: Interval) -> Interval:
         """The smallest interval of the slope. Raises UnsupportedModelError where f may not be defined."""
         self._check(z)
-        if self.slope_image is not None and not z.is_point:
-            return self._rounded(self.slope_image(z), z)
-        return self._rounded(self._extremes(self.slope, z, self.turns, rising=self.convex), z)
+        if self.slope_image is not None:
+            found = self.slope_image(z)
+        else:
+            found = self._extremes(self.slope, z, self.turns, rising=self.convex)
+        if self.defined is not None and not bool(found.magnitude.isfinite().all()):
+            raise UnsupportedModelError(
+                f"{self.name}, and its slope has no bounds at the border: keep it away from there"
+            )
+        return self._rounded(found, z)
 
     def lines(self, z: Interval) -> tuple[Line, Line]:
         """A line below f and a line above it on `z`, each as slope and intercept.
@@ -145,10 +161,12 @@ class Activation:
         return (low[0], low[1] - gap), (up[0], up[1] + gap)
 
     def _bounded(self, z: Interval, low: Line, up: Line) -> tuple[Line, Line]:
-        """Constants in place of lines that overflow."""
+        """Constants in place of lines that overflow, and of those that are of no use."""
         if not self.ulps:  # what does not round does not grow faster than z either
             return low, up
         fine = (low[0] + low[1] + up[0] + up[1]).isfinite()
+        if self.flat is not None:
+            fine = fine & ~self.flat(z)
         if z.device.type == "cpu" and bool(fine.all()):
             return low, up
         y = self.range(z)
@@ -166,7 +184,7 @@ class Activation:
 
         def moved(line: Line, side: int) -> Line:
             slope, intercept = line
-            of_f = self.ulps * (1 + size + y) * (1 + z.width)
+            of_f = self.ulps * (1 + size + y + slope.abs()) * (1 + z.width)
             scale = of_f + 8 * (slope.abs() * size + intercept.abs() + y)
             return slope, rounding.widened(intercept, intercept, scale=scale)[side]
 
@@ -209,10 +227,14 @@ def elementwise(*layers: type[nn.Module]) -> Callable[[Callable[[Any], Activatio
         def backward(layer: nn.Module, x: Interval, grad: Interval) -> Interval:
             return grad * activation(layer).slopes(x)
 
+        @slopes_rule(*layers)
+        def slopes(layer: nn.Module, x: Interval) -> tuple[Interval]:
+            return (activation(layer).slopes(x),)
+
         @relaxation_rule(*layers)
         def relaxation(layer: nn.Module, x: Interval) -> tuple[LinearBound, LinearBound]:
             (a, b), (c, d) = activation(layer).lines(x)
-            return _line(a, b), _line(c, d)
+            return line(a, b), line(c, d)
 
         return activation
 
@@ -226,7 +248,8 @@ def activation_of(layer: nn.Module) -> Activation | None:
     return None if record is None else record(layer)
 
 
-def _line(slope: Tensor, intercept: Tensor) -> LinearBound:
+def line(slope: Tensor, intercept: Tensor) -> LinearBound:
+    """The function `slope z + intercept` of each entry."""
     return LinearBound.elementwise(slope, intercept)
 
 

@@ -7,9 +7,15 @@ from torch import Tensor
 
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
-from robust_plugins.intervals.layers import Multiply
+from robust_plugins.intervals.layers import Extreme, Multiply
 from robust_plugins.intervals.products import reduced
-from robust_plugins.intervals.rules.registry import LinearBound, backward_rule, forward_rule, relaxation_rule
+from robust_plugins.intervals.rules.registry import (
+    LinearBound,
+    backward_rule,
+    forward_rule,
+    relaxation_rule,
+    slopes_rule,
+)
 
 
 @forward_rule(Multiply)
@@ -18,10 +24,35 @@ def multiply(layer: Multiply, x: Interval, y: Interval) -> Interval:
     return x * y
 
 
-@backward_rule(Multiply)
-def multiply_vjp(layer: Multiply, x: Interval, y: Interval, grad: Interval) -> tuple[Interval, Interval]:
-    """`g y` and `g x`."""
-    return reduced(grad * y, tuple(x.shape)), reduced(grad * x, tuple(y.shape))
+@forward_rule(Extreme)
+def extreme(layer: Extreme, x: Interval, y: Interval) -> Interval:
+    """The extreme of lower and of upper ends."""
+    low = layer.forward(x.lower, y.lower)
+    return Interval(low, low if x.is_point and y.is_point else layer.forward(x.upper, y.upper))
+
+
+@slopes_rule(Multiply)
+def multiply_slopes(layer: Multiply, x: Interval, y: Interval) -> tuple[Interval, Interval]:
+    """By x it is y, by y it is x."""
+    return y, x
+
+
+@slopes_rule(Extreme)
+def extreme_slopes(layer: Extreme, x: Interval, y: Interval) -> tuple[Interval, Interval]:
+    """1 for the one that surely wins, 0 for the one that surely loses; equal ones share."""
+    a, b = (-x, -y) if layer.least else (x, y)
+    if a.is_point and b.is_point:
+        share = Interval.point((a.lower > b.lower).to(a.lower) + 0.5 * (a.lower == b.lower).to(a.lower))
+    else:
+        share = Interval((a.lower > b.upper).to(a.lower), (a.upper >= b.lower).to(a.lower))
+    return share, -share + 1.0
+
+
+@backward_rule(Multiply, Extreme)
+def pairs_vjp(layer: Multiply | Extreme, x: Interval, y: Interval, grad: Interval) -> tuple[Interval, Interval]:
+    """The gradient times the slope by either input, summed where that was broadcast."""
+    of_x, of_y = multiply_slopes(layer, x, y) if isinstance(layer, Multiply) else extreme_slopes(layer, x, y)
+    return reduced(grad * of_x, tuple(x.shape)), reduced(grad * of_y, tuple(y.shape))
 
 
 @relaxation_rule(Multiply)
@@ -45,6 +76,28 @@ def multiply_relaxation(layer: Multiply, x: Interval, y: Interval) -> tuple[Line
     (low_slopes, low), (up_slopes, up) = mixed((a, c), (b, d)), mixed((a, d), (b, c))
     low, up = rounding.widened(low, up, ulps=8, scale=x.magnitude * y.magnitude)
     return LinearBound.of_entries(low_slopes, low, shapes), LinearBound.of_entries(up_slopes, up, shapes)
+
+
+@relaxation_rule(Extreme)
+def extreme_relaxation(layer: Extreme, x: Interval, y: Interval) -> tuple[LinearBound, LinearBound]:
+    """`max(x, y) = y + relu(x - y)` and `min(x, y) = x - relu(x - y)`, with lines for the ReLU."""
+    a, b, c, d = torch.broadcast_tensors(x.lower, x.upper, y.lower, y.upper)
+    low, up = rounding.widened(a - d, b - c)
+    shapes = tuple(x.shape), tuple(y.shape)
+    both = (low < 0) & (up > 0)
+    chord = torch.where(both, up / torch.where(both, up - low, 1), (low >= 0).to(low))
+    # Whatever its slope, the line through the end that lies further out is above the ReLU.
+    above = torch.maximum(low.clamp(min=0) - chord * low, up.clamp(min=0) - chord * up)
+    above = rounding.widened(above, above, ulps=8, scale=torch.maximum(low.abs(), up.abs()))[1]
+    below = torch.where(both, (up >= -low).to(low), (low >= 0).to(low))
+    zero = torch.zeros_like(low)
+    _, slack = rounding.widened(zero, zero, ulps=4, scale=x.magnitude + y.magnitude)
+    if layer.least:
+        lines = ((1 - chord, chord), -above - slack), ((1 - below, below), slack)
+    else:
+        lines = ((below, 1 - below), -slack), ((chord, 1 - chord), above + slack)
+    (slopes, offset), (more, over) = lines
+    return LinearBound.of_entries(slopes, offset, shapes), LinearBound.of_entries(more, over, shapes)
 
 
 def _least_size(low: Tensor, up: Tensor) -> Tensor:

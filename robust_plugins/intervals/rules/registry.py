@@ -16,6 +16,9 @@ A rule is a function registered for a layer type:
   per sample (shape (batch, *parameter)), or with `summed` of their sum over the batch.
 - Relaxation: as forward. It returns two linear functions of the inputs, a lower and an upper bound of the output.
 
+- Slopes: as forward, for a layer that acts on each entry, or on the entries of several inputs one by one. It returns a
+  tuple with the interval of each output entry's derivative by the entry of each input.
+
 An `affine` layer is affine in its inputs and linear in its parameters taken together, and its backward rule does not
 look at the inputs' values: linear relaxation then passes through it exactly. A layer that is neither affine nor has
 a relaxation is relaxed by the constant interval of its output.
@@ -99,6 +102,7 @@ class Rules:
     """Whether an affine layer adds its parameters to its input, instead of multiplying the two."""
     windows: WindowRules | None = None
     """Of an affine layer from images to images."""
+    slopes: Callable[..., tuple[Interval, ...]] | None = None
     methods: dict[str, Any] = field(init=False)
     """The methods that a call runs, as they were when the rules were made."""
     functions: dict[str, Any] = field(init=False)
@@ -211,6 +215,11 @@ def window_rules(*layers: type[nn.Module], back: WindowRule, through: WindowRule
     """Registers how `layers` pass on windows of coefficients."""
     for layer in layers:
         BUILTIN.entry(layer).windows = WindowRules(back, through)
+
+
+def slopes_rule(*layers: type[nn.Module]) -> Callable[[Function], Function]:
+    """Registers the rule for the slopes of `layers`."""
+    return _decorator("slopes", layers)
 
 
 class RegisterRules:

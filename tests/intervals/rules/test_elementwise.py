@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robust_plugins.intervals import Interval
 from robust_plugins.intervals.rules.elementwise import Activation, activation_of
 
-LAYERS = [layer for _, layer, _ in EXAMPLES if activation_of(layer) is not None]
+LAYERS = [layer.eval() for _, layer, _ in EXAMPLES if activation_of(layer) is not None]
 layers = pytest.mark.parametrize("layer", LAYERS, ids=str)
 
 
