@@ -160,7 +160,10 @@ def _transpose(linear: Callable[[Tensor], Tensor], like: Interval, a: Tensor) ->
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         zeros = a.new_zeros((len(a), *like.shape[1:])).requires_grad_()
-        (found,) = torch.autograd.grad(linear(zeros), zeros, a, create_graph=differentiable)
+        result = linear(zeros)
+        if not result.requires_grad:  # of a constant
+            return zeros.detach()
+        (found,) = torch.autograd.grad(result, zeros, a, create_graph=differentiable)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,8 +54,8 @@ class Symbol(fx.Proxy):
     """A value while it is traced. A shape knows how many entries it has."""
 
     def __len__(self) -> int:
-        count = parts_of(self.node, self.tracer.root, self.tracer.probe)  # type: ignore[attr-defined]
-        return super().__len__() if count is None else count
+        count = self.tracer.parts_of(self.node)  # type: ignore[attr-defined]
+        return super().__len__() if count is None else int(count)
 
 
 class Tracer(fx.Tracer):
@@ -118,13 +119,30 @@ class Tracer(fx.Tracer):
         return super().create_arg(python[a] if isinstance(a, type) and a in python else a)
 
     def to_bool(self, obj: fx.Proxy) -> bool:  # noqa: D102 (torch.fx calls it)
-        return bool(value_of(obj.node, self.root, self.probe))
+        with self._evaluating():
+            return bool(value_of(obj.node, self.root, self.probe))
+
+    def parts_of(self, node: fx.Node) -> int | None:
+        """The number of tensors that a call returns, or of a shape's entries; None where it returns one tensor."""
+        graph, end = _graph_of(node)
+        with self._evaluating():
+            result = Values(self.root, graph).of(self.probe[: PROBES[0]])[end]
+        return len(result) if isinstance(result, tuple | list) else None
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Inside, modules compute with their tensors and not with symbols."""
+        before, self.thread = self.thread, -1
+        try:
+            yield
+        finally:
+            self.thread = before
 
     def proxy(self, node: fx.Node) -> fx.Proxy:  # noqa: D102 (torch.fx calls it)
         return Symbol(node, self)
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:  # noqa: D102 (torch.fx calls it)
-        parts = parts_of(obj.node, self.root, self.probe)
+        parts = self.parts_of(obj.node)
         return super().iter(obj) if parts is None else iter([obj[index] for index in range(parts)])  # type: ignore[index]
 
     def _between_hooks(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -252,13 +270,6 @@ def value_of(node: fx.Node, root: nn.Module, probe: Tensor) -> Any:
     if end in sized:
         raise BatchSizeError
     return values[end]
-
-
-def parts_of(node: fx.Node, root: nn.Module, probe: Tensor) -> int | None:
-    """The number of tensors that a call returns, or of a shape's entries; None where it returns one tensor."""
-    graph, end = _graph_of(node)
-    result = Values(root, graph).of(probe[: PROBES[0]])[end]
-    return len(result) if isinstance(result, tuple | list) else None
 
 
 def _graph_of(node: fx.Node) -> tuple[fx.Graph, fx.Node]:

@@ -134,7 +134,8 @@ def normalised(draft: Draft, random: Random) -> bool | None:
 def odd_normalisation(draft: Draft, random: Random) -> bool | None:
     rank, shape, c = len(draft.shape), draft.shape, draft.shape[0]
     codes = [f"nn.LayerNorm({list(shape)})", f"nn.LayerNorm({shape[-1]}, elementwise_affine=False)",
-             f"nn.GroupNorm(1, {c})", f"nn.GroupNorm({c}, {c})", f"nn.LayerNorm({shape[-1]}, eps=0.1)"]  # fmt: skip
+             f"nn.GroupNorm(1, {c})", f"nn.GroupNorm({c}, {c})", f"nn.LayerNorm({shape[-1]}, eps=0.1)",
+             f"nn.RMSNorm({shape[-1]})", f"nn.RMSNorm({list(shape)}, eps=0.1)"]  # fmt: skip
     if rank > 1:
         codes.append(f"nn.InstanceNorm{rank - 1}d({c}, affine={random.random() < 0.5})")
     if random.random() < 0.2:
@@ -179,6 +180,24 @@ def padded(draft: Draft, random: Random) -> bool | None:
     f"F.interpolate(h, scale_factor=2, mode='{('linear', 'bilinear')[d - 1]}')",
                "F.interpolate(h, scale_factor=2)"]  # fmt: skip
     return called(draft, random.choice(options[:1] * 3 + options))
+
+
+@step(2, weight=0.6, rare=True)
+def transformer(draft: Draft, random: Random) -> bool | None:
+    """Attention in torch's own layers."""
+    n, d = draft.shape
+    if d % 2 or draft.size > 40:
+        return False
+    heads, options = random.choice((1, 2)), f"dropout={random.choice((0.0, 0.1))}, batch_first=True"
+    if random.random() < 0.5:
+        f = draft.layer(random, f"nn.MultiheadAttention({d}, {heads}, {options})")
+        mask = draft.keep(f"torch.ones({n}, {n}).triu(1).bool()") if random.random() < 0.3 else "None"
+        draft.run(f"h = h + {f}(h, h, h, attn_mask={mask}, need_weights={random.random() < 0.5})[0]")
+    else:
+        norm, act = random.random() < 0.5, random.choice(("relu", "gelu"))
+        layer = f"nn.TransformerEncoderLayer({d}, {heads}, 4, norm_first={norm}, activation='{act}', {options})"
+        draft.run(f"h = {draft.layer(random, layer)}(h)")
+    return None
 
 
 def _flat(draft: Draft) -> None:

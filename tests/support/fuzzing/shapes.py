@@ -119,4 +119,20 @@ def log_softmax(draft: Draft, random: Random) -> None:
 def attention(draft: Draft, random: Random) -> None:
     draft.run(random.choice(("h = torch.softmax(h @ h.mT, -1) @ h", "h = torch.bmm(h, h.transpose(1, 2)).tanh() @ h",
                              "h = torch.einsum('bij,bkj->bik', h, h).sigmoid() @ h",
-                             "h = F.scaled_dot_product_attention(h, h, h)")))  # fmt: skip
+                             "h = F.scaled_dot_product_attention(h, h, h)",
+                             "h = F.scaled_dot_product_attention(h, h, -h, is_causal=True)",
+                             "h = h + torch.softmax(3 * h @ h.mT, -1) @ h.tanh()")))  # fmt: skip
+
+
+@step(2, 3, weight=0.6, rare=True)
+def contraction(draft: Draft, random: Random) -> None:
+    """Products with constants along an axis."""
+    *_, n, d = draft.shape
+    k = random.choice((1, 2, 3))
+    right, left = draft.keep(f"nn.Parameter(torch.randn({d}, {k}))"), draft.keep(f"torch.randn({k}, {n})")
+    if random.random() < 0.6:
+        draft.run(f"h = h @ {right}")
+        draft.shape = (*draft.shape[:-1], k)
+    else:
+        draft.run(f"h = {left} @ h")
+        draft.shape = (*draft.shape[:-2], k, d)
