@@ -237,12 +237,21 @@ def gradient_interval(
         if index in bent or gated.intersection(adjoint.nodes[index].inputs):
             gated.add(index)
         if index in wanted & gated:
-            grads[index] = grads[index].agreeing(relaxation.bounds(index))
+            grads[index] = relaxation.sharpened(index, _unsteady(adjoint, index) if index != last else None)
             for plane in chosen:
                 grads[index] = grads[index].agreeing(joint.bounds(index, plane))
             if steps and chosen:
                 grads[index] = grads[index].agreeing(joint.bounds(index, chosen[0], steps=steps))
     return grads[last]
+
+
+def _unsteady(adjoint: Adjoint, index: int) -> Tensor | None:
+    """Where gates that read a node have a slope that is not known: others pass bounds on as they are. None: all."""
+    gates = [g for g, node in enumerate(adjoint.nodes) if index in node.inputs and not adjoint.rules[g].affine]
+    if not adjoint.slopes.keys() >= set(gates):
+        return None
+    found = [adjoint.slopes[g].lower != adjoint.slopes[g].upper for g in gates]
+    return torch.stack(found).any(0)
 
 
 def line_above(
