@@ -14,14 +14,22 @@ from jaxtyping import install_import_hook
 # Before the first import of the package: every annotated tensor is then checked for shape and dtype.
 install_import_hook("robust_plugins", "support.typechecker.check")
 
-settings.register_profile(
-    "tests",
-    deadline=None,
-    derandomize=True,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
-settings.load_profile("tests")
+from robust_plugins.adapters.lirpa import audit  # noqa: E402 (after the hook)
+
+for name, examples in (("fast", 30), ("all", 100)):
+    settings.register_profile(
+        name,
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fewer examples where slow tests are left out; before the tests are imported, which fix theirs by then."""
+    settings.load_profile("fast" if config.option.markexpr == "not slow" else "all")
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +47,15 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True)
+def audits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short audits of auto_LiRPA's conversions, at one radius, in tests of other things: a full one takes a second.
+
+    Tests about the bounds themselves are marked `full_audits`; slow tests always have them.
+    """
+    if not any(map(request.node.get_closest_marker, ("full_audits", "slow"))):
+        monkeypatch.setattr(audit, "_RADII", (0.03,))
+        monkeypatch.setattr(audit, "_RADII_ALONE", ())
+        monkeypatch.setattr(audit, "_RADII_OF_DRAWN", ())

@@ -108,21 +108,22 @@ class PoisoningBracket:
 
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("poison")
-        for name in ("trainings", "accuracy" if self.measure == "accuracy" else "MSE", "width", "of certified", "s"):
+        for name in ("trainings", "accuracy" if self.measure == "accuracy" else "MSE", "width", "of certified"):
             table.add_column(name, justify="right")
-        table.add_row("none", "1", _number(self.nominal), "0", "", "")
+        table.add_row("none", "1", _number(self.nominal), "0", "")
         certified = self.width.certified
         for row in self.rows:
             share = f"{row.width / certified:.1%}" if certified and math.isfinite(certified) else ""
-            table.add_row(row.attack, str(row.trainings), _number(row.score), _number(row.width), share,
-                          f"{row.seconds:.1f}")  # fmt: skip
+            table.add_row(row.attack, str(row.trainings), _number(row.score), _number(row.width), share)
         proved = None if self.score is None else self.score.certified
-        seconds = sum(record.seconds for record in self.run.history)
-        table.add_row("any (certified)", "", _number(proved), _number(certified), "", f"{seconds:.1f}")
+        bounded = certified is not None and math.isfinite(certified)
+        table.add_row("any (certified)", "", _number(proved) if bounded else "", _number(certified), "")
         text = StringIO()
         Console(file=text, width=110, force_terminal=False, color_system=None).print(table)
         lines = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
         said = [f"CONTRADICTION: {crossing}" for crossing in self.crossings]
+        if not bounded:
+            said.append("The training has no bounds: nothing is certified, and an attack can contradict nothing.")
         return "\n".join([*lines, *(said or ["No attack contradicts the certificate."])])
 
 
@@ -362,4 +363,6 @@ def _single(value: float | Tensor) -> float:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    if value is None:
+        return ""
+    return f"{value:.4g}" if math.isfinite(value) else "unbounded"

@@ -70,12 +70,8 @@ def _climbed(
             break
         number = found.flatten(1).gather(1, chosen.unsqueeze(1)).sum()
         (direction,) = torch.autograd.grad(number, z, materialize_grads=True)
-        if ball.norm == torch.inf:
-            direction = direction.sign()
-        else:
-            direction = nn.functional.normalize(direction.flatten(1), dim=1).view_as(z)
-        size = around.eps_for(centres) * max(0.5 * (1 - step / steps), 0.02)
-        z = around.project(z + sign * size * direction, centres)
+        size = max(0.5 * (1 - step / steps), 0.02)
+        z = around.project(z + size * around.steepest(sign * direction), centres)
     return of_copies.gradient(model, z.detach()).view(copies, *x.shape)
 
 

@@ -73,15 +73,10 @@ def _climb(
     rows: Callable[[Tensor], Tensor], row: int, sign: int, x: Tensor, ball: Ball, steps: int
 ) -> Float[Tensor, "batch *features"]:
     """Projected steps up (sign 1) or down one row, with a step that shrinks to a hundredth of the ball."""
-    eps = ball.eps_for(x)
     z = x
     for step in range(steps):
         z = z.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(rows(z)[:, row].sum(), z)
-        size = eps * max(0.5 * (1 - step / steps), 0.01)
-        if ball.norm == torch.inf:
-            direction = gradient.sign()
-        else:  # the steepest step of a Euclidean ball, and a fair one for L1
-            direction = torch.nn.functional.normalize(gradient.flatten(1), dim=1).view_as(x)
-        z = ball.project(z + sign * size * direction, x)
+        size = max(0.5 * (1 - step / steps), 0.01)
+        z = ball.project(z + size * ball.steepest(sign * gradient), x)
     return z.detach()

@@ -53,6 +53,17 @@ def test_of_classes() -> None:
     assert bracket(CLASSES).width == found.width  # the same seed, the same attacks
 
 
+def test_a_training_without_bounds_shows_no_number() -> None:
+    found = bracket(CLASSES)
+    unbounded = {name: Interval(torch.full_like(p.lower, -torch.inf), torch.full_like(p.upper, torch.inf))
+                 for name, p in found.run.parameters.items()}  # fmt: skip
+    text = str(compared(replace(found.run, parameters=unbounded), found.trainings))
+    (line,) = [line for line in text.splitlines() if "any (certified)" in line]
+    assert line.split() == ["any", "(certified)", "unbounded"]
+    assert "nothing is certified" in text
+    assert "No attack contradicts" not in text
+
+
 def test_of_numbers() -> None:
     found = bracket(NUMBERS)
     assert found.measure == "mse"

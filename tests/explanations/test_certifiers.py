@@ -20,3 +20,11 @@ CERTIFIERS = [
 @pytest.mark.parametrize("name", CERTIFIERS)
 def test_conformance(name, check) -> None:
     check(rp.explanation_certifier(name))
+
+
+def test_none_is_forgotten() -> None:
+    """A component that is registered later must be added here, or be tested in a file of its own."""
+    of_their_own = {"lirpa:jacobian", "gradient:corner-pgd"}
+    kinds = rp.explanation_certifiers(), rp.explanation_attacks()
+    tested = {name for name in CERTIFIERS if isinstance(name, str)} | of_their_own
+    assert tested == {info.name for infos in kinds for info in infos}

@@ -6,7 +6,7 @@ import pytest
 from support.fuzzing.components import certifiers, explanation_certifiers
 from support.fuzzing.running import Tally, run
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and backends, about odd models
+pytestmark = [pytest.mark.full_audits, pytest.mark.filterwarnings("ignore")]  # of torch and backends, about odd models
 
 
 def assert_clean(tally: Tally) -> None:

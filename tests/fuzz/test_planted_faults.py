@@ -26,7 +26,7 @@ from robust_plugins.intervals.rules.activations import softplus
 from robust_plugins.intervals.rules.elementwise import Activation
 from robust_plugins.intervals.rules.registry import rules_for
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of backends, about infinities
+pytestmark = [pytest.mark.full_audits, pytest.mark.filterwarnings("ignore")]  # of backends, about infinities
 
 HEAD = (
     "class Model(nn.Module):\n    def __init__(self):\n        super().__init__()\n        torch.manual_seed({seed})\n"

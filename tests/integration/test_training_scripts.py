@@ -20,6 +20,7 @@ def few() -> rp.Dataset:
     return replace(data, x_test=data.x_test[:200], y_test=data.y_test[:200])
 
 
+@pytest.mark.slow
 def test_every_recipe_has_its_row_and_the_best_are_named(
     few: rp.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,7 +34,11 @@ class Adjoint(Network):
 
     @classmethod
     def of(cls, network: Network, values: Sequence[Interval]) -> Adjoint:
-        """The adjoint of `network` for these bounds."""
+        """The adjoint of `network` for these bounds.
+
+        Raises UnsupportedModelError where the model's gradients are not those of its graph.
+        """
+        network.check_gradients()
         built = _Builder(network, values)
         found = cls.from_parts(network.model, built.nodes, built.layers, built.rules, built.parameters)
         found.gates, found.slopes = built.gates, built.slopes

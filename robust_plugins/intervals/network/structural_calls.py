@@ -345,7 +345,9 @@ def _instance_norm(
     use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5, *, like: Tensor,
 ) -> int:  # fmt: skip
     if not use_input_stats or running_mean is not None:
-        raise _ArgumentsError("write it as a module torch.nn.InstanceNorm, which knows its statistics")
+        raise _ArgumentsError(
+            "write it as torch.nn.InstanceNorm1d, InstanceNorm2d or InstanceNorm3d, which knows its statistics"
+        )
     kind = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[like.dim() - 3]
     return emit(kind(like.shape[1], eps), input, weight=weight, bias=bias)
 

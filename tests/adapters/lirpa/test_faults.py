@@ -22,7 +22,10 @@ CERTIFIERS = [IBP(), CROWNIBP(), CROWN(), AlphaCROWN(steps=2)]
 LINEAR = CERTIFIERS[1:]
 X = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
 BALL = rp.Linf(eps=0.3, clip=(0.0, 1.0))
-pytestmark = pytest.mark.skipif(not compat.load().legacy, reason="about the releases before 0.4")
+pytestmark = [
+    pytest.mark.full_audits,
+    pytest.mark.skipif(not compat.load().legacy, reason="about the releases before 0.4"),
+]
 
 
 QUOTIENTS: dict[str, Callable[[Middle, Tensor], Tensor]] = {
