@@ -1,5 +1,7 @@
 """What `import robust_plugins` costs beside `import torch`: the CPU time of whole processes, run in turn.
 
+Compiled bytecode is written and used, as where the package is installed.
+
 python integration/comparisons/import_time.py --repeats 15
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -19,7 +22,8 @@ def seconds(code: str) -> float:
         return usage.ru_utime + usage.ru_stime
 
     before = spent()
-    subprocess.run([sys.executable, "-c", code], check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     return spent() - before
 
 
