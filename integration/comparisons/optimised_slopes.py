@@ -78,7 +78,7 @@ def load(name: str, folder: Path, images: int) -> tuple[nn.Module, Tensor, Tenso
 def measure(name: str, certifier: str, folder: Path, images: int) -> dict[str, object]:
     model, x, y, ball = load(name, folder, images)
     component = rp.certifier(certifier)
-    component(model, x[:1], y[:1], replace_eps(ball))  # what is loaded and converted once is not timed
+    component(model, x[:1], y[:1], tiny(ball))  # what is loaded and converted once is not timed
     start = time.process_time()
     certificate = component(model, x, y, ball)
     seconds = time.process_time() - start
@@ -92,7 +92,7 @@ def measure(name: str, certifier: str, folder: Path, images: int) -> dict[str, o
     }
 
 
-def replace_eps(ball: rp.Ball) -> rp.Ball:
+def tiny(ball: rp.Ball) -> rp.Ball:
     """The same ball with a radius at which there is little to do."""
     return type(ball)(eps=1e-4, clip=ball.clip)
 
@@ -106,17 +106,17 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [
-        measure(network, certifier, arguments.models, arguments.images)
-        for network in arguments.network or NETWORKS
-        for certifier in arguments.certifier or CERTIFIERS
-    ]
+    rows = []
+    for network in arguments.network or NETWORKS:
+        for certifier in arguments.certifier or CERTIFIERS:
+            rows.append(measure(network, certifier, arguments.models, arguments.images))
+            if arguments.json:
+                continue
+            if len(rows) == 1:
+                print("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
+            print("| " + " | ".join(str(value) for value in rows[-1].values()) + " |", flush=True)
     if arguments.json:
         print(json.dumps(rows, indent=2))
-        return
-    print("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
-    for row in rows:
-        print("| " + " | ".join(str(value) for value in row.values()) + " |")
 
 
 if __name__ == "__main__":
