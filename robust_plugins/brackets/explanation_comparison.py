@@ -21,6 +21,10 @@ from robust_plugins.harness.bracket import Bracket
 from robust_plugins.registry.information import Kind
 
 Statement = Literal["keeps_top_1", "keeps_top_k", "robust"]
+Half = Literal["neither", "attack", "certificate"]
+
+ROUNDING = 1e-5
+"""Ends of the relative deviation that differ by no more count as equal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +118,34 @@ class ExplanationComparison:
             torch.stack(attacked).amax(0) if attacked else None, torch.stack(proved).amin(0) if proved else None
         )
 
+    @property
+    def loose(self) -> tuple[Half, ...] | None:
+        """For each sample which half of the deviation's bracket is likely the loose one; None without such a hint.
+
+        "neither" where they are at most 10 % apart. Else "attack", where fewer than two of the independent ascents of
+        the best attack came within 1 % of what it found, so that others may find more; and "certificate" where two or
+        more did. Ascents that agree are no proof of the maximum: they may share a blind spot.
+        """
+        low, high = self.deviation
+        known = [
+            result
+            for row in self._of(Kind.EXPLANATION_ATTACK)
+            for result in row.results
+            if row.deviation is not None and isinstance(result, ExplanationAttackResult) and result.agreeing is not None
+        ]
+        if low is None or high is None or not known:
+            return None
+        # An attack that was itself surpassed by more than 1 %, by another one or for another goal, was not at its end.
+        agreed = torch.stack([
+            (result.agreeing >= 2) & (result.deviation >= 0.99 * low)  # type: ignore[operator]
+            for result in known
+        ]).any(0)  # fmt: skip
+        apart = (high > 1.1 * low + ROUNDING).tolist()
+        return tuple(
+            ("certificate" if a else "attack") if far else "neither"
+            for far, a in zip(apart, agreed.tolist(), strict=True)
+        )
+
     def share(self, what: Statement) -> Bracket[float]:
         """The share of samples of which `"keeps_top_1"`, `"keeps_top_k"` or `"robust"` withstood, and is proved."""
         withstood, proved = (
@@ -150,6 +182,12 @@ class ExplanationComparison:
         if found or proved:
             parts.append(f"the median relative deviation is {_range(found, proved)}")
             parts += [f"{text} for {_shares(self.share(what))} of the samples" for what, text in statements.items()]
+        if self.loose is not None and (apart := sum(half != "neither" for half in self.loose)):
+            parts.append(
+                f"of {apart} samples with ends more than 10 % apart the loose end is likely the certificate for "
+                f"{self.loose.count('certificate')}, where ascents of the attack agree, and the attack for "
+                f"{self.loose.count('attack')}, where at most one came so far"
+            )
         if not found:
             parts.append(silence("attack", len(self._of(Kind.EXPLANATION_ATTACK))))
         if not proved:
@@ -180,6 +218,7 @@ class ExplanationComparison:
             "radius": self.radius,
             "seed": self.seed,
             "bracket": {"deviation": deviation} | {what: self.share(what).to_dict() for what in statements},
+            "loose": None if self.loose is None else list(self.loose),
             "known": self.known,
             "rows": [
                 {

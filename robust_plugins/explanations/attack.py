@@ -47,6 +47,9 @@ class ExplanationAttackResult:
     """The Euclidean distance between `gradient` and the target; None without one."""
     success: Bool[Tensor, " batch"] | None
     """Whether the goal was reached; None where no `threshold` says when that is."""
+    agreeing: Int[Tensor, " batch"] | None
+    """How many independent ascents of the attack came within 1 % of the largest deviation; None for other goals, and
+    for attacks that make or report fewer than two. One alone hints at more to be found."""
     goal: Goal
     k: int
     of: Of
@@ -107,7 +110,7 @@ class ExplanationAttack(Component, ABC):
             x = call.x.detach()
             model, explained = explained_by(call.model, x, ordinary(y), of, size=self.batch_size)
             goals = None if target is None else ordinary(target.detach()).to(x).expand(x.shape)
-            tasks = []
+            tasks, agreeing = [], []
             for part in chunks(len(x), self._chunk_size(model, radius)):
                 aim = None if goals is None else goals[part]
 
@@ -124,9 +127,11 @@ class ExplanationAttack(Component, ABC):
                 judged = task()
                 judged.offer(searched.best, searched.best_weights)
                 tasks.append(judged)
+                agreeing.append(_agreeing(searched, goal))
             value = torch.cat([x[:0], *(t.value for t in tasks)])
             gradient = torch.cat([x[:0], *(t.best_gradient for t in tasks)])
             deviation, evicted = relative_deviation(gradient, value), evicts(gradient, value, k)
+            counts = [count for count in agreeing if count is not None]
             distance = None if goals is None else euclidean(gradient - goals)
             x_adv, weights_adv = torch.cat([x[:0], *(t.best for t in tasks)]), _joined(tasks, call.model, model)
         return ExplanationAttackResult(
@@ -138,6 +143,7 @@ class ExplanationAttack(Component, ABC):
             evicted=evicted,
             distance=distance,
             success=_success(goal, threshold, deviation, evicted, distance),
+            agreeing=torch.cat(counts) if counts and len(counts) == len(tasks) else None,
             goal=goal,
             k=k,
             of=of,
@@ -182,6 +188,13 @@ def _success(
     if threshold is None:
         return None
     return deviation > threshold if distance is None else distance <= threshold
+
+
+def _agreeing(searched: Task, goal: Goal) -> Tensor | None:
+    if goal != "deviation" or len(searched.ascents) < 2:
+        return None
+    near = torch.stack(searched.ascents) >= 0.99**2 * searched.best_score  # of squared distances
+    return near.sum(0)
 
 
 def _joined(tasks: list[Task], own: nn.Module, attacked: nn.Module) -> dict[str, Tensor] | None:

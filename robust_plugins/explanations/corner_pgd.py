@@ -58,7 +58,8 @@ class CornerPGD(ExplanationAttack):
 
     def search(self, task: Task) -> None:  # noqa: D102 (inherited)
         z, weights = self._best_corner(task)
-        _climb(task, z, weights, self.betas, self.steps)
+        if self.betas:
+            task.ascents.append(_climb(task, z, weights, self.betas, self.steps))
         for sharper in range(2):
             ladder = [beta * 4**sharper for beta in self.ladder]
             count = (self.restarts + 1 - sharper) // 2
@@ -67,7 +68,8 @@ class CornerPGD(ExplanationAttack):
             for _ in range(count // at_once):
                 side = task.repeated(at_once)
                 start = side.ball.sample(side.x, 1)[0]
-                _climb(side, start, _corner_of(side), ladder, self.rung)
+                reached = _climb(side, start, _corner_of(side), ladder, self.rung)
+                task.ascents += reached.view(at_once, -1).unbind()
                 task.take(side, at_once)
 
     def _best_corner(self, task: Task) -> tuple[Tensor, Weights | None]:
@@ -95,15 +97,17 @@ def _corner_of(task: Task) -> Weights | None:
     }
 
 
-def _climb(task: Task, z: Tensor, weights: Weights | None, betas: Sequence[float], steps: int) -> None:
-    """Ascends on one surrogate after the other, and offers every iterate."""
+def _climb(task: Task, z: Tensor, weights: Weights | None, betas: Sequence[float], steps: int) -> Tensor:
+    """Ascends on one surrogate after the other, and offers every iterate; returns the best objective on the way."""
+    top = task.offer(z, weights)
     for beta in betas:
         with smoothed(beta):
             reference = task.gradient(task.x, task.own_weights())
         for step in range(steps):
             rate = 0.25 if step < steps / 2 else 0.05
             z, weights = _ascended(task, z, weights, reference, beta, rate)
-            task.offer(z, weights)
+            top = torch.maximum(top, task.offer(z, weights))
+    return top
 
 
 def _ascended(

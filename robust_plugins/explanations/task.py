@@ -45,6 +45,8 @@ class Task:
         self.value = explained.gradient(model, x)
         size = self.value.flatten(1).abs()
         self._top = torch.zeros_like(size, dtype=torch.bool).scatter(1, size.topk(k).indices, True)
+        self.ascents: list[Tensor] = []
+        """The best objective of each independent ascent, (batch,), where a search says so: do they agree?"""
         self.best = x
         self.best_weights: Weights | None = self.own_weights()
         self.best_gradient = self.value

@@ -14,6 +14,7 @@ import robust_plugins as rp
 from robust_plugins.brackets.explanation_plots import deviation_plot, explained_samples
 from robust_plugins.explanations import CornerPGD
 from robust_plugins.explanations.certifiers import IBP
+from robust_plugins.explanations.task import Task
 from robust_plugins.testing import fresh_registry  # noqa: F401 (a fixture)
 from robust_plugins.testing.networks import cnn_case, mlp_case
 
@@ -197,3 +198,42 @@ def test_observers_hear_of_the_run(fresh_registry) -> None:  # noqa: F811
         ("interval:ibp", "ExplanationCertificate"),
         ("end", None),
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reports(rp.ExplanationAttack):
+    """Draws corners, and reports as many ascents that reached the best of them as it is told, and others at half."""
+
+    winners: int = 0
+    others: int = 0
+
+    def search(self, task: Task) -> None:
+        for _ in range(20):
+            task.offer(task.ball.sample(task.x, 1, draw="corner")[0])
+        task.ascents += [task.best_score] * self.winners + [task.best_score / 4] * self.others
+
+
+def test_the_loose_half_is_named_by_ascents_that_agree() -> None:
+    case = relu_case(batch=6)
+    for attack, expected in (
+        (Reports(), None),
+        (Reports(winners=1), None),
+        (Reports(winners=1, others=3), "attack"),
+        (Reports(winners=2, others=3), "certificate"),
+    ):
+        wide = rp.compare_explanations(case.model, case.x, case.y, case.ball, [attack, Claims(lost=-3.0)], seed=0)
+        if expected is None:
+            assert wide.loose is None
+            continue
+        assert set(wide.loose) == {expected}
+        assert f"and the attack for {6 if expected == 'attack' else 0}," in wide.known
+        assert wide.to_dict()["loose"] == [expected] * 6
+    linear = nn.Linear(3, 2)
+    both = rp.compare_explanations(linear, torch.rand(2, 3), torch.tensor([0, 1]), case.ball, [QUICK, IBP()], seed=0)
+    assert both.loose == ("neither", "neither")
+    assert "loose" not in both.known
+    one = rp.explanation_attack(QUICK)(case.model, case.x, case.y, case.ball, seed=0)
+    assert one.agreeing.shape == (6,)
+    assert (one.agreeing >= 0).all()
+    assert (one.agreeing <= 3).all()
+    assert rp.explanation_attack(QUICK)(case.model, case.x, case.y, case.ball, goal="top_k", seed=0).agreeing is None
