@@ -1,0 +1,138 @@
+"""How bounds by linear relaxation grow with the network, beside auto_LiRPA's on the same images.
+
+    python integration/comparisons/bound_scaling.py [--cases cnn7-8 mnist] [--shared ../shared]
+
+Each case runs in a process of its own, with one thread: CPU seconds of the second of two calls, and the peak of the
+memory above that before the first. CNN7 is that of CTBench with 3x3 kernels, ResNet-18 has a quarter of the usual
+width; both have random weights and the batch-norm statistics of random images. The published ConvSmall networks are
+read from the folder `shared`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import robust_plugins as rp
+
+CASES = ("cnn7-8", "cnn7-64", "resnet18-16", "mnist", "cifar")
+PUBLISHED = {"mnist": ("mnist_conv_small_nat.pth", 1, 28, 800), "cifar": ("cifar_conv_small_pgd.pth", 3, 32, 1152)}
+EPS = {"cnn7-8": 0.001, "cnn7-64": 0.001, "resnet18-16": 0.0005, "mnist": 0.12, "cifar": 2 / 255}
+
+
+class Block(nn.Module):
+    """A block of ResNet-18."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after))
+        self.second = nn.Sequential(nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after))
+        self.around = nn.Sequential()
+        if stride > 1 or before != after:
+            self.around = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.second(torch.relu(self.first(x))) + self.around(x))
+
+
+def cnn7(width: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    plan = (
+        (1, width, 1),
+        (width, width, 1),
+        (width, 2 * width, 2),
+        (2 * width, 2 * width, 1),
+        (2 * width, 2 * width, 1),
+    )
+    for before, after, stride in plan:
+        layers += [nn.Conv2d(before, after, 3, stride, 1), nn.BatchNorm2d(after), nn.ReLU()]
+    layers += [nn.Flatten(), nn.Linear(2 * width * 14 * 14, 8 * width), nn.BatchNorm1d(8 * width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(8 * width, 10))
+
+
+def resnet18(width: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    before = width
+    for stage in range(4):
+        after = width * 2**stage
+        layers += [Block(before, after, 2 if stage else 1), Block(after, after, 1)]
+        before = after
+    return nn.Sequential(*layers, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(before, 10))
+
+
+def subject(case: str, shared: Path) -> tuple[nn.Module, Tensor]:
+    """A network in evaluation mode and one image."""
+    torch.manual_seed(0)
+    if case in PUBLISHED:
+        file, channels, size, features = PUBLISHED[case]
+        state = torch.load(shared / "models" / "eran" / file, weights_only=True)["state_dict"]
+        model = nn.Sequential(
+            nn.Conv2d(channels, 16, 4, 2), nn.ReLU(), nn.Conv2d(16, 32, 4, 2), nn.ReLU(), nn.Flatten(),
+            nn.Linear(features, 100), nn.ReLU(), nn.Linear(100, 10),
+        )  # fmt: skip
+        model.load_state_dict(state[0] if isinstance(state, list) else state)
+        return model.eval(), torch.rand(1, channels, size, size)
+    name, width = case.split("-")
+    model, shape = (cnn7(int(width)), (1, 28, 28)) if name == "cnn7" else (resnet18(int(width)), (3, 32, 32))
+    x = torch.rand(1, *shape)
+    with torch.no_grad():
+        for _ in range(20):
+            model(x + 0.1 * torch.randn(8, *shape))
+    return model.eval(), x
+
+
+def measure(case: str, method: str, shared: Path) -> str:
+    """One line of the table."""
+    torch.set_num_threads(1)
+    model, x = subject(case, shared)
+    ball = rp.Linf(eps=EPS[case], clip=(0, 1))
+    with torch.no_grad():
+        y = model(x).argmax(1)
+        before, start, spec = peak(), time.process_time(), rp.margin_spec(y, 10)
+        for _ in range(2 if case != "cnn7-64" else 1):
+            start = time.process_time()
+            if method == "interval:relaxed":
+                found = rp.explanation_certifier(method).bounds(model, x, y, ball, of="logit").width.max()
+                said = f"widest {float(found):.4g}"
+            else:
+                found = rp.certifier(method).lower_bounds(model, x, ball, spec).min()
+                said = f"least margin {float(found):.4g}"
+        seconds = time.process_time() - start
+    return f"| {case} | {EPS[case]:.4g} | {method} | {seconds:.2f} | {peak() - before:.2f} | {said} |"
+
+
+def peak() -> float:
+    """The largest memory of the process so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    parser.add_argument("--methods", nargs="+", default=["interval:crown", "lirpa:crown", "interval:relaxed"])
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--one", action="store_true", help="measure the only case and method here")
+    args = parser.parse_args()
+    if args.one:
+        print(measure(args.cases[0], args.methods[0], args.shared))
+        return
+    print("| network | eps | method | CPU seconds | GiB | bound |\n|---|---|---|---|---|---|")
+    for case in args.cases:
+        for method in args.methods:
+            command = [sys.executable, __file__, "--one", "--cases", case, "--methods", method]
+            run = subprocess.run([*command, "--shared", str(args.shared)], capture_output=True, text=True, check=False)
+            said = run.stdout.strip().splitlines() or [f"| {case} | {EPS[case]:.4g} | {method} | fails | | |"]
+            print(said[-1], flush=True)
+            if run.returncode:
+                print(run.stderr.strip().splitlines()[-1], file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
