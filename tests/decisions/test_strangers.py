@@ -22,7 +22,9 @@ models = pytest.mark.parametrize("name", MODELS)
 
 
 @models
-@pytest.mark.parametrize("certifier", CERTIFIERS)
+@pytest.mark.parametrize(
+    "certifier", [pytest.param(c, marks=[pytest.mark.slow] * (c == "interval:alpha-crown")) for c in CERTIFIERS]
+)
 def test_every_certifier_of_the_engine_bounds_them(name: str, certifier: str) -> None:
     model, shape = MODELS[name]
     x, ball = torch.rand(2, *shape), rp.Linf(eps=0.002, clip=(0, 1))
@@ -39,7 +41,9 @@ def test_every_certifier_of_the_engine_bounds_them(name: str, certifier: str) ->
 
 
 @models
-@pytest.mark.parametrize("certifier", ["interval:ibp", "interval:crown", "interval:relaxed"])
+@pytest.mark.parametrize(
+    "certifier", [pytest.param("interval:ibp", marks=pytest.mark.slow), "interval:crown", "interval:relaxed"]
+)
 def test_their_gradients_are_bounded(name: str, certifier: str) -> None:
     model, shape = MODELS[name]
     x, ball = torch.rand(2, *shape), rp.Linf(eps=1e-3, clip=(0, 1))
