@@ -123,7 +123,7 @@ class Activation:
     def _check(self, z: Interval) -> None:
         if self.defined is not None and not bool((defined := self.defined(z)).all()):
             worst = (~defined).nonzero()[0].tolist()
-            ends = float(z.lower[tuple(worst)]), float(z.upper[tuple(worst)])
+            ends = z.lower[tuple(worst)].item(), z.upper[tuple(worst)].item()
             raise UnsupportedModelError(
                 f"{self.name}, which may lie in [{ends[0]:.4g}, {ends[1]:.4g}] in sample {worst[0] if worst else 0}: "
                 "bound it away from there in the model, for example with clamp or a positive constant, or take a "

@@ -23,17 +23,21 @@ def function(random: Random, of: str, *, rare: bool = False) -> str:
         f"F.leaky_relu({of}, {slope})", f"F.leaky_relu({of}, 0.1)", f"F.softplus({of})",
         f"F.softplus({of}, beta={beta}, threshold={threshold})", f"F.hardtanh({of}, {low}, {high})",
         f"({of}).clamp({low}, {high})", f"({of}).clamp(min={low})", f"torch.clamp({of}, max={high})", f"F.relu6({of})",
-        f"(({of}) > {low}).to(({of}).dtype) * ({of})",
+        f"(({of}) > {low}).to(({of}).dtype) * ({of})", f"F.celu({of}, {alpha})", f"F.selu({of})", f"F.mish({of})",
+        f"F.hardswish({of})", f"F.hardsigmoid({of})", f"({of}).abs()", f"torch.exp(torch.tanh({of}))",
+        f"torch.sin({of})", f"torch.cos(3 * ({of}))", f"({of}) ** 2", f"1 / (1 + ({of}).abs())",
+        f"torch.maximum({of}, torch.zeros_like({of}))", f"F.prelu({of}, torch.tensor([{slope}], dtype=({of}).dtype))",
+        f"torch.maximum({of}, torch.tanh({of}))", f"torch.sqrt(({of}) * ({of}) + 0.5)",
     )  # fmt: skip
     odd = (
-        f"F.celu({of}, {alpha})", f"F.selu({of})", f"F.mish({of})", f"F.hardswish({of})", f"F.hardsigmoid({of})",
         f"F.threshold({of}, {low}, {high})", f"F.softsign({of})", f"F.logsigmoid({of})", f"F.tanhshrink({of})",
-        f"F.softshrink({of}, 0.2)", f"F.hardshrink({of}, 0.2)", f"({of}).abs()", f"torch.exp(torch.tanh({of}))",
-        f"torch.log1p(({of}).abs())", f"torch.sqrt(({of}) * ({of}) + 0.5)", f"torch.sin({of})", f"torch.cos({of})",
-        f"({of}) ** 2", f"({of}).square()", f"torch.where(({of}) > {low}, {of}, {slope} * ({of}))",
-        f"torch.atan({of})", f"torch.erf({of})", f"1 / (1 + ({of}).abs())", f"torch.sign({of})",
+        f"F.softshrink({of}, 0.2)", f"F.hardshrink({of}, 0.2)", f"torch.log1p(({of}).abs())", f"({of}) ** 3",
+        f"torch.log(0.1 + ({of}).abs())", f"torch.rsqrt(({of}).square() + 0.1)", f"(1.5 + torch.tanh({of})) ** -0.5",
+        f"torch.minimum({of}, -({of}).abs())", f"({of}).square()",
+        f"torch.where(({of}) > {low}, {of}, {slope} * ({of}))",
+        f"torch.atan({of})", f"torch.erf({of})", f"torch.sign({of})",
         f"torch.heaviside({of}, torch.zeros_like({of}))", f"torch.round({of})", f"torch.floor(3 * ({of})) / 3",
-        f"torch.maximum({of}, torch.zeros_like({of}))", f"torch.reciprocal(1.5 + torch.tanh({of}))",
+        f"torch.reciprocal(1.5 + torch.tanh({of}))",
     )  # fmt: skip
     if not rare and random.random() < 0.5:
         usual = (f"torch.relu({of})", f"F.relu({of})", f"torch.tanh({of})", f"torch.sigmoid({of})")
@@ -49,12 +53,13 @@ def module(random: Random, *, rare: bool = False) -> str:
         f"nn.ReLU(inplace={inplace})", "nn.ReLU()", "nn.Tanh()", "nn.Sigmoid()", "nn.GELU()",
         "nn.GELU(approximate='tanh')", f"nn.SiLU(inplace={inplace})", f"nn.ELU({alpha}, inplace={inplace})",
         f"nn.LeakyReLU({slope}, inplace={inplace})", "nn.Softplus()", f"nn.Softplus({beta}, {threshold})",
-        f"nn.Hardtanh({low}, {high}, inplace={inplace})", f"nn.ReLU6(inplace={inplace})",
+        f"nn.Hardtanh({low}, {high}, inplace={inplace})", f"nn.ReLU6(inplace={inplace})", "nn.Hardsigmoid()",
+        f"nn.CELU({alpha}, inplace={inplace})", f"nn.SELU(inplace={inplace})", "nn.Mish()", "nn.Hardswish()",
+        "nn.PReLU()", "nn.PReLU(init=-0.7)",
     )  # fmt: skip
     odd = (
-        f"nn.CELU({alpha}, inplace={inplace})", f"nn.SELU(inplace={inplace})", "nn.Mish()", "nn.Hardswish()",
-        "nn.Hardsigmoid()", f"nn.Threshold({low}, {high})", f"nn.RReLU({slope}, {slope} + 0.5)", "nn.PReLU()",
-        "nn.PReLU(init=-0.7)", "nn.LogSigmoid()", "nn.Softsign()", "nn.Hardshrink()",
+        f"nn.CELU(-{alpha})", f"nn.Threshold({low}, {high})", f"nn.RReLU({slope}, {slope} + 0.5)", "nn.PReLU(init=1.6)",
+        "nn.LogSigmoid()", "nn.Softsign()", "nn.Hardshrink()", "nn.Softshrink()", "nn.Tanhshrink()",
     )  # fmt: skip
     if not rare and random.random() < 0.5:
         usual = (f"nn.ReLU(inplace={inplace})", "nn.Tanh()", "nn.Sigmoid()")
