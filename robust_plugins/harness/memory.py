@@ -38,9 +38,9 @@ def activation_sizes(model: nn.Module, x: Tensor) -> list[int]:
     key = (x.shape[1:], x.dtype, sum(p.numel() for p in model.parameters()))
     if key not in known:
         try:
-            sizes = _sizes(model, x[:1].expand(_PROBE, *x.shape[1:]))
+            sizes = _sizes(model, x[:1].expand(_PROBE, *x.shape[1:]).clone())
         except Exception:  # a model that was exported for the batch size of x, say
-            sizes = _sizes(model, x)
+            sizes = _sizes(model, x.clone())
         known[key] = [x[0].numel(), *sizes]
     return known[key]
 

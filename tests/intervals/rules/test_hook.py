@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from support.interval_checker import bounds_of, make_case, observed, violations
@@ -14,17 +16,17 @@ from robust_plugins.intervals.rules.registry import BUILTIN, RegisterRules, Rule
 
 class Exponential(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x.exp()
+        return x.exp2()
 
 
 class Plugin:
     @rp.hookimpl
     def register_interval_rules(self, register: RegisterRules) -> None:
         def forward(layer: nn.Module, x: Interval) -> Interval:
-            return x.map(torch.exp)
+            return x.map(torch.exp2)
 
         def backward(layer: nn.Module, x: Interval, grad: Interval) -> Interval:
-            return grad * x.map(torch.exp)
+            return grad * x.map(torch.exp2) * math.log(2)
 
         register(Exponential, forward=forward, backward=backward)
 
@@ -32,7 +34,7 @@ class Plugin:
 def test_a_custom_layer_by_the_hook() -> None:
     model = nn.Sequential(nn.Linear(3, 3), Exponential(), nn.Linear(3, 2))
     x = torch.zeros(1, 3)
-    with pytest.raises(rp.UnsupportedModelError, match=r"exp in 1 \(Exponential\)"):
+    with pytest.raises(rp.UnsupportedModelError, match=r"exp2 in 1 \(Exponential\)"):
         trace(model, x)
     rp.register(Plugin(), "exponential")
     try:
