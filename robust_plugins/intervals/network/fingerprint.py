@@ -206,7 +206,8 @@ def _resolved(chain: tuple[str, ...], function: FunctionType) -> Any:
     first, *attributes = chain
     known = function.__globals__
     if first not in known:
-        value = function.__builtins__.get(first)  # type: ignore[attr-defined]
+        anything: Any = function  # types of some releases of mypy know its builtins, of others not
+        value = anything.__builtins__.get(first)
         if attributes or first not in _BUILTINS or value is not _BUILTINS[first]:
             raise _UnknownError
         return value
