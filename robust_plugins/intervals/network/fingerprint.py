@@ -54,7 +54,7 @@ def fingerprint(model: nn.Module) -> Fingerprint | None:
         return None
     try:
         return _Reading(model).found
-    except (_UnknownError, RecursionError):  # the latter for lists that hold themselves
+    except _UnknownError:
         return None
 
 
@@ -62,7 +62,7 @@ def settings(layer: nn.Module) -> Hashable:
     """The attributes of one layer that are no tensors or parts of it; for other than plain ones, equal to nothing."""
     try:
         return tuple((name, plain(value)) for name, value in vars(layer).items() if name not in _INTERNAL)
-    except (_UnknownError, RecursionError):
+    except _UnknownError:
         return object()
 
 
@@ -239,10 +239,12 @@ def called_otherwise() -> bool:
 
 LONG = 1000
 """Entries of a list from which on it is not looked through at every call."""
+DEEP = 8
+"""Lists inside each other from which on they are not: a list may hold itself."""
 _IMMUTABLE = (str, type(None), torch.dtype, torch.device)
 
 
-def plain(value: Any) -> Hashable:
+def plain(value: Any, depth: int = 0) -> Hashable:
     """A value that can be compared, and that nobody can change. Raises for others."""
     kind = type(value)
     if kind in _IMMUTABLE:
@@ -251,9 +253,9 @@ def plain(value: Any) -> Hashable:
         return kind, value
     if kind is float:
         return kind, repr(value)  # 0.0 and -0.0 are equal, and not the same
-    if kind in (list, tuple, dict, torch.Size) and len(value) < LONG:
+    if kind in (list, tuple, dict, torch.Size) and len(value) < LONG and depth < DEEP:
         values = value if kind is not dict else [part for item in value.items() for part in item]
-        return (kind, *map(plain, values))
+        return (kind, *(plain(part, depth + 1) for part in values))
     if kind in (FunctionType, BuiltinFunctionType, type) and (
         (value in FUNCTIONS and unpatched(value)) or any(value is f for f in _BUILTINS.values())
     ):
