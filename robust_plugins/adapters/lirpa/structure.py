@@ -16,6 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _everywhere
 
+from robust_plugins.intervals.network.fingerprint import called_otherwise
+from robust_plugins.intervals.network.known import all_unpatched, as_usual, unpatched_class
+
 _MOST = 10_000
 """Values looked at in one model. What lies beyond them is told apart by comparing the graph with the model alone."""
 
@@ -59,10 +62,14 @@ def structure(model: nn.Module, dtype: torch.dtype) -> Structure:
         for hook in hooks.values():
             found.add(hook)
             complete = False
+    if called_otherwise() or not as_usual() or not all_unpatched():
+        found.plain.append(object())  # equal to nothing: what a conversion calls may be another function each time
     for name, module in model.named_modules():
         found.plain.append((name, type(module)))
         own = type(module).__module__.startswith(_COMPLETE)
         if own:
+            if type(module).__module__.startswith("torch.") and not unpatched_class(type(module)):
+                found.plain.append(object())
             for key in _CODE:
                 if (code := vars(type(module)).get(key)) is not None:
                     found.same(code)

@@ -16,6 +16,7 @@ from robust_plugins.intervals.network.calls import Emit, Fixed, Indexed, Paramet
 from robust_plugins.intervals.network.expansions import expansion
 from robust_plugins.intervals.network.fingerprint import settings
 from robust_plugins.intervals.network.graph import Expression, Node, Operand, unsupported
+from robust_plugins.intervals.network.known import computes_as_known
 from robust_plugins.intervals.network.symbolic import PROBES, Values, Whole, describes, path_in_model
 from robust_plugins.intervals.network.turned import Turned, permutation, picked
 from robust_plugins.intervals.rules.registry import rules_for
@@ -274,6 +275,11 @@ class Builder:
                     f"layer {path!r} ({type(layer).__name__}) takes something else than what depends on the input"
                 )
             return (self._add(path, None, tuple(self.index[source] for source in inputs), {}),)
+        if not computes_as_known(node.target):
+            raise UnsupportedModelError(
+                f"{self._place(node)}, or a function that it calls, has been replaced in this process, and its bounds "
+                "are those of torch's own; undo that while bounds are computed"
+            )
         sized = [
             s
             for s in node.all_input_nodes

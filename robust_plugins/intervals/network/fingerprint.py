@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_plugins.intervals.network.code import reads
-from robust_plugins.intervals.network.known import FUNCTIONS, METHODS, MODULES, unpatched
+from robust_plugins.intervals.network.known import FUNCTIONS, METHODS, MODULES, as_usual, unpatched, unpatched_class
 from robust_plugins.intervals.rules.registry import BUILTIN, Rules, current
 
 Fingerprint = tuple[Hashable, ...]
@@ -28,8 +28,8 @@ _INTERNAL = frozenset(vars(nn.Module()))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _KEPT = ("_modules", "_parameters", "_buffers")
 _CALL = {name: vars(nn.Module)[name] for name in ("__call__", "_wrapped_call_impl", "_call_impl", "__getattr__")}
-_CONTAINERS: dict[type[nn.Module], tuple[Rules, dict[str, Any]]] = {
-    kind: (Rules(kind), dict(vars(kind))) for kind in (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_CONTAINERS: dict[type[nn.Module], Rules] = {
+    kind: Rules(kind) for kind in (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 }
 _CHANGES_NO_CALL = frozenset(
     ("__init__", "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__repr__",
@@ -50,7 +50,7 @@ class _UnknownError(Exception):
 
 def fingerprint(model: nn.Module) -> Fingerprint | None:
     """All that the graph of a model is made from, apart from its tensors' values; None where it cannot be known."""
-    if called_otherwise() or hooked_everywhere():
+    if called_otherwise() or hooked_everywhere() or not as_usual():
         return None
     try:
         return _Reading(model).found
@@ -98,14 +98,13 @@ class _Reading:
         if any(type(attributes.get(name)) not in (dict, OrderedDict) for name in _KEPT):
             raise _UnknownError
         children: dict[str, nn.Module | None] = attributes["_modules"]
-        if any(attributes[name] for name in _HOOKS):
+        if any(attributes.get(name) for name in _HOOKS):
             raise _UnknownError
-        if (container := _CONTAINERS.get(kind)) is not None:
-            if dict(vars(kind)) != container[1] or not container[0].describe(module):
+        rules = _CONTAINERS.get(kind) or BUILTIN.get(kind)
+        if rules is not None and kind.__module__.startswith("torch.nn."):
+            if not rules.describe(module) or (children and kind not in _CONTAINERS):
                 raise _UnknownError
-            self._layers[kind] = None
-        elif (rules := BUILTIN.get(kind)) is not None and kind.__module__.startswith("torch.nn."):
-            if not rules.describe(module) or children:
+            if kind not in self._layers and not unpatched_class(kind):
                 raise _UnknownError
             self._layers[kind] = None
         elif kind.__mro__[-2] is nn.Module and not any(b.__module__.startswith("torch.") for b in kind.__mro__[:-2]):
@@ -132,13 +131,14 @@ class _Reading:
         if type(t) not in (Tensor, nn.Parameter):
             raise _UnknownError
         self._on_tensors.update(vars(t))
-        return self._place(t), t.shape, t.dtype, t.device, t.requires_grad
+        return self._place(t), t.shape, t.dtype, t.device, t.layout, t.requires_grad
 
     def _code(self) -> None:
         """Adds whatever the code of the model's own types looks up, directly or through functions of theirs."""
         bases: dict[type, None] = {}
         for kind in self._own:
             bases |= dict.fromkeys(kind.__mro__[:-2])
+            self._parts.append(kind.__mro__)
         table = current()
         for base in bases:
             defined = vars(base).keys() - _CHANGES_NO_CALL
@@ -159,7 +159,9 @@ class _Reading:
             self._attribute(name, bool(found))
             for base, value in found:
                 inner = _function_of(value)
-                self._parts += (base, name, plain(value) if inner is None else inner.__code__)
+                # The same code may stand in other functions, which have other defaults or are bound otherwise.
+                found_there: Hashable = plain(value) if inner is None else self._place(inner)
+                self._parts.append((base, name, type(value), found_there))
                 if inner is not None:
                     functions.append(inner)
 
@@ -167,8 +169,11 @@ class _Reading:
         """Raises unless an attribute of this name is one of the model's, or says the same of the same tensor."""
         if name in self._on_tensors:
             raise _UnknownError
-        if name in METHODS:
+        if name in METHODS and name not in self._names:
             if getattr(Tensor, name, None) is not METHODS[name]:
+                raise _UnknownError
+        elif name in METHODS:  # of a tensor, or a part of a module with that name, unless its class has one, too
+            if any(hasattr(kind, name) for kind in (nn.Module, *self._layers)):
                 raise _UnknownError
         elif name not in ("forward", "training"):
             own = in_class or name in self._names
@@ -183,12 +188,13 @@ class _Reading:
         found = reads(function.__code__)
         if found is None or vars(function) or type(function.__globals__) is not dict:
             raise _UnknownError
-        self._parts += (function.__code__, plain(function.__defaults__), plain(function.__kwdefaults__))
+        cells = [cell.cell_contents for cell in function.__closure__ or ()]  # the class that `super` begins at
+        self._parts += (function.__code__, plain(function.__defaults__), plain(function.__kwdefaults__), *cells)
         for chain in found.chains:
             value = _resolved(chain, function)
             if isinstance(value, FunctionType) and value not in FUNCTIONS:
                 others.append(value)
-                self._parts += (chain, value.__code__)
+                self._parts += (chain, self._place(value))
             else:
                 self._parts += (chain, plain(value))
         return found.attributes

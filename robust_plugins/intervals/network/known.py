@@ -1,15 +1,17 @@
-"""Functions and methods of torch of which is known that their result is their arguments', and nobody has replaced."""
+"""Functions, methods and classes of torch of which is known what they compute, and that nobody has replaced."""
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Iterator, Mapping
+from functools import cache
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from robust_plugins.intervals.network.calls import known_calls
 from robust_plugins.intervals.network.symbolic import SHAPES
@@ -25,19 +27,51 @@ def of_torch(value: Any) -> bool:
     return isinstance(value, BuiltinFunctionType) or inspect.isroutine(value) or inspect.isdatadescriptor(value)
 
 
-def _behind(function: Any) -> tuple[tuple[dict[str, Any], str, Any], ...]:
-    """Where the code of a function of torch finds those that it calls, and which they are."""
+class Called(NamedTuple):
+    """A function of torch: where the code that calls it looks it up, and what it was when it was first seen."""
+
+    place: Mapping[str, Any]
+    name: str
+    function: Any
+    code: tuple[Any, ...]
+
+    def same(self) -> bool:
+        """Whether it is still there, and does what it did."""
+        return self.place.get(self.name) is self.function and (not self.code or _same(_code(self.function), self.code))
+
+
+def _code(function: Any) -> tuple[Any, ...]:
     if not isinstance(function, FunctionType):
         return ()
-    places = (function.__globals__, vars(torch), vars(torch._C._nn))
-    names = function.__code__.co_names
-    return tuple((place, name, place[name]) for place in places for name in names if callable(place.get(name)))
+    return function.__code__, function.__defaults__, function.__kwdefaults__
 
 
-FUNCTIONS: dict[Any, tuple[tuple[dict[str, Any], str, Any], ...]] = {
-    f: _behind(f)
+def _same(one: tuple[Any, ...], two: tuple[Any, ...]) -> bool:
+    return all(a is b for a, b in zip(one, two, strict=True))
+
+
+def _behind(function: Any, seen: set[Any]) -> Iterator[Called]:
+    """Those that the code of a function of torch calls, directly or through others of `torch.nn.functional`."""
+    if not isinstance(function, FunctionType) or function in seen:
+        return
+    seen.add(function)
+    for place in (function.__globals__, vars(F), vars(torch), vars(torch._C._nn)):
+        for name in function.__code__.co_names:
+            if callable(found := place.get(name)):
+                yield Called(place, name, found, _code(found))
+                if found is vars(F).get(name):
+                    yield from _behind(found, seen)
+
+
+def _described(function: Any) -> tuple[Called, ...]:
+    """The function itself, and those behind it."""
+    return Called({"": function}, "", function, _code(function)), *_behind(function, set())
+
+
+FUNCTIONS: dict[Any, tuple[Called, ...]] = {
+    f: _described(f)
     for f in (*known_calls()[0], *(f for f in vars(math).values() if isinstance(f, BuiltinFunctionType)))
-    if of_torch(f) and not getattr(f, "__name__", "_").endswith("_")
+    if of_torch(f) and f is not getattr and not getattr(f, "__name__", "_").endswith("_")
 }
 """Each function, and those behind it."""
 
@@ -57,5 +91,82 @@ METHODS: dict[str, Any] = {
 
 
 def unpatched(function: Any) -> bool:
-    """Whether one of `FUNCTIONS` still calls what it called when this package was imported."""
-    return all(place.get(name) is found for place, name, found in FUNCTIONS[function])
+    """Whether one of `FUNCTIONS` still is, and calls, what it did when this package was imported."""
+    return all(called.same() for called in FUNCTIONS[function]) and not getattr(function, "__dict__", None)
+
+
+def computes_as_known(function: Any) -> bool:
+    """Whether a function or, by its name, a method of tensors computes what it did; True for those that are not known.
+
+    Operators count by what tensors define for them.
+    """
+    if isinstance(function, str):
+        return function not in METHODS or getattr(Tensor, function, None) is METHODS[function]
+    if function in _OPERATORS:
+        return all(getattr(Tensor, name) is method for name, method in _OPERATORS[function].items())
+    return function not in FUNCTIONS or unpatched(function)
+
+
+_OPERATORS: dict[Any, dict[str, Any]] = {
+    f: {n: getattr(Tensor, n) for n in (f"__{kind}{f.__name__}__" for kind in ("", "r", "i")) if hasattr(Tensor, n)}
+    for f in known_calls()[0]
+    if getattr(f, "__module__", None) == "_operator"
+}
+
+
+_EVERY: tuple[Called, ...] = tuple(
+    {(id(c.place), c.name): c for called in FUNCTIONS.values() for c in called[1:]}.values()
+) + tuple(
+    Called(place, name, f, _code(f))
+    for place in (vars(F), vars(torch))
+    for name, f in place.items()
+    if isinstance(f, FunctionType | BuiltinFunctionType) and f in FUNCTIONS
+)
+
+
+def all_unpatched() -> bool:
+    """Whether all functions that are known, and those that they call, are what they were."""
+    return all(called.same() for called in _EVERY)
+
+
+@cache
+def _class(kind: Any) -> tuple[list[tuple[type, dict[str, Any]]], list[Called]]:
+    """What a layer of torch and its bases define, and the functions that this calls, when it was first seen."""
+    bases = [(base, dict(vars(base))) for base in kind.__mro__[: kind.__mro__.index(nn.Module)]]
+    seen: set[Any] = set()
+    methods = [(contents, name, f) for _, contents in bases for name, f in contents.items() if name in _COMPUTE]
+    called = [Called(contents, name, f, _code(f)) for contents, name, f in methods]
+    return bases, called + [c for _, _, f in methods for c in _behind(f, seen)]
+
+
+_COMPUTE = ("forward", "_conv_forward", "_check_input_dim", "_output_padding", "_apply_instance_norm")
+"""The methods of layers that they compute with."""
+
+
+def unpatched_class(kind: Any) -> bool:
+    """Whether a layer of torch is, and calls, what it did when it was first asked about."""
+    bases, called = _class(kind)
+    return all(vars(base) == contents for base, contents in bases) and all(c.same() for c in called)
+
+
+_BASES: tuple[tuple[type, dict[str, Any]], ...] = tuple(
+    (base, dict(vars(base))) for base in (nn.Module, *Tensor.__mro__)
+)
+_NAMES = frozenset(name for base, _ in _BASES for name in dir(base))
+
+
+def as_usual() -> bool:
+    """Whether all modules and tensors do what they do in torch, and nothing stands between calls and functions."""
+    if torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack():
+        return False
+    # Others may have given them new attributes, which no code of torch looks up.
+    return all(vars(base) == before or not _touched(vars(base), before) for base, before in _BASES)
+
+
+def _touched(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    changed = [n for n in now.keys() | before.keys() if n not in now or n not in before or now[n] is not before[n]]
+    return any((name in _NAMES or name.startswith("__")) and name not in _SHOWN for name in changed)
+
+
+_SHOWN = ("__repr__", "__str__", "__format__", "__dir__", "__doc__", "__annotations__")
+"""Changed by libraries that print more of a tensor or module."""

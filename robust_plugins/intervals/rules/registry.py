@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -107,20 +108,28 @@ class Rules:
     """The methods that a call runs, as they were when the rules were made."""
     functions: dict[str, Any] = field(init=False)
     """The functions of `torch.nn.functional` that these name."""
+    tensor_functions: dict[str, Any] = field(init=False)
+    """The functions of `torch` that either name."""
+    interceptors: list[Any] = field(init=False)
+    """The type's own ways of being called, and of looking up attributes."""
 
     def __post_init__(self) -> None:
         self.methods = _called(self.layer)
+        self.interceptors = _interceptors(self.layer)
         names = {name for method in self.methods.values() for name in _names(method)}
         self.functions = {name: vars(F)[name] for name in names & vars(F).keys() if callable(vars(F)[name])}
+        names |= {name for function in self.functions.values() for name in _names(function)}
+        self.tensor_functions = {name: f for name in names if callable(f := vars(torch).get(name))}
 
     def describe(self, layer: nn.Module) -> bool:
         """Whether a layer computes what the rules were made for: its class and it override nothing of it."""
         kind = type(layer)
         return (
             all(getattr(kind, name, None) is method for name, method in self.methods.items())
-            and vars(layer).keys().isdisjoint(self.methods)
-            and (kind is self.layer or not _intercepts(kind, self.layer))
+            and vars(layer).keys().isdisjoint((*self.methods, *_INTERCEPTORS))
+            and _interceptors(kind) == self.interceptors
             and all(vars(F).get(name) is function for name, function in self.functions.items())
+            and all(vars(torch).get(name) is function for name, function in self.tensor_functions.items())
         )
 
 
@@ -265,10 +274,10 @@ def overridden(layer: nn.Module) -> bool:
 _INTERCEPTORS = ("__call__", "_call_impl", "_wrapped_call_impl", "__getattr__", "__getattribute__")
 
 
-def _intercepts(kind: type, base: type) -> bool:
-    """Whether a class between the two has its own way of calling a module, or of looking up its attributes."""
-    between = kind.__mro__[: kind.__mro__.index(base)]
-    return any(name in vars(c) for c in between for name in _INTERCEPTORS)
+def _interceptors(kind: type) -> list[Any]:
+    """The ways of calling a module, or of looking up its attributes, that it does not have from `nn.Module`."""
+    own = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    return [vars(base)[name] for base in own for name in _INTERCEPTORS if name in vars(base)]
 
 
 def _called(layer: type[nn.Module]) -> dict[str, Any]:
