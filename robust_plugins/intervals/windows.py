@@ -34,7 +34,7 @@ class Picture:
         return first.flatten() if torch.equal(first.expand_as(self.image), self.image) else None
 
     def seen(self, windows: Windows) -> Float[Tensor, "rows height width channels"]:
-        """What each row's window shows."""
+        """The part of the image that each row's window shows."""
         height, width = windows.size
         tops, lefts = windows.top.aminmax(), windows.left.aminmax()
         needed = (

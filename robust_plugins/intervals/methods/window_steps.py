@@ -24,7 +24,7 @@ Lines = tuple[LinearBound, LinearBound] | None
 
 
 class WindowStep(NamedTuple):
-    """What `Substituted` is for whole images: numbers for each row, and the windows of the node's inputs."""
+    """A combination of windows after its node was replaced: numbers for each row, and the windows of the inputs."""
 
     lower: Tensor
     upper: Tensor

@@ -25,7 +25,7 @@ from robust_plugins.intervals.rules.structure import IDENTITIES
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """What an output is computed by, without names: calls, tensors that forward made, and shapes of what they find."""
+    """The way an output is computed, without names: calls, tensors that forward made, and shapes of what they find."""
 
     calls: list[Any]
     constants: list[Tensor]
@@ -113,7 +113,7 @@ class Builder:
         return [t for t in found if isinstance(t, Tensor)]
 
     def outline(self) -> Outline:
-        """What the output is computed by."""
+        """The way the output is computed."""
         live = self._live()
         place = {node: f"%{index}" for index, node in enumerate(live)}
         own = vars(self.root)
@@ -125,7 +125,7 @@ class Builder:
         return Outline(calls, [t.detach() for t in self.constants()], [self._parts(n) for n in live])
 
     def _parts(self, node: fx.Node) -> Any:
-        """What a node finds in the model, as far as its value's shape may depend on that."""
+        """The parts of the model that a node finds, as far as its value's shape may depend on them."""
         if node.op not in ("get_attr", "call_module") or str(node.target) in vars(self.root):
             return None
         path = path_in_model(str(node.target))
@@ -406,7 +406,7 @@ def _is_several(value: object) -> bool:
 
 
 def described(t: Any) -> Any:
-    """What is known of a tensor without its values."""
+    """The facts that are known of a tensor without its values."""
     return (t.shape, t.dtype, t.device, t.requires_grad) if isinstance(t, Tensor) else repr(t)
 
 

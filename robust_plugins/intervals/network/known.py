@@ -131,7 +131,7 @@ def all_unpatched() -> bool:
 
 @cache
 def _class(kind: Any) -> tuple[list[tuple[type, dict[str, Any]]], list[Called]]:
-    """What a layer of torch and its bases define, and the functions that this calls, when it was first seen."""
+    """The attributes that a layer of torch and its bases define, and the functions that these call, when first seen."""
     bases = [(base, dict(vars(base))) for base in kind.__mro__[: kind.__mro__.index(nn.Module)]]
     seen: set[Any] = set()
     methods = [(contents, name, f) for _, contents in bases for name, f in contents.items() if name in _COMPUTE]

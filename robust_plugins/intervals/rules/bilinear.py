@@ -73,7 +73,7 @@ def weighted_mean_vjp(layer: WeightedMean, x: Interval, y: Interval, grad: Inter
 
 @relaxation_rule(WeightedMean)
 def weighted_mean_relaxation(layer: WeightedMean, x: Interval, y: Interval) -> tuple[LinearBound, LinearBound]:
-    """As for products, of the weights with y less a weighted mean m of its centres: `sum x y = m + sum x (y - m)`.
+    """Lines of products of the weights with y less a weighted mean m of its centres: `sum x y = m + sum x (y - m)`.
 
     So the weights' coefficients are small, whatever y's size.
     """

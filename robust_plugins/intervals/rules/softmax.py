@@ -136,7 +136,7 @@ def log_softmax_relaxation(layer: nn.LogSoftmax, x: Interval) -> tuple[LinearBou
 
 
 class _Scores(NamedTuple):
-    """Of t: its range, its value and slopes at the centre, and a linear lower bound: its value there, and slopes."""
+    """The range of t, its value and slopes at the centre, and a linear lower bound: its value there, and slopes."""
 
     t_low: Tensor
     t_up: Tensor

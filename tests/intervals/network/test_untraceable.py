@@ -92,7 +92,7 @@ CASTS: list[Callable[[Tensor], Tensor]] = [
     lambda x: x.half(), lambda x: x.bfloat16(), lambda x: x.int(), lambda x: x.long(), lambda x: x.bool(),
     lambda x: x.to(torch.float16),
     lambda x: x.to(int), lambda x: x.type_as(torch.ones(1, dtype=torch.float16)), lambda x: x.type(torch.int8),
-    lambda x: x.to(torch.ones(1, dtype=torch.bfloat16)), torch.round, lambda x: x.double(),
+    lambda x: x.to(torch.ones(1, dtype=torch.bfloat16)), lambda x: x.double(),
 ]  # fmt: skip
 
 
