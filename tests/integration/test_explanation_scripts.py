@@ -29,6 +29,7 @@ def test_half_moons_turn_from_complex_to_linear(tmp_path: Path) -> None:
     assert text.count("<image") == 3
 
 
+@pytest.mark.slow
 def test_digits_are_certified_after_a_short_training() -> None:
     pytest.importorskip("sklearn")
     rows = script("comparisons/gradient_training.py").digits(2, epochs=25, methods=("plain", "width"), attack=QUICK)

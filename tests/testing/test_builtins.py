@@ -33,7 +33,9 @@ def test_attacks(name, check) -> None:
 
 
 @pytest.mark.parametrize("check", certifier_checks)
-@pytest.mark.parametrize("name", CERTIFIERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "lirpa:alpha-crown" else n for n in CERTIFIERS]
+)
 def test_certifiers(name, check) -> None:
     check(rp.certifier(name, **CERTIFIERS[name]))
 

@@ -165,6 +165,7 @@ class Peak(TorchDispatchMode):
         return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windows", [True, False])
 def test_memory_is_kept(windows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = image_network("stopped", torch.float32)

@@ -46,19 +46,19 @@ OPTIMIZERS = PLAIN | st.sampled_from([
 ])  # fmt: skip
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(sizes=SIZES, optimizer=OPTIMIZERS, budget=st.sampled_from(list(BUDGETS)))
 def test_boxes(sizes: tuple[int, ...], optimizer: Any, budget: str) -> None:
     _check(Setting(budget=BUDGETS[budget], sizes=sizes, optimizer=optimizer, clip=0.2))
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(sizes=SIZES, optimizer=PLAIN, budget=st.sampled_from(list(BUDGETS)[:4]), net=st.sampled_from(["linear", "mlp"]))
 def test_zonotopes(sizes: tuple[int, ...], optimizer: Any, budget: str, net: Any) -> None:
     _check(Setting(budget=BUDGETS[budget], sizes=sizes, optimizer=optimizer, net=net, domain="zonotope"))
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(sizes=SIZES, optimizer=OPTIMIZERS, budget=st.sampled_from(list(BUDGETS)))
 def test_single_precision_rounded_outward(sizes: tuple[int, ...], optimizer: Any, budget: str) -> None:
     setting = Setting(budget=BUDGETS[budget], sizes=sizes, optimizer=optimizer, clip=0.2, dtype=torch.float32,
