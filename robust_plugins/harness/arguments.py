@@ -130,7 +130,18 @@ def decided(
     """
     first = x[:size]
     given = first.clone()
-    out = model(given)
+    try:
+        out = model(given)
+    except AssertionError as error:
+        if not hasattr(model, "_guards_fn"):
+            raise
+        raise ArgumentError(
+            "model",
+            f"exported for other inputs than {len(first)} of shape {tuple(first.shape[1:])} ({error})",
+            accepted="a program of torch.export that takes batches of any size",
+            hint="Give the module that it was made from, or export it with "
+            '`dynamic_shapes=({0: torch.export.Dim("batch")},)`.',
+        ) from error
     if given._version:
         model = Untouched(model)
     if isinstance(out, Tensor) and len(out.shape) and len(out) == len(first) and out.shape[1:] in ((), (1,)):
@@ -155,9 +166,10 @@ def first_decided(
     """The module that `decided` gives and the number of classes, found by running the first sample alone."""
     try:
         model, logits = decided(model, x[:1], outputs=outputs)
-    except ArgumentError:
-        raise
-    except Exception:  # a model that was exported for the batch size of x, say
+    except Exception as error:
+        if isinstance(error, ArgumentError) and not isinstance(error.__cause__, AssertionError):
+            raise
+        # A model that was exported for the batch size of x, say.
         model, logits = decided(model, x[:size], outputs=outputs)
     return model, logits.shape[1]
 

@@ -101,16 +101,23 @@ def is_quantised(model: nn.Module) -> bool:
 
 def _wraps(module: nn.Module) -> bool:
     attributes = vars(module)
-    if "_fsdp_wrapped_module" in attributes.get("_modules", ()):
+    if "_fsdp_wrapped_module" in attributes.get("_modules", ()) or _is_sharded(module):
         raise ArgumentError(
-            "model", f"wrapped in {type(module).__name__}", accepted="a module that has all of its parameters",
-            hint="Load its full state dict into the module without the wrapper.",
+            "model", f"sharded, as {type(module).__name__}", accepted="a module that has all of its parameters",
+            hint="Load its full state dict into the module as it was before it was sharded.",
         )  # fmt: skip
     return (
         isinstance(module, _TRANSPARENT)
         or "_orig_mod" in attributes.get("_modules", ())
         or attributes.get("_compiled_call_impl") is not None  # by nn.Module.compile, in place
     )
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    """Whether `fully_shard` or a tensor-parallel plan has changed the module, so that it has parts of its weights."""
+    # By name: importing torch.distributed.tensor takes a second.
+    sharded = any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
+    return sharded or any(type(t).__name__ == "DTensor" for t in module._parameters.values())
 
 
 def _bare(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
