@@ -238,8 +238,8 @@ class AlphaCROWN(Certifier):
 
 
 def _check_memory(memory: int) -> None:
-    if memory < 1:
-        raise ArgumentError("memory", memory, accepted="a number of bytes", hint=f"The default is {MEMORY}.")
+    if not isinstance(memory, int) or isinstance(memory, bool) or memory < 1:
+        raise ArgumentError("memory", memory, accepted="a whole number of bytes", hint=f"The default is {MEMORY}.")
 
 
 def _last(network: Network, before: Interval, spec: Tensor | None) -> Interval:

@@ -87,10 +87,10 @@ def check_labels(y: Tensor, x: Tensor, classes: int, *, name: str = "y") -> None
 
 
 def check_spec(spec: Tensor, x: Tensor, classes: int) -> None:
-    """Raises ArgumentError unless `spec` is one matrix of (rows, classes) per sample, of x's dtype and device."""
+    """Raises ArgumentError unless `spec` is a matrix of rows per sample, (rows, classes), of x's dtype and device."""
     if not isinstance(spec, Tensor):
         found = type(spec).__name__
-    elif spec.dim() != 3 or len(spec) != len(x) or spec.shape[2] != classes:
+    elif spec.dim() != 3 or len(spec) != len(x) or spec.shape[2] != classes or not spec.shape[1]:
         found = f"of shape {tuple(spec.shape)}"
     elif spec.dtype != x.dtype or spec.device != x.device:
         found = f"{spec.dtype} on {spec.device}"
@@ -99,7 +99,7 @@ def check_spec(spec: Tensor, x: Tensor, classes: int) -> None:
     raise ArgumentError(
         "spec",
         found,
-        accepted=f"a tensor of shape ({len(x)}, rows, {classes}), {x.dtype} on {x.device}",
+        accepted=f"a tensor of shape ({len(x)}, rows > 0, {classes}), {x.dtype} on {x.device}",
         hint="Give one matrix per sample, as rp.margin_spec(y, classes, dtype=x.dtype) does.",
     )
 

@@ -130,3 +130,33 @@ def _relus() -> nn.Module:
     return nn.Sequential(
         nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 4)
     )
+
+
+LINEAR = ["interval:crown", "interval:crown-ibp", "interval:alpha-crown"]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("memory", [1e9, float("nan"), True, 0])
+def test_memory_is_a_whole_number(name: str, memory: float) -> None:
+    with pytest.raises(rp.ArgumentError, match="whole number of bytes"):
+        rp.certifier(name, memory=memory)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_specification_has_rows(name: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+    with pytest.raises(rp.ArgumentError, match="rows > 0"):
+        rp.certifier(name).bounds(model, torch.rand(2, 2), rp.Linf(eps=0.1, clip=None), torch.zeros(2, 0, 3))
+
+
+def test_extreme_parameters_and_radii_stay_as_tight_as_crown() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    x = torch.rand(2, 3)
+    for eps, more in ((1e33, {}), (0.1, {"learning_rate": 1e300}), (0.1, {"memory": 10**30})):
+        ball = rp.Linf(eps=eps, clip=None)
+        plain = rp.certifier("interval:crown").bounds(model, x, ball)
+        found = rp.certifier("interval:alpha-crown", **more).bounds(model, x, ball)
+        assert bool((found.lower >= plain.lower).all())
+        assert bool((found.upper <= plain.upper).all())

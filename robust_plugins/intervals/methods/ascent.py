@@ -64,7 +64,7 @@ class Ascent:
     ) -> Float[Tensor, " rows"]:
         """The best bounds that `maximise` finds, `at_once` rows at a time; `differentiable` for the slopes found."""
         found = [const.new_zeros(0)]
-        for part in torch.arange(len(const), device=const.device).split(max(1, at_once)):
+        for part in torch.arange(len(const), device=const.device).split(max(1, min(at_once, len(const)))):
             c, k = rows[:, part], const[part]
             best, slopes = self.maximise(dual, c, k, None if threshold is None else threshold[part])
             found.append(dual.differentiable_bound(c, k, slopes) if differentiable else best)
@@ -106,7 +106,7 @@ class Ascent:
             gradient = derivative(keep)
             mean.lerp_(gradient, 1 - first)
             square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-            rate = self.learning_rate * self.decay**step
+            rate = min(self.learning_rate, 1e6) * self.decay**step  # slopes are in [0, 1]
             rate *= math.sqrt(1 - second ** (step + 1)) / (1 - first ** (step + 1))
             slopes.addcdiv_(mean, square.sqrt().add_(1e-8), value=rate)
             torch.minimum(torch.maximum(slopes, dual.least, out=slopes), dual.most, out=slopes)

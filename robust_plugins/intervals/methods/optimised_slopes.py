@@ -80,7 +80,7 @@ def _sample(
         bounds = _of_rows_alone(network, values, rows, threshold, ascent, memory)
     low, *up = bounds.chunk(2) if upper else (bounds,)
     met = known.meet(Interval(low.unsqueeze(0), -up[0].unsqueeze(0) if up else known.upper))
-    apart = met.lower > met.upper  # by rounding, where bounds are points
+    apart = ~(met.lower <= met.upper)  # by rounding, where bounds are points; or NaN, where numbers overflow
     return Interval(torch.where(apart, known.lower, met.lower), torch.where(apart, known.upper, met.upper))
 
 

@@ -155,6 +155,8 @@ class Unfolding:
             torch.cat([rows, -rows], 1), torch.cat([const, -const]), threshold
         ).chunk(2)  # fmt: skip
         ends = [end.index_copy(0, entries, found) for end, found in ((low, below), (up, -above))]
+        # Where numbers have overflowed, nothing is found.
+        ends = [torch.where(end.isnan(), old, end) for end, old in zip(ends, (low, up), strict=True)]
         self.values[index] = value.agreeing(Interval(*(end.view(value.shape) for end in ends)))
 
     def _affine(self, index: int) -> Columns:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals.layers import (
     Cat,
     Choose,
@@ -283,6 +284,11 @@ def attended(
     found = emit(Scale(), found, value=factor)
     if mask is not None:
         away = ~mask if mask.dtype is torch.bool else mask.isneginf()
+        if bool(away.all(-1).any()):
+            raise UnsupportedModelError(
+                "attention with a query that may look nowhere is not supported, as its weights are 0/0; let each query "
+                "look at itself, at least"
+            )
         if mask.dtype is not torch.bool:
             found = emit(Shift(), found, value=Fixed(mask.masked_fill(away, 0.0)))
         if bool(away.any()):

@@ -90,10 +90,16 @@ def max_pool_relaxation(layer: MaxPool, x: Interval) -> tuple[LinearBound, Linea
 
 def _softmax_of(own: Tensor, others: Tensor, dim: int) -> Tensor:
     """`sigmoid(own_i - logsumexp_{j != i} others_j)`."""
-    own, others = own.movedim(dim, -1), others.movedim(dim, -1)
+    return torch.sigmoid(lead(own.movedim(dim, -1), others.movedim(dim, -1))).movedim(-1, dim)
+
+
+def lead(own: Tensor, others: Tensor) -> Tensor:
+    """`own_i - logsumexp_{j != i} others_j` along the last axis.
+
+    Subtracted first: what all scores share would otherwise be rounded with the logarithm, however large it is.
+    """
     itself = torch.eye(own.shape[-1], dtype=torch.bool, device=own.device)
-    rest = others.unsqueeze(-2).masked_fill(itself, -torch.inf).logsumexp(-1)
-    return torch.sigmoid(own - rest).movedim(-1, dim)
+    return -(others.unsqueeze(-2) - own.unsqueeze(-1)).masked_fill(itself, -torch.inf).logsumexp(-1)
 
 
 def _windows(layer: MaxPool, x: Interval) -> tuple[Tensor, int]:

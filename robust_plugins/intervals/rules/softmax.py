@@ -17,7 +17,7 @@ from robust_plugins.intervals.products import total
 from robust_plugins.intervals.rules import simplex
 from robust_plugins.intervals.rules.activations import sigmoid
 from robust_plugins.intervals.rules.registry import LinearBound, backward_rule, forward_rule, relaxation_rule
-from robust_plugins.intervals.rules.selection import softmax_range
+from robust_plugins.intervals.rules.selection import lead, softmax_range
 
 Softmax = nn.Softmax | nn.LogSoftmax
 
@@ -97,7 +97,7 @@ def log_softmax(layer: nn.LogSoftmax, x: Interval) -> Interval:
         result = x.map(lambda t: t.log_softmax(dim))
     else:
         z = x.map(lambda t: t.movedim(dim, -1))
-        ends = (_others(a, b) for a, b in ((z.lower, z.upper), (z.upper, z.lower)))
+        ends = (lead(a, b) for a, b in ((z.lower, z.upper), (z.upper, z.lower)))
         result = Interval(*(torch.nn.functional.logsigmoid(t).movedim(-1, dim) for t in ends))
     if not rounding.active():
         return result
@@ -159,7 +159,7 @@ class _Scores(NamedTuple):
         eye = itself.to(z.dtype)
         known = size > 0
         return cls(
-            _others(z.lower, z.upper), _others(z.upper, z.lower), _others(center, center),
+            lead(z.lower, z.upper), lead(z.upper, z.lower), lead(center, center),
             eye - shares.nan_to_num(), torch.where(known, center - top - size.log(), -torch.inf),
             torch.where(known.unsqueeze(-1), eye - slopes, 0),
         )  # fmt: skip
@@ -205,12 +205,6 @@ def _chord(z: Interval) -> tuple[Tensor, Tensor]:
     series = z.center.exp() * (1 + r**2 / 6 + r**4 / 120)
     slope = torch.where(wide, (last - first) / torch.where(wide, 2 * r, 1), series)
     return (first + last) / 2, slope
-
-
-def _others(own: Tensor, others: Tensor) -> Tensor:
-    """`own_i - logsumexp_{j != i} others_j`."""
-    itself = torch.eye(own.shape[-1], dtype=torch.bool, device=own.device)
-    return own - others.unsqueeze(-2).masked_fill(itself, -torch.inf).logsumexp(-1)
 
 
 def _best(candidates: list[Plane], sign: int) -> Plane:

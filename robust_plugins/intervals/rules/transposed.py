@@ -38,10 +38,11 @@ def conv_transpose(layer: ConvTranspose, x: Interval, weight: Interval, bias: In
 def conv_transpose_vjp(
     layer: ConvTranspose, x: Interval, grad: Interval, weight: Interval, bias: Interval | None
 ) -> Interval:
-    """The convolution."""
+    """The convolution, where the input has entries: what padded the output at its end may have room for more."""
     check_convolution(layer, x)
     f, options = _PLAIN[_dims(weight) - 1], _options(layer)
-    return product(lambda g, w: f(g, w, **options), grad, weight, terms=prod(weight.shape[1:]))
+    inside: tuple[Any, ...] = (..., *(slice(n) for n in x.shape[2:]))
+    return product(lambda g, w: f(g, w, **options)[inside], grad, weight, terms=prod(weight.shape[1:]))
 
 
 @weights_rule(*KINDS)
