@@ -15,11 +15,13 @@ from support.fuzzing.checks import Violation, check_certifier
 from support.fuzzing.drawing import Case
 from support.fuzzing.reaching import reach
 from support.fuzzing.source import Recipe, Written
-from torch import nn
+from torch import Tensor, nn
 
 import robust_plugins as rp
 from robust_plugins.adapters.lirpa import audit, bounded, certifiers, unsound
+from robust_plugins.decisions import certifier
 from robust_plugins.harness import arguments
+from robust_plugins.harness.memory import activation_sizes
 from robust_plugins.intervals.network import builder, state, tracing
 from robust_plugins.intervals.rules import elementwise
 from robust_plugins.intervals.rules.activations import softplus
@@ -201,7 +203,13 @@ def test_samples_that_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_inputs_that_are_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not found("interval:ibp", IN_PLACE, (4,), seeds=1)
+
+    def measured(model: nn.Module, x: Tensor) -> list[int]:
+        model(x)
+        return activation_sizes(model, x)
+
     monkeypatch.setattr(arguments, "Untouched", lambda model: model)
+    monkeypatch.setattr(certifier, "activation_sizes", measured)
     assert "changes x" in found("interval:ibp", IN_PLACE, (4,), seeds=1)
 
 

@@ -165,8 +165,11 @@ def as_usual() -> bool:
 
 def _touched(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
     changed = [n for n in now.keys() | before.keys() if n not in now or n not in before or now[n] is not before[n]]
-    return any((name in _NAMES or name.startswith("__")) and name not in _SHOWN for name in changed)
+    return any((name in _NAMES or name[:2] == name[-2:] == "__") and name not in _NOT_CALLED for name in changed)
 
 
-_SHOWN = ("__repr__", "__str__", "__format__", "__dir__", "__doc__", "__annotations__")
-"""Changed by libraries that print more of a tensor or module."""
+_NOT_CALLED = (
+    "__repr__", "__str__", "__format__", "__dir__", "__doc__", "__annotations__", "__init__", "__setstate__",
+)  # fmt: skip
+"""Changed by libraries that print more of a tensor or module, or that follow where modules are made as compilers do;
+no call of one that exists needs them."""

@@ -203,3 +203,11 @@ def test_modules_of_older_torch_without_all_kinds_of_hooks_are_read() -> None:
     model, _ = _made()
     del model.lin._backward_pre_hooks  # type: ignore[union-attr]
     assert fingerprint(model) is not None
+
+
+def test_graphs_are_kept_after_something_was_compiled() -> None:
+    """Compiling follows where modules are made, by other ways to make them."""
+    model, x = _made()
+    torch.compile(model, backend="eager")(x)
+    model, _ = _made()
+    assert fingerprint(model) is not None
