@@ -1,11 +1,11 @@
 """How bounds by linear relaxation grow with the network, beside auto_LiRPA's on the same images.
 
-    python integration/comparisons/bound_scaling.py [--cases cnn7-8 mnist] [--shared ../shared]
+    python integration/comparisons/bound_scaling.py [--cases cnn7-8 mnist] [--models DIR]
 
 Each case runs in a process of its own, with one thread: CPU seconds of the second of two calls, and the peak of the
 memory above that before the first. CNN7 is that of CTBench with 3x3 kernels, ResNet-18 has a quarter of the usual
 width; both have random weights and the batch-norm statistics of random images. The published ConvSmall networks are
-read from the folder `shared`.
+read from the folder `--models`.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ def resnet18(width: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(before, 10))
 
 
-def subject(case: str, shared: Path) -> tuple[nn.Module, Tensor]:
+def subject(case: str, models: Path) -> tuple[nn.Module, Tensor]:
     """A network in evaluation mode and one image."""
     torch.manual_seed(0)
     if case in PUBLISHED:
         file, channels, size, features = PUBLISHED[case]
-        state = torch.load(shared / "models" / "eran" / file, weights_only=True)["state_dict"]
+        state = torch.load(models / file, weights_only=True)["state_dict"]
         model = nn.Sequential(
             nn.Conv2d(channels, 16, 4, 2), nn.ReLU(), nn.Conv2d(16, 32, 4, 2), nn.ReLU(), nn.Flatten(),
             nn.Linear(features, 100), nn.ReLU(), nn.Linear(100, 10),
@@ -88,10 +88,10 @@ def subject(case: str, shared: Path) -> tuple[nn.Module, Tensor]:
     return model.eval(), x
 
 
-def measure(case: str, method: str, shared: Path) -> str:
+def measure(case: str, method: str, models: Path) -> str:
     """One line of the table."""
     torch.set_num_threads(1)
-    model, x = subject(case, shared)
+    model, x = subject(case, models)
     ball = rp.Linf(eps=EPS[case], clip=(0, 1))
     with torch.no_grad():
         y = model(x).argmax(1)
@@ -117,17 +117,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--methods", nargs="+", default=["interval:crown", "lirpa:crown", "interval:relaxed"])
-    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--models", type=Path, default=Path(), help="where the published networks are")
     parser.add_argument("--one", action="store_true", help="measure the only case and method here")
     args = parser.parse_args()
     if args.one:
-        print(measure(args.cases[0], args.methods[0], args.shared))
+        print(measure(args.cases[0], args.methods[0], args.models))
         return
     print("| network | eps | method | CPU seconds | GiB | bound |\n|---|---|---|---|---|---|")
     for case in args.cases:
         for method in args.methods:
             command = [sys.executable, __file__, "--one", "--cases", case, "--methods", method]
-            run = subprocess.run([*command, "--shared", str(args.shared)], capture_output=True, text=True, check=False)
+            run = subprocess.run([*command, "--models", str(args.models)], capture_output=True, text=True, check=False)
             said = run.stdout.strip().splitlines() or [f"| {case} | {EPS[case]:.4g} | {method} | fails | | |"]
             print(said[-1], flush=True)
             if run.returncode:

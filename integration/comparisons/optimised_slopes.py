@@ -1,6 +1,6 @@
 """Optimised slopes side by side: `interval:alpha-crown` and auto_LiRPA's, on three published networks.
 
-    python integration/comparisons/optimised_slopes.py --models ../shared/models/eran [--images 20] [--network mlp]
+    python integration/comparisons/optimised_slopes.py --models DIR [--images 20] [--network mlp]
         [--certifier interval:alpha-crown --certifier lirpa:alpha-crown] [--json]
 
 For each network, the first correctly classified images of its test set are certified, and the images verified and the
