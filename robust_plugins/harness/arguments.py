@@ -99,7 +99,7 @@ def check_spec(spec: Tensor, x: Tensor, classes: int) -> None:
     raise ArgumentError(
         "spec",
         found,
-        accepted=f"a tensor of shape ({len(x)}, rows > 0, {classes}), {x.dtype} on {x.device}",
+        accepted=f"a tensor of shape ({len(x)}, rows, {classes}), rows > 0, {x.dtype} on {x.device}",
         hint="Give one matrix per sample, as rp.margin_spec(y, classes, dtype=x.dtype) does.",
     )
 

@@ -18,7 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from robust_plugins.intervals.network.code import reads
-from robust_plugins.intervals.network.known import FUNCTIONS, METHODS, MODULES, as_usual, unpatched, unpatched_class
+from robust_plugins.intervals.network.known import (
+    FUNCTIONS,
+    METHODS,
+    MODULES,
+    SLOTS,
+    as_usual,
+    unpatched,
+    unpatched_class,
+)
 from robust_plugins.intervals.rules.registry import BUILTIN, Rules, current
 
 Fingerprint = tuple[Hashable, ...]
@@ -34,7 +42,7 @@ _CONTAINERS: dict[type[nn.Module], Rules] = {
 _CHANGES_NO_CALL = frozenset(
     ("__init__", "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__repr__",
      "__parameters__", "__orig_bases__", "__abstractmethods__", "_abc_impl", "__firstlineno__",
-     "__static_attributes__", "__type_params__", "forward", "train", "extra_repr", "dump_patches")
+     "__static_attributes__", "__type_params__", SLOTS, "forward", "train", "extra_repr", "dump_patches")
 )  # fmt: skip
 """What a class may define of that which every module has, or Python calls by itself."""
 _BUILTINS = {

@@ -146,7 +146,9 @@ _COMPUTE = ("forward", "_conv_forward", "_check_input_dim", "_output_padding", "
 def unpatched_class(kind: Any) -> bool:
     """Whether a layer of torch is, and calls, what it did when it was first asked about."""
     bases, called = _class(kind)
-    return all(vars(base) == contents for base, contents in bases) and all(c.same() for c in called)
+    return all(vars(base) == contents or not _changed(vars(base), contents) for base, contents in bases) and all(
+        c.same() for c in called
+    )
 
 
 _BASES: tuple[tuple[type, dict[str, Any]], ...] = tuple(
@@ -164,8 +166,20 @@ def as_usual() -> bool:
 
 
 def _touched(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    changed = [n for n in now.keys() | before.keys() if n not in now or n not in before or now[n] is not before[n]]
+    changed = _changed(now, before)
     return any((name in _NAMES or name[:2] == name[-2:] == "__") and name not in _NOT_CALLED for name in changed)
+
+
+def _changed(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    return [
+        name
+        for name in now.keys() | before.keys()
+        if name != SLOTS and (name not in now or name not in before or now[name] is not before[name])
+    ]
+
+
+SLOTS = "__slotnames__"
+"""Written into a class when one of its objects is copied or pickled for the first time; nothing else reads it."""
 
 
 _NOT_CALLED = (

@@ -165,21 +165,22 @@ def _check(network: Network, probe: Tensor) -> None:
     ours = network.forward(Interval.point(probe))[-1].lower
     theirs = _output(network.model, probe.clone())
     alone = torch.cat([_output(network.model, sample) for sample in probe.clone().split(1)])
-    if bool(theirs.isnan().any()):
-        raise UnsupportedModelError(
-            f"the model ({type(network.model).__name__}) returns NaN near the first sample, which has no bounds; "
-            "look for 0/0, or for softmax of minus infinity alone"
-        )
     scale = theirs.abs().nan_to_num(posinf=0.0).amax() if theirs.numel() else 0.0
     tolerance = 1e-3 if probe.dtype not in (torch.float32, torch.float64) else 1e-4
     for found, cause in (
         (ours, "its graph computes something else, as with operations in place on a value that is used again"),
         (alone, "a sample's output depends on the other samples of its batch"),
     ):
-        if found.shape != theirs.shape or not bool(
-            ((found == theirs) | ((found - theirs).abs() <= tolerance * (1 + scale))).all()
-        ):
+        same = found.shape == theirs.shape and _agrees(found, theirs, tolerance * (1 + scale))
+        if not same and bool(theirs.isnan().any()):
+            cause = "it returns NaN near the first sample; look for 0/0, or for softmax of minus infinity alone"
+        if not same:
             raise UnsupportedModelError(f"the model ({type(network.model).__name__}) cannot be bounded: {cause}")
+
+
+def _agrees(one: Tensor, two: Tensor, tolerance: Tensor | float) -> bool:
+    """Whether two outputs are the same but for rounding; NaN, as of weights that are NaN, is NaN in both."""
+    return bool(((one == two) | ((one - two).abs() <= tolerance) | (one.isnan() & two.isnan())).all())
 
 
 def _output(model: nn.Module, x: Tensor) -> Tensor:
