@@ -86,7 +86,7 @@ _OPTIONS = [
         "--model",
         "spec",
         required=True,
-        help="A network of the zoo ('cnn', 'mlp(widths=(64, 64))'), a TorchScript or torch.export file, or "
+        help="A network of the zoo ('cnn', 'mlp(widths=(64, 64))'), an ONNX, TorchScript or torch.export file, or "
         "'package.module:factory'.",
     ),
     click.option("--weights", help="Its weights: a state dict written by torch.save, or safetensors."),

@@ -183,6 +183,7 @@ def _refused(path: Path, found: str, hint: str) -> ArgumentError:
     return ArgumentError(
         "file",
         f"{str(path)!r}: {found}",
-        accepted="TorchScript, a program of torch.export for any batch size, or as weights a state dict or safetensors",
+        accepted="ONNX (.onnx), TorchScript, a program of torch.export for any batch size, or as weights a state "
+        "dict or safetensors",
         hint=hint,
     )

@@ -10,14 +10,18 @@ from typing import Any
 
 from torch import nn
 
+from robust_plugins.adapters.onnx import read_classifier
 from robust_plugins.errors import ArgumentError, PluginError
 from robust_plugins.networks.files import load_weights, model_from_file
 from robust_plugins.registry.information import ComponentInfo, Kind
 from robust_plugins.registry.naming import parse_component
 from robust_plugins.registry.registry import plugins, registry
 
-SUFFIXES = (".pt", ".pth", ".pt2", ".ts", ".jit", ".pkl", ".pickle", ".safetensors", ".bin", ".onnx")
+SUFFIXES = (".pt", ".pth", ".pt2", ".ts", ".jit", ".pkl", ".pickle", ".safetensors", ".bin", ".onnx", ".onnx.gz")
 """What the names of model files end with."""
+
+ONNX = (".onnx", ".onnx.gz")
+"""Those of ONNX files."""
 
 
 def model(name: str, /, **parameters: Any) -> nn.Module:
@@ -29,19 +33,33 @@ def model(name: str, /, **parameters: Any) -> nn.Module:
     return _checked(registry().create(Kind.MODEL, name, **parameters), f"model {name!r}: its factory")
 
 
-def load_model(spec: str, *, input_shape: Sequence[int], classes: int, weights: str | Path | None = None) -> nn.Module:
-    """The model that `spec` names, for inputs of `input_shape` and so many `classes`.
+def load_model(
+    spec: str,
+    *,
+    input_shape: Sequence[int] | None = None,
+    classes: int | None = None,
+    weights: str | Path | None = None,
+) -> nn.Module:
+    """The model that `spec` names, for inputs of `input_shape` and so many `classes`; ONNX files know these themselves.
 
     - the name of a registered network, with parameters where wanted: `"mlp(widths=(64, 64))"`; such names come first;
-    - a file: TorchScript, or a program of torch.export that was exported in evaluation mode and for any batch size;
+    - a file: ONNX, plain or gzipped; TorchScript, or a program of torch.export that was exported in evaluation mode
+      and for any batch size;
     - an import path, `"package.module:factory"`: a class or function, called with the parameters written behind it,
       and with `input_shape` and `classes` where it has parameters of these names; or an `nn.Module` itself.
 
     `weights` are then loaded into it: safetensors, or a state dict, read with `weights_only=True`. Nothing is
-    unpickled. An import path runs the code that it names. Raises ArgumentError, UnknownNameError and PluginError with
-    what to do about it.
+    unpickled. An import path runs the code that it names. A network from an ONNX file was compared with onnxruntime.
+    Raises ArgumentError, UnknownNameError, PluginError and ComponentError with what to do about it.
     """
-    if is_file(spec):
+    if spec.lower().endswith(ONNX):
+        found = read_classifier(spec, input_shape, classes)
+    elif input_shape is None or classes is None:
+        raise ArgumentError(
+            "input_shape" if input_shape is None else "classes", None, accepted="the shape of a sample; their number",
+            hint="Only ONNX files know them: give both.",
+        )  # fmt: skip
+    elif is_file(spec):
         found = model_from_file(Path(spec), input_shape=input_shape)
     else:
         name, parameters = parse_component(spec)
