@@ -115,13 +115,13 @@ def through_affine(
 
 def _through_activation(activation: Activation, z: Interval, before: Form) -> Form:
     """A line through the middle of the function, and the most that it is off."""
-    slope, low, up = _strip(activation, z)
+    slope, low, up = strip(activation, z)
     factor = slope.unsqueeze(1)
     center = slope * before.center + (low + up) / 2
     return Form(center, factor * before.generators, slope.abs() * before.remainder + (up - low) / 2, before.norm)
 
 
-def _strip(activation: Activation, z: Interval) -> tuple[Tensor, Tensor, Tensor]:
+def strip(activation: Activation, z: Interval) -> tuple[Tensor, Tensor, Tensor]:
     """A slope a, and the ends of an interval that holds `f(t) - a t` for every t in z."""
     (low_slope, low), (up_slope, up) = activation.lines(z)
     convex = activation.shape == "convex"

@@ -17,6 +17,7 @@ from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.layers import Scale, Shift
 from robust_plugins.intervals.methods.relaxation import MEMORY, Relaxation, Support
+from robust_plugins.intervals.methods.zonotopes import Zonotopes
 from robust_plugins.intervals.network.graph import Network
 from robust_plugins.intervals.rules.elementwise import activation_of
 from robust_plugins.intervals.rules.structure import IDENTITIES, REARRANGING
@@ -40,7 +41,8 @@ def crown(
     - `known` is intersected as in `Network.forward`; `support` describes a smaller set of inputs, as for `Relaxation`.
     - Rows are handled in chunks whose coefficients fit `memory` bytes.
     - `entries="bent"` leaves out the inputs of activations at which these are straight anyway, such as a ReLU's that
-      keep their sign: no relaxation becomes tighter by them, only their own intervals are wider.
+      keep their sign: no relaxation becomes tighter by them, only their own intervals are wider. Where most rows are
+      in vain, a pass forward finds such entries first (`Zonotopes`), within `memory`, unless gradients are recorded.
 
     Not available with outward rounding.
     """
@@ -48,23 +50,67 @@ def crown(
         raise ArgumentError(
             "rounding", "'outward'", accepted="'nearest' for linear relaxation", hint="Use Network.forward for it."
         )
-    values: list[Interval] = [x if known is None or 0 not in known else x.agreeing(known[0])]
+    box = x if known is None or 0 not in known else x.agreeing(known[0])
+    return _continued(network, [box], known or {}, memory, support, entries)
+
+
+def _continued(
+    network: Network,
+    values: list[Interval],
+    known: Mapping[int, Interval],
+    memory: int,
+    support: Support | None,
+    entries: Literal["all", "bent"],
+    credit: float = 0.0,
+) -> list[Interval]:
+    """The intervals of all nodes from those of the first ones."""
     relaxation = Relaxation(network, values, memory=memory, support=support)
+    zonotopes = None
+    if entries == "bent" and support is None and not torch.is_grad_enabled() and _of_points(network):
+        zonotopes = Zonotopes(network, values, memory=memory, credit=credit)
     readers: dict[int, list[int]] = {}
     for index, node in enumerate(network.nodes):
         if index and not network.rules[index].affine:
             for j in node.inputs:
                 readers.setdefault(j, []).append(index)
     last = len(network.nodes) - 1
-    for index in range(1, len(network.nodes)):
+    for index in range(len(values), len(network.nodes)):
         value = network.step(index, values)
-        if known is not None and index in known:
+        if index in known:
             value = value.agreeing(known[index])
         values.append(value)
-        if (index == last or index in readers) and (support is not None or not _exact(network, index)):
-            only = entries == "bent" and index != last
-            values[index] = relaxation.sharpened(index, bent(network, readers[index], value) if only else None)
+        if not (index == last or index in readers) or (support is None and _exact(network, index)):
+            continue
+        needed = bent(network, readers[index], value) if entries == "bent" and index != last else None
+        if needed is None or zonotopes is None:
+            values[index] = relaxation.sharpened(index, needed)
+            continue
+        wanted = int(needed.sum())
+        if samples := zonotopes.samples(index):
+            if samples < len(value):
+                share = zonotopes.credit * samples / len(value)
+                parts = [slice(i, i + samples) for i in range(0, len(value), samples)]
+                found = [
+                    _continued(
+                        network, [v[p] for v in values[:index]], {k: v[p] for k, v in known.items()},
+                        memory, support, entries, share,
+                    )
+                    for p in parts
+                ]  # fmt: skip
+                return [Interval.cat(nodes) for nodes in zip(*found, strict=True)]
+            values[index] = value.agreeing(zonotopes.interval(index))
+            needed = bent(network, readers[index], values[index])
+            assert needed is not None  # it was not before
+        rows, work = int(needed.sum()), relaxation.work
+        values[index] = relaxation.sharpened(index, needed)
+        left = bent(network, readers[index], values[index])
+        assert left is not None
+        zonotopes.learn(wanted, rows, rows - int(left.sum()), relaxation.work - work)
     return values
+
+
+def _of_points(network: Network) -> bool:
+    return all(p is None or p.is_point for ps in network.parameters for p in ps.values())
 
 
 def bent(network: Network, readers: Sequence[int], value: Interval) -> Tensor | None:

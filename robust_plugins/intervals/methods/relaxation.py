@@ -41,6 +41,10 @@ Both bounds, before and after it, their absolute values and products, and the co
 """
 
 
+PASS = 8
+"""How many multiplications take the time of a number that is read and written."""
+
+
 class Substituted(NamedTuple):
     """A combination of a node's output after the node was replaced by bounds on it."""
 
@@ -68,6 +72,9 @@ class Relaxation:
     ) -> None:
         self.network, self.values, self.memory, self.support = network, values, memory, support
         self.steps = WindowSteps(network, values, self._offset, self._lines)
+        self.work = 0.0
+        """What was computed so far, in about as many multiplications."""
+        self.efforts = efforts(network)
         self._offsets: dict[int, Interval] = {}
         self._bounds: dict[int, tuple[LinearBound, LinearBound] | None] = {}
         self._part: tuple[slice, Relaxation] = (slice(0, 0), self)
@@ -121,6 +128,8 @@ class Relaxation:
             inside = entries[(entries >= samples.start * size) & (entries < samples.stop * size)]
             if len(inside):
                 found.append(part._of_dense(node, inside - samples.start * size, count))
+                if part is not self:
+                    self.work, part.work = self.work + part.work, 0.0
         low, up = zip(*found, strict=True)
         return torch.cat(low), torch.cat(up)
 
@@ -176,10 +185,13 @@ class Relaxation:
                     whole.add(index, (table, table if upper is lower else places.table(upper)))
                     largest = max(largest, places.samples * places.width * self._largest(index))
                 else:
+                    self.work += self.efforts[index] * w.rows * w.values[0].numel() * (2 if w.split else 1)
                     low, up = low + step.lower, up + step.upper
                     for source, below in zip(self.network.nodes[index].inputs, step.inputs, strict=bool(step.inputs)):
                         waiting[source] = waiting[source].plus(below) if source in waiting else below
             whole.step(index)
+        if (part := whole.relaxation) is not self:
+            self.work, part.work = self.work + part.work, 0.0
         shape = (places.samples, places.width)
         return low + places.flat(whole.low.expand(shape)), up + places.flat(whole.up.expand(shape)), largest
 
@@ -400,6 +412,8 @@ class _Pass:
             least, most = self.relaxation.over_inputs(*pair)
             self._number(least, most)
             return
+        sizes = {id(t): t.numel() for t in pair if t is not None}
+        self.relaxation.work += self.relaxation.efforts[index] * sum(sizes.values())
         step = self.relaxation.substituted(index, *pair)
         self._number(step.lower, step.upper)
         for source, below in zip(network.nodes[index].inputs, step.inputs, strict=bool(step.inputs)):
@@ -426,6 +440,12 @@ class _Pass:
             t if t.dim() == 0 else t.expand(len(pick), t.shape[1]).gather(1, pick) for t in (self.low, self.up)
         )
         self.pick = None
+
+
+def efforts(network: Network) -> list[int]:
+    """For each node, about how many multiplications a number of its output costs, in either direction."""
+    weights = [next((p for p in ps.values() if p is not None), None) for ps in network.parameters]
+    return [PASS + (0 if w is None or w.lower.dim() < 2 else w.lower[0].numel()) for w in weights]
 
 
 def deviation(p: Interval) -> Interval:

@@ -1,0 +1,150 @@
+"""Zonotopes hold what every node computes, and spare `crown` rows without making its bounds looser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from support.image_networks import image_network
+from torch import Tensor, nn
+
+from robust_plugins.intervals import Interval, Network, crown, trace
+from robust_plugins.intervals.methods import crown as module
+from robust_plugins.intervals.methods import zonotopes
+from robust_plugins.intervals.methods.relaxation import CHUNK, MEMORY, Relaxation
+from robust_plugins.intervals.methods.zonotopes import Zonotopes
+
+KINDS = ("plain", "residual", "pooled", "grouped", "crossed")
+
+
+def around(x: Tensor, eps: float) -> Interval:
+    return Interval(x - eps, x + eps)
+
+
+def found(network: Network, values: Sequence[Interval]) -> list[Interval]:
+    """The intervals of all nodes by zonotopes alone."""
+    forward = Zonotopes(network, values, memory=MEMORY, credit=torch.inf)
+    assert forward.samples(len(values) - 1) >= len(values[0])
+    return [forward.interval(index) for index in range(len(values))]
+
+
+def reached(network: Network, box: Interval) -> list[Tensor]:
+    """What the nodes are at corners and uniform points, and where ascent on one entry of one node leads.
+
+    For each node (points, batch, *shape).
+    """
+    draws = 12 * len(network.nodes)
+    center, radius = (t.repeat(draws, *[1] * (t.dim() - 1)) for t in (box.center, box.radius))
+    start = radius * torch.randn_like(radius).sign()
+    z = (
+        center
+        + torch.where(torch.rand(len(radius), *[1] * (radius.dim() - 1)) < 0.3, torch.rand_like(start), 1) * start
+    )
+    for _ in range(3):
+        z = z.detach().requires_grad_()
+        values = [v.lower.flatten(1) for v in network.forward(Interval.point(z))]
+        chosen = torch.stack([v[torch.arange(len(v)), torch.randint(v.shape[1], (len(v),))] for v in values], 1)
+        node = torch.arange(draws).repeat_interleave(len(box.center)) % len(values)
+        (grad,) = torch.autograd.grad((chosen.gather(1, node.unsqueeze(1)) * torch.randn(len(z), 1).sign()).sum(), z)
+        z = torch.cat([z[: len(z) // 3], (center + radius * grad.sign())[len(z) // 3 :]])
+    with torch.no_grad():
+        return [v.lower.unflatten(0, (draws, -1)) for v in network.forward(Interval.point(z.detach()))]
+
+
+def outside(intervals: Sequence[Interval], points: Sequence[Tensor]) -> float:
+    """How far the farthest value lies outside, relative to the largest of its node."""
+    return max(
+        float((torch.maximum(i.lower - v, v - i.upper) / i.magnitude.max()).max())
+        for i, v in zip(intervals, points, strict=True)
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("eps", [1e-4, 0.1])
+def test_what_every_node_computes_lies_inside(kind: str, eps: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = image_network(kind)
+    network, box = trace(model, x), around(x, eps)
+    with torch.no_grad():
+        intervals = found(network, network.forward(box))
+    points = reached(network, box)
+    assert outside(intervals, points) < 1e-12
+    strip = zonotopes.strip
+
+    def narrow(activation: Any, z: Interval) -> tuple[Tensor, Tensor, Tensor]:
+        slope, low, up = strip(activation, z)
+        return slope, low + (up - low) / 4, up - (up - low) / 4
+
+    monkeypatch.setattr(zonotopes, "strip", narrow)
+    if eps > 0.01 and kind != "pooled":  # there pooling averages too much for such points to come close
+        with torch.no_grad():
+            assert outside(found(network, network.forward(box)), points) > 1e-6
+
+
+def test_a_network_that_is_linear_over_the_box_is_exact_and_larger_boxes_have_larger_bounds() -> None:
+    model, x = image_network("residual")
+    network = trace(model, x)
+    with torch.no_grad():
+        widths = []
+        for eps in (1e-9, 0.01, 0.02):
+            values = network.forward(around(x, eps))
+            widths.append(found(network, values)[-1].width)
+            if eps < 1e-6:
+                exact = Relaxation(network, values).bounds(len(values) - 1)
+                torch.testing.assert_close(widths[0], exact.width, rtol=1e-5, atol=0)
+    assert bool((widths[1] < widths[2]).all())
+
+
+def test_rows_that_are_spared_leave_the_bounds_of_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = image_network("residual")
+    network, box = trace(model, x), around(x, 0.01)
+    rows: list[int] = []
+    sharpened = Relaxation.sharpened
+
+    def counted(self: Relaxation, node: int, needed: Tensor | None = None) -> Interval:
+        rows.append(0 if needed is None else int(needed.sum()))
+        return sharpened(self, node, needed)
+
+    monkeypatch.setattr(Relaxation, "sharpened", counted)
+    with torch.no_grad():
+        plain, before = crown(network, box, entries="bent"), sum(rows)
+        rows.clear()
+        monkeypatch.setattr(module, "Zonotopes", lambda *a, credit, **k: Zonotopes(*a, credit=torch.inf, **k))
+        spared, after = crown(network, box, entries="bent"), sum(rows)
+        # Where the memory is enough for the zonotopes of one sample at a time:
+        one = CHUNK + 8 * zonotopes.ALIVE * 2 * (x[0].numel() + 400) * 400
+        parts = crown(network, box, entries="bent", memory=one)
+    assert after < 0.8 * before
+    size = float(plain[-1].magnitude.max())
+    points = reached(network, box)
+    for other in (spared, parts):
+        assert bool((other[-1].lower > plain[-1].lower - 1e-3 * size).all())
+        assert bool((other[-1].upper < plain[-1].upper + 1e-3 * size).all())
+        assert outside(other, points) < 1e-12
+    assert all(torch.allclose(i.lower, j.lower, atol=1e-9 * size) for i, j in zip(spared, parts, strict=True))
+
+
+@pytest.mark.parametrize(("eps", "starts"), [(1e-4, True), (3.0, False)])
+def test_the_pass_forward_is_made_where_rows_were_spent_in_vain(
+    eps: float, starts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    wide = [layer for _ in range(6) for layer in (nn.Linear(80, 80), nn.ReLU())]
+    model = nn.Sequential(nn.Linear(6, 80), nn.ReLU(), *wide, nn.Linear(80, 3)).double()
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            layer.weight.data *= 3  # so that interval propagation finds nearly all neurons unstable
+    x = torch.randn(2, 6, dtype=torch.float64)
+    made: list[int] = []
+    interval = Zonotopes.interval
+
+    def noted(self: Zonotopes, node: int) -> Interval:
+        made.append(node)
+        return interval(self, node)
+
+    monkeypatch.setattr(Zonotopes, "interval", noted)
+    with torch.no_grad():
+        values = crown(trace(model, x), around(x, eps), entries="bent")
+    assert bool(made) == starts
+    assert outside(values, reached(trace(model, x), around(x, eps))) < 1e-12
