@@ -56,12 +56,18 @@ class Layer(nn.Module):
 class Attention(nn.Module):
     """`nn.MultiheadAttention` of a sequence with itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, batch_first: bool = True, padded: bool = False) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=batch_first)
+        self.padded = padded
+        self.register_buffer("padding", torch.tensor([[False, True]]))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.attention(x, x, x, need_weights=False)[0]
+        if not self.attention.batch_first:
+            h = x.permute(1, 0, 2)
+            return self.attention(h, h, h, need_weights=False)[0].permute(1, 0, 2)
+        mask = self.padding.expand(x.shape[0], 2) if self.padded else None
+        return self.attention(x, x, x, key_padding_mask=mask, need_weights=False)[0]
 
 
 VECTOR, SEQUENCE, IMAGE, VOLUME = (4,), (2, 4), (2, 4, 4), (1, 2, 2, 2)
@@ -97,8 +103,12 @@ LAYERS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...]]] = [
     ("Upsample nearest", lambda: nn.Upsample(scale_factor=2), IMAGE),
     ("Upsample bilinear", lambda: nn.Upsample(scale_factor=2, mode="bilinear"), IMAGE),
     ("Upsample bicubic", lambda: nn.Upsample(scale_factor=2, mode="bicubic"), IMAGE),
+    ("AdaptiveMaxPool2d", lambda: nn.AdaptiveMaxPool2d(1), IMAGE),
+    ("GLU", nn.GLU, VECTOR),
     ("PixelShuffle", lambda: nn.PixelShuffle(2), (4, 2, 2)),
     ("MultiheadAttention", Attention, SEQUENCE),
+    ("MultiheadAttention, batch_first=False", lambda: Attention(batch_first=False), SEQUENCE),
+    ("MultiheadAttention, key_padding_mask", lambda: Attention(padded=True), SEQUENCE),
     ("TransformerEncoderLayer", lambda: nn.TransformerEncoderLayer(4, 2, 4, batch_first=True), SEQUENCE),
 ]  # fmt: skip
 CALLS: list[tuple[str, Callable[[Tensor], Tensor], tuple[int, ...]]] = [
@@ -113,6 +123,8 @@ CALLS: list[tuple[str, Callable[[Tensor], Tensor], tuple[int, ...]]] = [
     ("(1 + h ** 2).sqrt()", lambda h: (1 + h**2).sqrt(), VECTOR),
     ("torch.maximum(h, -h)", lambda h: torch.maximum(h, -h), VECTOR),
     ("h.clamp(-1, 1)", lambda h: h.clamp(-1, 1), VECTOR),
+    ("h.clamp(low, high), tensors", lambda h: h.clamp(-torch.ones(4), 1 + torch.zeros(4)), VECTOR),
+    ("(1 + h ** 2) ** h", lambda h: (1 + h**2) ** h, VECTOR),
     ("h @ W", lambda h: h @ torch.ones(4, 2), SEQUENCE),
     ("einsum with a constant", lambda h: torch.einsum("bij,jk->bki", h, torch.ones(4, 3)), SEQUENCE),
     ("h @ h.mT", lambda h: h @ h.transpose(1, 2), SEQUENCE),
@@ -131,6 +143,12 @@ CALLS: list[tuple[str, Callable[[Tensor], Tensor], tuple[int, ...]]] = [
     ("h[:, [0, 2]]", lambda h: h[:, [0, 2]], VECTOR),
     ("(h > 0).float() * h", lambda h: (h > 0).float() * h, VECTOR),
     ("h.norm(dim=1)", lambda h: h / (1 + h.norm(dim=1, keepdim=True)), VECTOR),
+    ("vector_norm, 1 and inf", lambda h: torch.linalg.vector_norm(h, 1, 1) + h.norm(float("inf"), 1), SEQUENCE),
+    ("F.normalize", lambda h: F.normalize(h, dim=1), VECTOR),
+    ("F.cosine_similarity", lambda h: F.cosine_similarity(h[:, :1], h[:, 1:], dim=2), SEQUENCE),
+    ("h.amax(1), h.max(1).values", lambda h: h.amax(1) + h.max(1).values, SEQUENCE),
+    ("h.std(1), h.var(1)", lambda h: h.std(1) + h.var(1), SEQUENCE),
+    ("h.max(1).indices", lambda h: h.max(1).indices.float(), SEQUENCE),
     ("argmax", lambda h: F.one_hot(h.argmax(1), 4).float(), VECTOR),
 ]
 

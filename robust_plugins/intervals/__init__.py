@@ -9,7 +9,13 @@ linear relaxation. Each type of layer has its rules; `robust_plugins.intervals.r
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.methods.crown import crown
 from robust_plugins.intervals.methods.relaxation import Relaxation
-from robust_plugins.intervals.network import elementwise_calls, structural_calls  # noqa: F401
+from robust_plugins.intervals.network import (  # noqa: F401
+    elementwise_calls,
+    layer_calls,
+    product_calls,
+    reducing_calls,
+    structural_calls,
+)
 from robust_plugins.intervals.network.graph import Gradients, Network, Node
 from robust_plugins.intervals.network.tracing import trace
 from robust_plugins.intervals.rules import activations  # noqa: F401

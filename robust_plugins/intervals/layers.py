@@ -222,11 +222,45 @@ class Power(nn.Module):
 
 
 class Extreme(nn.Module):
-    """The larger of two inputs, entry by entry, or with `least` the smaller."""
+    """The larger of two inputs, entry by entry, or with `least` the smaller.
 
-    def __init__(self, *, least: bool = False) -> None:
+    Where both are equal, the gradient of the first is `tie`, of the second `1 - tie`: as clamping has it, or the mean.
+    """
+
+    def __init__(self, *, least: bool = False, tie: float = 0.5) -> None:
         super().__init__()
-        self.least = least
+        self.least, self.tie = least, tie
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        if self.tie == 1:
+            return x.clamp(max=y) if self.least else x.clamp(min=y)
         return torch.minimum(x, y) if self.least else torch.maximum(x, y)
+
+
+class Largest(nn.Module):
+    """The largest value along axes of each sample, rising from 1, or with `least` the smallest.
+
+    Where several are equal, they share the gradient, or with `first` the first has it, as in `x.max(dim)`.
+    """
+
+    def __init__(self, dims: tuple[int, ...], keepdim: bool, *, least: bool = False, first: bool = False) -> None:
+        super().__init__()
+        self.dims, self.keepdim, self.least, self.first = dims, keepdim, least, first
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        if self.first:
+            (dim,) = self.dims
+            return (x.min(dim, self.keepdim) if self.least else x.max(dim, self.keepdim)).values
+        return x.amin(self.dims, self.keepdim) if self.least else x.amax(self.dims, self.keepdim)
+
+
+class Length(nn.Module):
+    """The Euclidean length along axes of each sample, rising from 1; its gradient at zero is zero."""
+
+    def __init__(self, dims: tuple[int, ...], keepdim: bool) -> None:
+        super().__init__()
+        self.dims, self.keepdim = dims, keepdim
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        result: Tensor = torch.linalg.vector_norm(x, 2, self.dims, self.keepdim)
+        return result

@@ -14,6 +14,8 @@ from robust_plugins.intervals.layers import (  # fmt: skip
     Contraction,
     Extreme,
     Index,
+    Largest,
+    Length,
     Moved,
     Multiply,
     Permute,
@@ -69,6 +71,8 @@ class Two(nn.Module):
             return (2 * x).softmax(-1) @ b
         if self.kind == "multiply":
             return a * b
+        if self.kind == "clamp":
+            return torch.clamp(a, min=b - 1, max=b)
         if self.kind in ("maximum", "minimum"):
             return getattr(torch, self.kind)(a, b)
         return a + b if self.kind == "add" else a - b
@@ -241,6 +245,13 @@ EXAMPLES: list[tuple[type[nn.Module], nn.Module, tuple[int, ...]]] = [
     (WeightedMean, Two("weighted mean"), (3, 3)),
     (Extreme, Two("maximum"), (3,)),
     (Extreme, Two("minimum"), (3,)),
+    (Extreme, Two("clamp"), (3,)),
+    (Largest, Largest((1, 2), False), (2, 3)),
+    (Largest, Largest((2,), True, least=True), (2, 3)),
+    (Largest, Largest((2,), False, first=True), (2, 4)),
+    (Largest, Largest((2,), False, least=True, first=True), (2, 2)),
+    (Length, Length((1,), False), (4,)),
+    (Length, Length((1, 3), True), (2, 2, 2)),
     (Cat, Two("cat"), (3,)),
     (Choose, Two("choose"), (4,)),
     (Moved, Moved(torch.roll, 1, 1), (4,)),

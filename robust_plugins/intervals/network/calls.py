@@ -1,27 +1,16 @@
-"""Functional calls and tensor methods are turned into layers that have rules."""
+"""Functional calls and tensor methods are turned into layers that have rules: what all such meanings share."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from robust_plugins.errors import UnsupportedModelError
-from robust_plugins.intervals.layers import (
-    Add,
-    Clamp,
-    Permute,
-    Reduce,
-    Reshape,
-    Scale,
-    Shift,
-    Step,
-)
+from robust_plugins.intervals.layers import Constant
 from robust_plugins.intervals.network.graph import Operand
 
 
@@ -67,8 +56,11 @@ class Emit:
         return self.add(layer, nodes, {k: self.operand(v) for k, v in constants.items() if v is not None})
 
 
+Part = int | str
+"""The node for one of several tensors that a call returns, or why it has none."""
+
 Build = Callable[..., Any]
-"""Called with `emit`, the call's arguments, and `like`, an example of its result; returns a node for each tensor."""
+"""Called with `emit`, the call's arguments, and `like`, an example of its result; returns a part for each tensor."""
 
 
 def build_call(
@@ -79,7 +71,7 @@ def build_call(
     *,
     like: Any,
     place: str,
-) -> int | tuple[int, ...]:
+) -> int | tuple[Part, ...]:
     """Adds the nodes that compute a functional call or a method and returns the index of the last, or of several.
 
     `like` is an example of its result. Raises UnsupportedModelError, naming `place`, for calls without a meaning here.
@@ -90,7 +82,7 @@ def build_call(
             f"{place} has no interval rule; write it as a module and add one with the hook register_interval_rules"
         )
     try:
-        found: int | tuple[int, ...] = build(emit, *args, like=like, **kwargs)
+        found: int | tuple[Part, ...] = build(emit, *args, like=like, **kwargs)
         return found
     except (_ArgumentsError, TypeError) as error:
         raise UnsupportedModelError(f"{place} is not supported with these arguments: {error}") from error
@@ -118,6 +110,16 @@ def reshapes(node: fx.Node) -> bool:
     return _build_of(node) in _RESHAPING
 
 
+def is_entrywise(node: fx.Node) -> bool:
+    """Whether a call acts on each entry, or on pairs of entries, so that it does not matter which axis is the batch."""
+    return _build_of(node) in _ENTRYWISE
+
+
+def is_along_axes(node: fx.Node) -> bool:
+    """Whether a call acts along the axes of its argument `dim`, which is its second, and on nothing else."""
+    return _build_of(node) in _ALONG
+
+
 def known_calls() -> tuple[frozenset[Any], frozenset[str]]:
     """The functions and the names of tensor methods that have a meaning here: what they return is their arguments'."""
     return frozenset(_FUNCTIONS), frozenset(_METHODS)
@@ -136,7 +138,13 @@ class _ArgumentsError(Exception):
 
 
 _RESHAPING: set[Build] = set()
+_ENTRYWISE: set[Build] = set()
+_ALONG: set[Build] = set()
+
+
 _FUNCTIONS: dict[Any, Build] = {}
+
+
 _METHODS: dict[str, Build] = {}
 
 
@@ -154,7 +162,7 @@ def _means(*targets: Any) -> Callable[[Build], Build]:
     return decorate
 
 
-def _module(make: Callable[..., nn.Module], *targets: Any) -> None:
+def _module(make: Callable[..., nn.Module], *targets: Any) -> Build:
     """A call that does what a module does; `make` takes the call's arguments after the first."""
 
     def build(emit: Emit, input: Any, *args: Any, like: Tensor, inplace: bool = False, **kwargs: Any) -> int:
@@ -162,180 +170,35 @@ def _module(make: Callable[..., nn.Module], *targets: Any) -> None:
             raise _ArgumentsError("its options must be numbers")
         return emit(make(*args, **kwargs), input)
 
-    _means(*targets)(build)
+    return _means(*targets)(build)
 
 
-_module(nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
-_module(nn.ReLU6, F.relu6)
-_module(nn.LeakyReLU, F.leaky_relu, F.leaky_relu_)
-_module(nn.ELU, F.elu, F.elu_)
-_module(nn.Softplus, F.softplus)
-_module(nn.GELU, F.gelu)
-_module(nn.SiLU, F.silu)
-_module(nn.Sigmoid, F.sigmoid, torch.sigmoid, torch.sigmoid_, "sigmoid", "sigmoid_")
-_module(nn.Tanh, F.tanh, torch.tanh, torch.tanh_, "tanh", "tanh_")
-_module(nn.Hardtanh, F.hardtanh, F.hardtanh_)
-_module(nn.AvgPool1d, F.avg_pool1d, torch.avg_pool1d)
-_module(nn.AvgPool2d, F.avg_pool2d)
-_module(nn.AvgPool3d, F.avg_pool3d)
-_module(nn.AdaptiveAvgPool1d, F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d)
-_module(nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d)
-_module(nn.AdaptiveAvgPool3d, F.adaptive_avg_pool3d)
-_module(nn.Identity, torch.clone)
+def _dependent(emit: Emit, tensors: Any, shape: tuple[int, ...] | None = None) -> list[Any]:
+    """All of them as nodes: a constant, of samples of `shape` or of its own, is one that takes any input."""
+    anchor = next((t for t in tensors if isinstance(t, Indexed)), None)
+    if anchor is None:
+        raise _ArgumentsError("one of its tensors must depend on the input")
+    return [t if isinstance(t, Indexed) else _constant(emit, anchor, t, shape) for t in tensors]
 
 
-@_means("contiguous", "clone")
-def _same(emit: Emit, input: Any, *_: Any, like: Tensor, **__: Any) -> int:
-    return emit(nn.Identity(), input)
+def _constant(emit: Emit, anchor: Indexed, source: Any, shape: tuple[int, ...] | None) -> int:
+    if shape is None:
+        value = _known(emit, source)
+        if not value.dim() or len(value) != 1:
+            raise _ArgumentsError("a constant must have one row, the same, for every sample")
+        shape = tuple(value.shape[1:])
+    return emit(Constant(shape), anchor, value=source)
 
 
-@_means("float", "double", "half", "bfloat16", "int", "long", "short", "char", "byte", "bool", "to", "type", "type_as")
-def _cast(emit: Emit, input: Any, *_: Any, like: Tensor, **__: Any) -> int:
-    if like.dtype is torch.bool:
-        raise _ArgumentsError("compare with a number instead, as in h > 0")
-    return emit(nn.Identity(), input)  # of the same dtype, or of truth values, which every other dtype has
+def _known(emit: Emit, source: Any) -> Tensor:
+    if not isinstance(source, fx.Node):
+        raise _ArgumentsError("what it takes besides must be a constant tensor")
+    return emit.constant(source)
 
 
-@_means(F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)
-def _max_pool(
-    emit: Emit, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-    ceil_mode: bool = False, return_indices: bool = False, *, like: Tensor,
-) -> int:  # fmt: skip
-    layer = {3: nn.MaxPool1d, 4: nn.MaxPool2d, 5: nn.MaxPool3d}[like.dim()]
-    return emit(layer(kernel_size, stride, padding, dilation, return_indices, ceil_mode), input)
-
-
-@_means(F.softmax, torch.softmax, "softmax")
-def _softmax(
-    emit: Emit, input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None, *, like: Tensor
-) -> int:
-    if dim is None or dtype is not None:
-        raise _ArgumentsError("give softmax its dim, and no dtype")
-    return emit(nn.Softmax(dim), input)
-
-
-@_means(torch.clamp, torch.clip, "clamp", "clip", "clamp_")
-def _clamp(emit: Emit, input: Any, min: Any = None, max: Any = None, *, like: Tensor) -> int:
-    if not all(end is None or isinstance(end, int | float) for end in (min, max)):
-        raise _ArgumentsError("its ends must be numbers")
-    return emit(Clamp(min, max), input)
-
-
-@_means(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
-def _dropout(
-    emit: Emit, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False, *, like: Tensor
-) -> int:
-    if training and p > 0:
-        raise _ArgumentsError("it drops values in evaluation mode too; pass training=self.training")
-    return emit(nn.Identity(), input)
-
-
-@_means(F.linear)
-def _linear(emit: Emit, input: Any, weight: Any, bias: Any = None, *, like: Tensor) -> int:
-    return emit(nn.Linear(1, 1, device="meta"), input, weight=weight, bias=bias)
-
-
-def _conv(dims: int) -> Build:
-    kind = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
-
-    def build(
-        emit: Emit, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-        groups: int = 1, *, like: Tensor,
-    ) -> int:  # fmt: skip
-        # The size of the kernel is the weight's; the layer only carries the strides and the padding.
-        layer = kind(groups, groups, 1, stride, padding, dilation, groups, device="meta")
-        return emit(layer, input, weight=weight, bias=bias)
-
-    return build
-
-
-_means(F.conv1d, torch.conv1d)(_conv(1))
-_means(F.conv2d, torch.conv2d)(_conv(2))
-_means(F.conv3d, torch.conv3d)(_conv(3))
-
-
-@_means(
-    torch.flatten, "flatten", torch.reshape, "reshape", "view", "unflatten", torch.squeeze, "squeeze", torch.unsqueeze,
-    "unsqueeze", "view_as", "reshape_as",
-)  # fmt: skip
-def _reshape(emit: Emit, input: Any, *_: Any, like: Tensor, **__: Any) -> int:
-    return emit(Reshape(tuple(like.shape[1:])), input)  # the batch was checked to stay axis 0
-
-
-_RESHAPING.add(_reshape)
-
-
-@_means(torch.permute, "permute")
-def _permute(emit: Emit, input: Any, *dims: Any, like: Tensor) -> int:
-    order = tuple(d % like.dim() for d in (dims[0] if isinstance(dims[0], tuple | list) else dims))
-    return _permuted(emit, input, order)
-
-
-@_means(torch.transpose, "transpose")
-def _transpose(emit: Emit, input: Any, dim0: int, dim1: int, *, like: Tensor) -> int:
-    order = list(range(like.dim()))
-    order[dim0], order[dim1] = order[dim1], order[dim0]
-    return _permuted(emit, input, tuple(order))
-
-
-def _permuted(emit: Emit, input: Any, order: tuple[int, ...]) -> int:
-    if order[0] != 0:
-        raise _ArgumentsError("the batch must stay axis 0")
-    return emit(Permute(order), input)
-
-
-def _reduce(mean: bool) -> Build:
-    def build(emit: Emit, input: Any, dim: Any = None, keepdim: bool = False, *, like: Tensor) -> int:
-        dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
-        if not dims:
-            raise _ArgumentsError("give it its axes, without the batch")
-        return emit(Reduce(dims, keepdim, mean), input)
-
-    return build
-
-
-_means(torch.mean, "mean")(_reduce(True))
-_means(torch.sum, "sum")(_reduce(False))
-
-
-@_means(operator.add, operator.iadd, torch.add, "add", "add_")
-def _add(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
-    return _plus(emit, input, other, 1, like)
-
-
-@_means(operator.sub, operator.isub, torch.sub, "sub", "sub_")
-def _sub(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
-    return _plus(emit, input, other, -1, like)
-
-
-def _plus(emit: Emit, x: Any, y: Any, sign: int, like: Tensor) -> int:
-    if like.dtype is torch.bool:
-        raise _ArgumentsError("truth values add up to truth values; write (h > 0).float()")
-    if isinstance(x, Indexed) and isinstance(y, Indexed):
-        return emit(Add(sign), x, y)
-    if isinstance(x, Indexed):
-        return emit(Shift(sign), x, value=y)
-    return emit(Shift(), y if sign == 1 else emit(Scale(), y, value=-1.0), value=x)
-
-
-@_means(operator.neg, torch.neg, "neg")
-def _neg(emit: Emit, input: Any, *, like: Tensor) -> int:
-    return emit(Scale(), input, value=-1.0)
-
-
-def _compare(closed: bool, below: bool) -> Build:
-    """`h > number` and its relatives; from below it is one less the step of the others."""
-
-    def build(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
-        if not isinstance(input, Indexed) or not isinstance(other, int | float):
-            raise _ArgumentsError("compare with a number")
-        step = emit(Step(float(other), closed=closed != below), input)
-        return emit(Shift(), emit(Scale(), step, value=-1.0), value=1.0) if below else step
-
-    return build
-
-
-_means(operator.gt, torch.gt, "gt")(_compare(closed=False, below=False))
-_means(operator.ge, torch.ge, "ge")(_compare(closed=True, below=False))
-_means(operator.lt, torch.lt, "lt")(_compare(closed=False, below=True))
-_means(operator.le, torch.le, "le")(_compare(closed=True, below=True))
+def _samples(dims: Any, like: Tensor) -> tuple[int, ...]:
+    """The axes, from 1 on. Raises where the batch is among them."""
+    axes = tuple(d % like.dim() for d in dims)
+    if 0 in axes:
+        raise _ArgumentsError("the batch is axis 0; name axes of each sample")
+    return axes

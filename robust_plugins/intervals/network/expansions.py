@@ -7,32 +7,47 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from robust_plugins.errors import UnsupportedModelError
-from robust_plugins.intervals.layers import Moved, Permute, Reduce, Reshape
-from robust_plugins.intervals.network.calls import Emit, Indexed, Parameter
-from robust_plugins.intervals.network.structural_calls import attended
+from robust_plugins.intervals.layers import Moved, Permute, Reduce, Reshape, Scale
+from robust_plugins.intervals.network.calls import Emit, Indexed, Parameter, _ArgumentsError
+from robust_plugins.intervals.network.elementwise_calls import gated
+from robust_plugins.intervals.network.layer_calls import adaptive_max_pool, interpolated
+from robust_plugins.intervals.network.product_calls import attended
+from robust_plugins.intervals.network.reducing_calls import distance, similarity
+from robust_plugins.intervals.rules.structure import INTERPOLATIONS
 
 Expansion = Callable[..., "tuple[int | None, ...]"]
 """Called with `emit`, the module's path, the module, and the call's arguments; returns a node for each result."""
 
-_ORIGINALS = {kind: kind.forward for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)}
-
 
 def expansion(layer: nn.Module) -> Expansion | None:
     """How a module is taken apart; None for those that have rules of their own, and for those that are not known."""
-    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and layer.padding_mode != "zeros":
-        return _padded_convolution if _is_its_own(layer) else None
-    if isinstance(layer, nn.MultiheadAttention):
-        return _multihead_attention if _is_its_own(layer) else None
-    return None
+    kind = next((k for k in _EXPANSIONS if isinstance(layer, k)), None)
+    if kind is None or type(layer).forward is not _ORIGINALS[kind] or "forward" in vars(layer):
+        return None
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and layer.padding_mode == "zeros":
+        return None
+    if isinstance(layer, nn.Upsample) and layer.mode in INTERPOLATIONS:
+        return None
+    return _EXPANSIONS[kind]
 
 
-def _is_its_own(layer: nn.Module) -> bool:
-    """Whether the module computes what its class in torch does."""
-    kind = next((k for k in _ORIGINALS if isinstance(layer, k)), None)
-    return kind is not None and type(layer).forward is _ORIGINALS[kind] and "forward" not in vars(layer)
+def build_module(
+    expand: Expansion, emit: Emit, path: str, layer: nn.Module, args: Any, kwargs: Any, *, turned: bool
+) -> tuple[int | None, ...]:
+    """Adds the nodes of a module that is bounded as several layers, and returns those of its results.
+
+    `turned` says that the batch has been moved to the front of what the model has elsewhere.
+    """
+    try:
+        if isinstance(layer, nn.MultiheadAttention) and not (layer.batch_first or turned):
+            raise _ArgumentsError("its batch must be axis 1, or make it with batch_first=True")
+        return expand(emit, path, layer, *args, **kwargs)
+    except (_ArgumentsError, TypeError) as error:
+        kind = type(layer).__name__
+        raise UnsupportedModelError(f"layer {path!r} ({kind}) is not supported as it is used: {error}") from error
 
 
 def _padded_convolution(emit: Emit, path: str, layer: Any, input: Indexed) -> tuple[int, ...]:
@@ -50,17 +65,10 @@ def _multihead_attention(
     need_weights: bool = True, attn_mask: Any = None, average_attn_weights: bool = True, is_causal: bool = False,
 ) -> tuple[int | None, ...]:  # fmt: skip
     """Three linear layers, attention of every head, and a linear layer; and the weights where they are wanted."""
-    why = ""
     if not all(isinstance(t, Indexed) and t.like.dim() == 3 for t in (query, key, value)):
-        why = "its query, key and value must be sequences that depend on the model's input"
-    elif not layer.batch_first:
-        why = "make it with batch_first=True, so that the batch stays axis 0"
-    elif key_padding_mask is not None or layer.bias_k is not None or layer.add_zero_attn:
-        why = "call it without key_padding_mask, and make it without add_bias_kv and add_zero_attn"
-    elif attn_mask is not None and (not isinstance(attn_mask, fx.Node) or emit.constant(attn_mask).dim() != 2):
-        why = "its attn_mask must be a constant matrix"
-    if why:
-        raise UnsupportedModelError(f"layer {path!r} (MultiheadAttention) is not supported as it is used: {why}")
+        raise _ArgumentsError("its query, key and value must be sequences that depend on the model's input")
+    if layer.bias_k is not None or layer.add_zero_attn:
+        raise _ArgumentsError("make it without add_bias_kv and add_zero_attn")
     heads, size, width = layer.num_heads, layer.head_dim, layer.embed_dim
     parts = []
     for index, (name, x) in enumerate((("q", query), ("k", key), ("v", value))):
@@ -72,9 +80,7 @@ def _multihead_attention(
         found = emit(nn.Linear(1, 1, device="meta"), x, weight=weight, bias=bias)
         found = emit(Permute((0, 2, 1, 3)), emit(Reshape((length, heads, size)), found))
         parts.append(Indexed(found, x.like.new_zeros((len(x.like), heads, length, size))))
-    mask = None if attn_mask is None else emit.constant(attn_mask)
-    if mask is not None and mask.dtype is torch.bool:
-        mask = ~mask  # there true means that a query must not look
+    mask = _mask(emit, attn_mask, key_padding_mask, query.like.shape[1])
     mixed, weights = attended(emit, parts[0], parts[1], parts[2], size**-0.5, mask)
     joined = emit(Reshape((query.like.shape[1], width)), emit(Permute((0, 2, 1, 3)), mixed))
     shift = None if layer.out_proj.bias is None else _at(path, "out_proj.bias")
@@ -85,5 +91,87 @@ def _multihead_attention(
     return result, shown
 
 
+def _mask(emit: Emit, attn_mask: Any, key_padding_mask: Any, queries: int) -> Tensor | None:
+    """Both masks as one: true where a query may look, or what is added to the scores."""
+    found: Tensor | None = None
+    for given, name in ((attn_mask, "attn_mask"), (key_padding_mask, "key_padding_mask")):
+        if given is None:
+            continue
+        mask = emit.constant(given) if isinstance(given, fx.Node) else None
+        if mask is None or mask.dim() != 2 or (name == "key_padding_mask" and len(mask) != 1):
+            raise _ArgumentsError(
+                f"its {name} must be a constant matrix"
+                + (", the same for every sample" if name == "key_padding_mask" else "")
+            )
+        if mask.dtype is torch.bool:
+            mask = ~mask  # there true means that a query must not look
+        mask = mask.expand(queries, -1)
+        if found is None:
+            found = mask
+        elif found.dtype is torch.bool and mask.dtype is torch.bool:
+            found = found & mask
+        else:
+            found = _added(found) + _added(mask)
+    return found
+
+
+def _added(mask: Tensor) -> Tensor:
+    """The numbers that a mask adds to the scores."""
+    if mask.dtype is not torch.bool:
+        return mask
+    return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)
+
+
+def _glu(emit: Emit, path: str, layer: Any, input: Any) -> tuple[int, ...]:
+    return (gated(emit, input, layer.dim),)
+
+
+def _adaptive_max_pool(emit: Emit, path: str, layer: Any, input: Any) -> tuple[int, ...]:
+    if layer.return_indices:
+        raise _ArgumentsError("make it with return_indices=False")
+    return (adaptive_max_pool(emit, input, layer.output_size),)
+
+
+def _upsample(emit: Emit, path: str, layer: Any, input: Any) -> tuple[int, ...]:
+    options = {"align_corners": layer.align_corners, "recompute_scale_factor": layer.recompute_scale_factor}
+    return (interpolated(emit, input, layer.size, layer.scale_factor, layer.mode, **options),)
+
+
+def _cosine(emit: Emit, path: str, layer: Any, x1: Any, x2: Any) -> tuple[int, ...]:
+    return (similarity(emit, x1, x2, layer.dim, layer.eps),)
+
+
+def _distance(emit: Emit, path: str, layer: Any, x1: Any, x2: Any) -> tuple[int, ...]:
+    return (distance(emit, x1, x2, layer.norm, layer.eps, layer.keepdim),)
+
+
+def _softmin(emit: Emit, path: str, layer: Any, input: Any) -> tuple[int, ...]:
+    if layer.dim is None:
+        raise _ArgumentsError("give it its dim")
+    return (emit(nn.Softmax(layer.dim), emit(Scale(), input, value=-1.0)),)
+
+
+def _softmax2d(emit: Emit, path: str, layer: Any, input: Any) -> tuple[int, ...]:
+    return (emit(nn.Softmax(-3), input),)
+
+
 def _at(path: str, name: str, rows: slice | None = None) -> Parameter:
     return Parameter(f"{path}.{name}".lstrip("."), rows)
+
+
+_EXPANSIONS: dict[type[nn.Module], Expansion] = {
+    nn.Conv1d: _padded_convolution,
+    nn.Conv2d: _padded_convolution,
+    nn.Conv3d: _padded_convolution,
+    nn.MultiheadAttention: _multihead_attention,
+    nn.GLU: _glu,
+    nn.AdaptiveMaxPool1d: _adaptive_max_pool,
+    nn.AdaptiveMaxPool2d: _adaptive_max_pool,
+    nn.AdaptiveMaxPool3d: _adaptive_max_pool,
+    nn.Upsample: _upsample,
+    nn.CosineSimilarity: _cosine,
+    nn.PairwiseDistance: _distance,
+    nn.Softmin: _softmin,
+    nn.Softmax2d: _softmax2d,
+}
+_ORIGINALS = {kind: kind.forward for kind in _EXPANSIONS}

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from robust_plugins.errors import RobustPluginsError, UnsupportedModelError
 from robust_plugins.intervals.interval import Interval
-from robust_plugins.intervals.network.builder import Builder, Outline
+from robust_plugins.intervals.network.builder import Builder
 from robust_plugins.intervals.network.fingerprint import fingerprint
 from robust_plugins.intervals.network.graph import Network, Node
+from robust_plugins.intervals.network.outline import Outline, constants, outline
 from robust_plugins.intervals.network.state import Kept, undisturbed
 from robust_plugins.intervals.network.symbolic import PROBES, Tracer, Whole
 from robust_plugins.intervals.network.untraceable import check_traceable, explained
@@ -74,8 +75,8 @@ def _traced(model: nn.Module, probe: Tensor, last: Graph | None) -> Graph:
     root = Whole(model)
     with _evaluation(model), torch.no_grad(), _without_randomness(model, probe), undisturbed(model) as kept:
         tracer, builder = _symbolic(root, probe, kept)
-        outline = builder.outline()
-        if last is not None and last.outline is not None and last.outline.same(outline):
+        found = outline(root, builder.graph)
+        if last is not None and last.outline is not None and last.outline.same(found):
             nodes, settled = last.nodes, True
         else:
             nodes = builder.nodes()
@@ -83,7 +84,7 @@ def _traced(model: nn.Module, probe: Tensor, last: Graph | None) -> Graph:
         _check_state(kept, builder, probe)
         _check(Network(model, nodes), probe)
         _check_state(kept, builder, probe)  # what the model itself writes, run on tensors instead of symbols
-    return Graph(nodes, _obstacle(model, tracer), outline if settled else None)
+    return Graph(nodes, _obstacle(model, tracer), found if settled else None)
 
 
 def _symbolic(root: Whole, probe: Tensor, kept: Kept) -> tuple[Tracer, Builder]:
@@ -114,7 +115,7 @@ def _check_state(kept: Kept, builder: Builder, probe: Tensor) -> None:
     read = builder.read()
     for tensor in rewritten:
         name = registered.get(id(tensor))
-        if name is None or name in read or builder.constants():
+        if name is None or name in read or constants(builder.root, builder.graph):
             raise _stateful(model, name or "a tensor")
     for change in changes:
         if change.blank is None or change.name in read:
@@ -129,7 +130,7 @@ def _check_state(kept: Kept, builder: Builder, probe: Tensor) -> None:
             _, again = _symbolic(Whole(model), probe, kept)
         except RobustPluginsError:
             raise _stateful(model, sorted(names)[0]) from None
-        if not again.outline().computes_as(builder.outline()):
+        if not outline(again.root, again.graph).computes_as(outline(builder.root, builder.graph)):
             raise _stateful(model, sorted(names)[0])
     kept.restore()
     kept.changed, kept.written = [], []

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
+import torch.nn.functional as F
+from torch import fx, nn
+
+from robust_plugins.intervals.network.calls import is_along_axes, is_entrywise
+from robust_plugins.intervals.rules.elementwise import activation_of
+from robust_plugins.intervals.rules.structure import IDENTITIES
 
 _MOVING = {
     torch.permute, torch.transpose, torch.swapaxes, torch.swapdims, torch.movedim, torch.moveaxis, torch.t,
@@ -65,6 +70,44 @@ def picked(node: fx.Node, shape: torch.Size, axis: int) -> list[tuple[Index, int
         gone = sum(isinstance(i, int) for i in index[:axis])
         found.append(((*index[:axis], *index[axis + 1 :]), axis - gone))
     return found
+
+
+def knows_no_batch(node: fx.Node, layer: nn.Module | None, axis: int, rank: int) -> bool:
+    """Whether a node, of values of this rank with their batch at `axis`, computes the same wherever that is.
+
+    It acts on each entry, along the axes behind the batch, or along axes that it names.
+    """
+    behind = rank - 1 - axis
+    if layer is None:
+        return is_entrywise(node) or is_along_axes(node) or (node.target is F.linear and behind > 0)
+    if isinstance(layer, nn.MultiheadAttention):
+        return not layer.batch_first and axis == 1 and rank == 3
+    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+        return len(layer.normalized_shape) <= behind
+    return (
+        isinstance(layer, IDENTITIES) or activation_of(layer) is not None or (type(layer) is nn.Linear and behind > 0)
+    )
+
+
+def with_batch_in_front(node: fx.Node, axis: int, rank: int) -> tuple[Any, Any]:
+    """The arguments of a call of values whose batch is moved from `axis` to the front."""
+    if node.op == "call_module" or not is_along_axes(node):
+        return node.args, node.kwargs
+    dims = _argument(node, 1, "dim", None)
+    moved = [d % rank + (d % rank < axis) if d % rank != axis else 0 for d in _several(dims)]
+    new: Any = moved[0] if isinstance(dims, int) else tuple(moved)
+    if len(node.args) > 1:
+        return (node.args[0], new, *node.args[2:]), node.kwargs
+    return node.args, {**node.kwargs, "dim": new}
+
+
+def gone_before(node: fx.Node, axis: int, rank: int) -> int:
+    """How many of the axes before the batch a call removes that acts along axes."""
+    return sum(d % rank < axis for d in _several(_argument(node, 1, "dim", None)))
+
+
+def _several(dims: Any) -> tuple[int, ...]:
+    return (dims,) if isinstance(dims, int) else tuple(dims or ())
 
 
 def _argument(node: fx.Node, place: int, name: str, default: Any) -> Any:

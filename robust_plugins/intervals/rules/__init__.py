@@ -5,6 +5,7 @@ Importing this package registers them; `robust_plugins.intervals.rules.registry`
 
 from robust_plugins.intervals.rules import (
     activations,
+    along_axes,
     bilinear,
     contractions,
     functions,
@@ -22,6 +23,7 @@ from robust_plugins.intervals.rules import (
 
 __all__ = [
     "activations",
+    "along_axes",
     "bilinear",
     "contractions",
     "functions",

@@ -39,10 +39,10 @@ def multiply_slopes(layer: Multiply, x: Interval, y: Interval) -> tuple[Interval
 
 @slopes_rule(Extreme)
 def extreme_slopes(layer: Extreme, x: Interval, y: Interval) -> tuple[Interval, Interval]:
-    """1 for the one that surely wins, 0 for the one that surely loses; equal ones share."""
+    """1 for the one that surely wins, 0 for the one that surely loses; equal ones share as the layer says."""
     a, b = (-x, -y) if layer.least else (x, y)
     if a.is_point and b.is_point:
-        share = Interval.point((a.lower > b.lower).to(a.lower) + 0.5 * (a.lower == b.lower).to(a.lower))
+        share = Interval.point((a.lower > b.lower).to(a.lower) + layer.tie * (a.lower == b.lower).to(a.lower))
     else:
         share = Interval((a.lower > b.upper).to(a.lower), (a.upper >= b.lower).to(a.lower))
     return share, -share + 1.0

@@ -50,7 +50,7 @@ def max_pool_vjp(layer: MaxPool, x: Interval, grad: Interval) -> Interval:
         share = Interval.point(wins)
     else:
         best = lower.amax(-1, keepdim=True)
-        others = _largest_of_others(upper)
+        others = largest_of_others(upper)
         share = Interval((lower > others).to(lower), (upper >= best).to(lower))
     flat = (grad.map(lambda g: g.flatten(2).unsqueeze(-1))) * share
 
@@ -72,7 +72,7 @@ def max_pool_relaxation(layer: MaxPool, x: Interval) -> tuple[LinearBound, Linea
     lower, upper = _seen(x.lower, index), _seen(x.upper, index)
     best, choice = lower.max(-1)
     position = index.expand(*lower.shape[:2], *index.shape).gather(-1, choice.unsqueeze(-1)).squeeze(-1)
-    sure = best > _largest_of_others(upper).gather(-1, choice.unsqueeze(-1)).squeeze(-1)
+    sure = best > largest_of_others(upper).gather(-1, choice.unsqueeze(-1)).squeeze(-1)
     shape = layer.forward(x.lower).shape
 
     def chosen(coefficients: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ def _seen(x: Tensor, index: Tensor) -> Tensor:
     return F.pad(x.flatten(2), (0, 1), value=-torch.inf)[:, :, index]
 
 
-def _largest_of_others(upper: Tensor) -> Tensor:
+def largest_of_others(upper: Tensor) -> Tensor:
     """For each entry of a window the largest of the others, minus infinity where there is none."""
     if upper.shape[-1] == 1:
         return torch.full_like(upper, -torch.inf)

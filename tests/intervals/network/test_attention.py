@@ -60,6 +60,52 @@ class Causal(nn.Module):
         return F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x), is_causal=True)
 
 
+class Padded(nn.Module):
+    """Attention that looks at no padding, with two masks and with one of numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.register_buffer("padding", torch.tensor([False, False, True]))
+        self.register_buffer("added", torch.tensor([[0.3, -torch.inf, 0.1]], dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        causal = torch.ones(3, 3).triu(1).bool()
+        one, _ = self.attention(x, x, x, key_padding_mask=self.padding.expand(x.shape[0], 3), attn_mask=causal)
+        mask = torch.zeros(3, 3, dtype=torch.float64)
+        return one + self.attention(x, x, x, self.added.repeat(x.shape[0], 1), need_weights=False, attn_mask=mask)[0]
+
+
+class SequencesFirst(nn.Module):
+    """A residual block whose batch is axis 1, as people write it for attention without batch_first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.norm, self.linear = nn.MultiheadAttention(4, 2), nn.LayerNorm(4), nn.Linear(4, 4)
+        self.position, self.row = nn.Parameter(torch.ones(3, 1, 4)), nn.Parameter(torch.ones(1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.permute(1, 0, 2) + self.position
+        z = self.norm(h)
+        h = h + self.attention(z, z, z, need_weights=False)[0]
+        h = h + self.linear(F.gelu(self.linear(h)) * torch.sigmoid(1.7 * h)) + self.row
+        weights = self.attention(h, h, h)[1]
+        return weights @ h.permute(1, 0, 2) + (h.softmax(0) * h).sum(dim=0).unsqueeze(1)
+
+
+class Turned(nn.Module):
+    """A layer of torch with its default layout, and the mean over the sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoderLayer(4, 2, 5, dropout=0.0)
+        self.register_buffer("padding", torch.tensor([[False, True]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.encoder(x.transpose(0, 1), src_key_padding_mask=self.padding.expand(x.shape[0], 2))
+        return (h.mean(0) + h[-1] + h.amax(dim=0)).unsqueeze(1)
+
+
 LAYER = {"dim_feedforward": 5, "batch_first": True, "dropout": 0.0}
 MODELS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "by hand": (Block(), (3, 4)),
@@ -67,6 +113,9 @@ MODELS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "added mask": (Attention(torch.full((3, 3), -torch.inf, dtype=torch.float64).triu(1) + 0.3), (3, 4)),
     "mask": (Attention(torch.ones(3, 3).triu(1).bool(), bias=False), (3, 4)),
     "causal": (Causal(), (3, 3)),
+    "padding mask": (Padded(), (3, 4)),
+    "sequences first": (SequencesFirst(), (3, 4)),
+    "encoder of sequences first": (Turned(), (2, 4)),
     "encoder layer": (nn.TransformerEncoderLayer(4, 2, **LAYER), (2, 4)),
     "pre-norm encoder": (
         nn.TransformerEncoder(
@@ -100,8 +149,14 @@ def test_linear_relaxation_of_attention_is_nearly_exact_on_small_boxes(name: str
     assert bool((found.radius <= 1.02 * radius.reshape(found.shape) + 1e-9).all())
 
 
+class PaddedByInput(Padded):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x, key_padding_mask=x[:, :, 0] > 0)[0]
+
+
 REFUSED = {
     "batch_first=True": Attention(batch_first=False),
+    "key_padding_mask must be a constant": PaddedByInput(),
     "add_bias_kv": Attention(add_bias_kv=True),
 }
 

@@ -29,6 +29,8 @@ class Of(nn.Module):
         return last
 
 
+LIMITS = torch.tensor([-0.2, 0.1, 0.0, -1.0])
+
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "activations": lambda h: F.selu(h) - F.celu(h, 0.5) + F.mish(h) * F.hardswish(h) + F.softsign(h),
     "shrinkages": lambda h: F.tanhshrink(h) + F.softshrink(h, 0.2) - h.hardshrink(0.3) + F.threshold(h, 0.1, -0.2),
@@ -36,6 +38,11 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "exponentials": lambda h: torch.exp(h) - (-h).exp() + 2**h + torch.special.expit(h) + F.logsigmoid(h),
     "logarithms": lambda h: torch.log(1.5 + torch.sin(h)) + torch.log1p(h.abs()),
     "roots": lambda h: torch.sqrt(h * h + 0.5) + (h.square() + 1) ** 0.5 - torch.rsqrt(1 + h**2),
+    "free powers": lambda h: (h.abs() + 0.3) ** h.tanh() + torch.tensor([0.5, 1.0, 2.0, 3.0], dtype=h.dtype) ** h,
+    "given powers": lambda h: (h.square() + 0.2).pow(torch.tensor([0.5, -1.0, 2.0, 1.3], dtype=h.dtype)),
+    "gates": lambda h: torch.cat((F.glu(h), nn.GLU(1)(h.view(-1, 2, 2)).flatten(1)), 1),
+    "limits": lambda h: torch.clamp(h, min=LIMITS.to(h), max=(LIMITS + 0.5).to(h)) - h.clamp(max=LIMITS[0].to(h)),
+    "free limits": lambda h: torch.clamp(h, min=h.sin() - 0.3, max=h.relu()) + h.clamp_min(0) - torch.clamp_max(h, 0.2),
     "powers": lambda h: h**2 + h.pow(3) - torch.pow(h, 4) + (2 + h.tanh()) ** -1.5,
     "waves": lambda h: h.sin() * torch.cos(h) + torch.erf(h) + h.atan(),
     "quotients": lambda h: h / (2 + torch.tanh(h)) + 1 / (1 + h * h) + torch.reciprocal(h.exp() + 1),
@@ -82,12 +89,11 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "log": (lambda h: torch.log(h), "log needs values above 0.*clamp"),
     "quotient": (lambda h: 1 / h, "a divisor other than 0.*clamp"),
     "power": (lambda h: h**0.7, "needs values not below 0"),
-    "exponent": (lambda h: h**h, "pow.*the exponent must be a number"),
+    "exponent": (lambda h: h**h, "log needs values above 0.*clamp"),
     "base": (lambda h: (-2.0) ** h, "pow.*base"),
     "drawn": (lambda h: F.rrelu(h, training=True), "rrelu.*training=self.training"),
     "rounding mode": (lambda h: torch.div(h, 2, rounding_mode="floor"), "div.*torch.floor"),
     "decimals": (lambda h: torch.round(h, decimals=2), "round.*whole numbers"),
-    "glu": (lambda h: torch.cat((F.glu(h), h), 1)[:, :4], "glu.*chunk"),
 }
 
 

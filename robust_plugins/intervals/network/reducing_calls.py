@@ -1,0 +1,227 @@
+"""Calls that make one value of all along some axes: turned into layers that have rules."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from robust_plugins.intervals.layers import (
+    Add,
+    Clamp,
+    Extreme,
+    Largest,
+    Length,
+    Multiply,
+    Pointwise,
+    Power,
+    Reduce,
+    Scale,
+    Shift,
+)
+from robust_plugins.intervals.network.calls import (
+    _ALONG,
+    Build,
+    Emit,
+    Indexed,
+    _ArgumentsError,
+    _dependent,
+    _known,
+    _means,
+    _samples,
+)
+
+PLACES = "it returns places of values, which jump and have no bounds; use the values, as of h.amax(dim)"
+
+
+def _axes(input: Any, dim: Any) -> tuple[int, ...]:
+    """The axes in rising order, from 1 on."""
+    if not isinstance(input, Indexed):
+        raise _ArgumentsError("what it takes must depend on the model's input")
+    dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
+    if not dims:
+        raise _ArgumentsError("give it its axes, without the batch")
+    return tuple(sorted(_samples(dims, input.like)))
+
+
+def _reduce(mean: bool) -> Build:
+    def build(emit: Emit, input: Any, dim: Any = None, keepdim: bool = False, *, like: Tensor) -> int:
+        return emit(Reduce(_axes(input, dim), keepdim, mean), input)
+
+    _ALONG.add(build)
+    return build
+
+
+_means(torch.mean, "mean")(_reduce(True))
+_means(torch.sum, "sum")(_reduce(False))
+
+
+@_means(torch.amax, "amax")
+def _amax(emit: Emit, input: Any, dim: Any = None, keepdim: bool = False, *, like: Tensor) -> int:
+    return emit(Largest(_axes(input, dim), keepdim), input)
+
+
+@_means(torch.amin, "amin")
+def _amin(emit: Emit, input: Any, dim: Any = None, keepdim: bool = False, *, like: Tensor) -> int:
+    return emit(Largest(_axes(input, dim), keepdim, least=True), input)
+
+
+_ALONG.update((_amax, _amin))
+
+
+def _extreme(least: bool) -> Build:
+    def build(emit: Emit, input: Any, other: Any = None, keepdim: bool = False, *, like: Any, dim: Any = None) -> Any:
+        if isinstance(other, Indexed | fx.Node):
+            return emit(Extreme(least=least), *_dependent(emit, (input, other), tuple(like.shape[1:])))
+        layer = Largest(_axes(input, dim if other is None else other), keepdim, least=least, first=True)
+        return emit(layer, input), PLACES
+
+    return build
+
+
+_means(torch.maximum, "maximum", torch.max, "max")(_extreme(least=False))
+_means(torch.minimum, "minimum", torch.min, "min")(_extreme(least=True))
+
+
+@_means(torch.argmax, "argmax", torch.argmin, "argmin", torch.argsort, "argsort")
+def _place(emit: Emit, input: Any, *_: Any, like: Tensor, **__: Any) -> int:
+    raise _ArgumentsError(PLACES)
+
+
+@_means("norm")
+def _norm(
+    emit: Emit, input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None, *, like: Tensor
+) -> int:
+    if p is not None and isinstance(p, str) and p != "fro":
+        raise _ArgumentsError("p must be a number or 'fro'")
+    return _length(emit, input, 2 if p in (None, "fro") else p, dim, keepdim)
+
+
+@_means(torch.norm)
+def _norm_of(
+    emit: Emit, input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, out: None = None, dtype: Any = None,
+    *, like: Tensor,
+) -> int:  # fmt: skip
+    return int(_norm(emit, input, p, dim, keepdim, like=like))
+
+
+@_means(torch.linalg.vector_norm)
+def _vector_norm(
+    emit: Emit, x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, like: Tensor
+) -> int:
+    return _length(emit, x, ord, dim, keepdim)
+
+
+@_means(torch.linalg.norm)
+def _linalg_norm(
+    emit: Emit,
+    A: Any,  # noqa: N803 (torch's name)
+    ord: Any = None,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: Any = None,
+    like: Tensor,
+) -> int:
+    if ord not in (None, "fro") and len(_axes(A, dim)) > 1:
+        raise _ArgumentsError("norms of matrices have no rule; for one over all entries use torch.linalg.vector_norm")
+    return _length(emit, A, 2 if ord in (None, "fro") else ord, dim, keepdim)
+
+
+def _length(emit: Emit, x: Any, p: Any, dim: Any, keepdim: bool) -> int:
+    axes = _axes(x, dim)
+    if not isinstance(p, int | float) or not p >= 1:
+        raise _ArgumentsError("its order must be a number from 1 on")
+    if p == 2:
+        return emit(Length(axes, keepdim), x)
+    sizes = emit(Pointwise("abs"), x)
+    if math.isinf(p):
+        return emit(Largest(axes, keepdim), sizes)
+    if p == 1:
+        return emit(Reduce(axes, keepdim, False), sizes)
+    return emit(Power(1 / p), emit(Reduce(axes, keepdim, False), emit(Power(float(p)), sizes)))
+
+
+@_means(torch.std, "std")
+def _std(
+    emit: Emit, input: Any, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *,
+    correction: Any = None, like: Tensor,
+) -> int:  # fmt: skip
+    axes, count = _axes(input, dim), _degrees(input, dim, unbiased, correction)
+    return emit(Scale(), emit(Length(axes, keepdim), _deviations(emit, input, axes)), value=count**-0.5)
+
+
+@_means(torch.var, "var")
+def _var(
+    emit: Emit, input: Any, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *,
+    correction: Any = None, like: Tensor,
+) -> int:  # fmt: skip
+    axes, count = _axes(input, dim), _degrees(input, dim, unbiased, correction)
+    squares = emit(Power(2.0), _deviations(emit, input, axes))
+    return emit(Scale(), emit(Reduce(axes, keepdim, False), squares), value=1 / count)
+
+
+def _deviations(emit: Emit, input: Indexed, axes: tuple[int, ...]) -> int:
+    return emit(Add(-1), input, emit(Reduce(axes, True, True), input))
+
+
+def _degrees(input: Indexed, dim: Any, unbiased: bool, correction: Any) -> float:
+    """The number that squares are divided by."""
+    count = math.prod(input.like.shape[a] for a in _axes(input, dim))
+    less = count - (int(unbiased) if correction is None else correction)
+    if less <= 0:
+        raise _ArgumentsError("of one value there is none; leave correction at 0")
+    return float(less)
+
+
+@_means(F.normalize)
+def _normalize(
+    emit: Emit, input: Any, p: Any = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None, *, like: Tensor
+) -> int:
+    size = at_least(emit, _length(emit, input, p, dim, True), eps)
+    return emit(Multiply(), input, emit(Pointwise("reciprocal"), size))
+
+
+@_means(F.cosine_similarity, torch.cosine_similarity)
+def _cosine_similarity(emit: Emit, x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8, *, like: Tensor) -> int:
+    return similarity(emit, x1, x2, dim, eps)
+
+
+def similarity(emit: Emit, x1: Any, x2: Any, dim: int, eps: float) -> int:
+    """The cosine of the angle between two values, along an axis."""
+    shape = _shape(emit, x1, x2)
+    (axis,) = _samples((dim,), torch.empty(shape, device="meta"))
+    products = []
+    for node in _dependent(emit, (x1, x2), shape[1:]):
+        size = at_least(emit, emit(Length((axis,), True), node), eps)
+        products.append(emit(Multiply(), node, emit(Pointwise("reciprocal"), size)))
+    return emit(Reduce((axis,), False, False), emit(Multiply(), *products))
+
+
+@_means(F.pairwise_distance, torch.pairwise_distance)
+def _pairwise_distance(
+    emit: Emit, x1: Any, x2: Any, p: Any = 2.0, eps: float = 1e-6, keepdim: bool = False, *, like: Tensor
+) -> int:
+    return distance(emit, x1, x2, p, eps, keepdim)
+
+
+def distance(emit: Emit, x1: Any, x2: Any, p: Any, eps: float, keepdim: bool) -> int:
+    """The length of `x1 - x2 + eps` along the last axis."""
+    shape = _shape(emit, x1, x2)
+    apart = emit(Shift(), emit(Add(-1), *_dependent(emit, (x1, x2), shape[1:])), value=eps)
+    return _length(emit, Indexed(apart, torch.empty(shape, device="meta")), p, -1, keepdim)
+
+
+def _shape(emit: Emit, *tensors: Any) -> torch.Size:
+    found: torch.Size = torch.broadcast_shapes(
+        *((t.like if isinstance(t, Indexed) else _known(emit, t)).shape for t in tensors)
+    )
+    return found
+
+
+def at_least(emit: Emit, node: int, eps: float) -> int:
+    """The node, but nowhere below `eps`."""
+    return emit(Clamp(eps, None), node)
