@@ -1,0 +1,100 @@
+"""`verify`: whether a network satisfies a property, as the competition's tools answer it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from robust_plugins.adapters.onnx.attack import Witness, confirmed, search
+from robust_plugins.adapters.onnx.network import OnnxNetwork
+from robust_plugins.adapters.onnx.properties import Case, Property
+from robust_plugins.adapters.onnx.properties.rows import WithInput, box, halfspaces, needs_input
+from robust_plugins.adapters.onnx.splitting import decide_by_splitting
+from robust_plugins.errors import ArgumentError, UnsupportedModelError
+
+Word = Literal["unsat", "sat", "unknown", "timeout"]
+ATTACK = 0.02
+"""The share of the time that the search for a counterexample may take before anything is bounded."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The answer to a property: `unsat` where nothing unsafe is reached, `sat` with a witness."""
+
+    answer: Word
+    witness: Witness | None = None
+    message: str = ""
+    """Why there is no answer."""
+
+
+def verify(network: OnnxNetwork, property: Property, *, timeout: float, seed: int = 0) -> Verified:
+    """Whether some input of the property's boxes has an unsafe output.
+
+    - `timeout`: seconds, from the call on
+    - `seed`: of the search for counterexamples
+
+    `sat` has a witness that lies in its box exactly, and whose run in onnxruntime is unsafe exactly. `unsat` is proved
+    for all real inputs of the boxes, in the arithmetic that the verifier states. Raises ArgumentError where network and
+    property do not fit together.
+    """
+    end = time.monotonic() + timeout
+    check_fits(network, property)
+    with torch.random.fork_rng(devices=[]):
+        witness = search(network, property, seconds=ATTACK * timeout, seed=seed)
+        if witness is not None:
+            return Verified("sat", witness)
+        messages: list[str] = []
+        open_cases: set[Word] = set()
+        for case in property.cases:
+            left = end - time.monotonic()
+            if left <= 0:
+                return Verified("timeout")
+            found = _decided(network, property, case, left, seed)
+            if found.answer == "sat":
+                return found
+            if found.answer != "unsat":
+                open_cases.add(found.answer)
+                messages.append(found.message)
+    if not open_cases:
+        return Verified("unsat")
+    return Verified("timeout" if "timeout" in open_cases else "unknown", message=" ".join(dict.fromkeys(messages)))
+
+
+def _decided(network: OnnxNetwork, property: Property, case: Case, timeout: float, seed: int) -> Verified:
+    if not case.unsafe:
+        return Verified("unsat")
+    model = nn.Sequential(network.model, nn.Flatten()) if len(network.output_shape) > 1 else network.model
+    if needs_input(case):
+        model = WithInput(network.model)
+    ends = box(case, network.dtype, outward=True)
+    lower, upper = (side.view(network.input_shape) for side in ends)
+    sets = halfspaces(case, property.outputs)
+    try:
+        answer, x = decide_by_splitting(model, lower, upper, sets, timeout=timeout)
+    except UnsupportedModelError as error:
+        return Verified("unknown", message=str(error))
+    if answer != "sat":
+        return Verified(answer)  # type: ignore[arg-type]
+    assert x is not None
+    witness = confirmed(network, property, case, x)
+    if witness is None:
+        # A point on the border, where the two round differently: look for one that is further in.
+        witness = search(network, property, seconds=min(timeout, 1.0), seed=seed, starts=[x])
+    if witness is None:
+        return Verified("unknown", message="A counterexample of the imported network is none in onnxruntime.")
+    return Verified("sat", witness)
+
+
+def check_fits(network: OnnxNetwork, property: Property) -> None:
+    """Raises ArgumentError unless the property has the network's inputs and outputs."""
+    sizes = torch.Size(network.input_shape).numel(), torch.Size(network.output_shape).numel()
+    if sizes != (property.inputs, property.outputs):
+        raise ArgumentError(
+            "property", f"{str(property.path)!r}: of {property.inputs} inputs and {property.outputs} outputs",
+            accepted=f"those of {str(network.path)!r}: {sizes[0]} inputs and {sizes[1]} outputs",
+            hint="Give the network that the property is written for.",
+        )  # fmt: skip

@@ -1,0 +1,158 @@
+"""VNN-LIB: what is read, into which boxes and rows; and what is refused, and how fast."""
+
+from __future__ import annotations
+
+import gzip
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from support.onnx_files import published
+
+import robust_plugins as rp
+from robust_plugins.adapters.onnx.properties import Property, Row, read_property
+from robust_plugins.adapters.onnx.properties.rows import box, halfspaces, holds, needs_input
+
+DECLARED = "(declare-const X_0 Real)\n(declare-const X_1 Real)\n(declare-const Y_0 Real)\n(declare-const Y_1 Real)\n"
+BOX = "(assert (and (>= X_0 -1) (<= X_0 1) (>= X_1 0) (<= X_1 0.1)))"
+
+
+def read(folder: Path, text: str) -> Property:
+    path = folder / "p.vnnlib"
+    path.write_text(text)
+    return read_property(path)
+
+
+def row(offset: str, strict: bool = False, **weights: str) -> Row:
+    return Row(tuple(sorted((k, Fraction(v)) for k, v in weights.items())), Fraction(offset), strict)
+
+
+def test_a_box_and_a_conjunction(tmp_path: Path) -> None:
+    """Exact numbers, whatever a double would make of them."""
+    found = read(
+        tmp_path, DECLARED + BOX + "(assert (<= Y_0 0.3)) ; a comment (\n(assert (>= (- Y_0 (* 2 Y_1)) -1e-1))"
+    )
+    (case,) = found.cases
+    assert (found.inputs, found.outputs) == (2, 2)
+    assert case.lower == (-1, 0)
+    assert case.upper == (1, Fraction(1, 10))
+    assert case.unsafe == ((row("-0.3", Y_0="1"), row("-0.1", Y_0="-1", Y_1="2")),)
+
+
+def test_alternatives_are_grouped_by_their_box(tmp_path: Path) -> None:
+    """Boxes inside `or`, times alternatives of outputs in an assert of their own."""
+    text = """(assert (or (and (>= X_0 0) (<= X_0 1)) (and (>= X_0 2) (<= X_0 3) (<= Y_1 5))
+                  (and (>= X_0 3) (<= X_0 2))))
+        (assert (and (<= X_1 1) (>= X_1 -0.0)))
+        (assert (or (<= Y_0 1) (and (>= Y_0 2) (<= Y_1 2))))"""
+    first, second = read(tmp_path, DECLARED + text).cases  # of the third the box is empty
+    assert (first.lower, first.upper) == ((0, 0), (1, 1))
+    low, high, also = row("-1", Y_0="1"), row("2", Y_0="-1"), row("-2", Y_1="1")
+    assert first.unsafe == ((low,), (high, also))
+    assert second.lower == (2, 0)
+    assert second.unsafe == ((row("-5", Y_1="1"), low), (row("-5", Y_1="1"), high, also))
+
+
+def test_what_is_always_or_never_true(tmp_path: Path) -> None:
+    assert read(tmp_path, DECLARED + BOX).cases[0].unsafe == ((),)  # every output is unsafe
+    assert not read(tmp_path, DECLARED + BOX + "(assert (<= 1 0))").cases
+    assert read(tmp_path, DECLARED + BOX + "(assert (or (< 0 0) (<= Y_0 (+ Y_0 1))))").cases[0].unsafe == ((),)
+
+
+def test_equality_and_strict_inequality(tmp_path: Path) -> None:
+    (case,) = read(
+        tmp_path, DECLARED + "(assert (= X_0 0.5))(assert (and (> X_1 0) (< X_1 1)))(assert (= Y_0 2))"
+    ).cases
+    assert case.lower == (Fraction(1, 2), 0)
+    assert case.upper == (Fraction(1, 2), 1)
+    (rows,) = case.unsafe
+    assert set(rows) == {row("0", True, X_1="-1"), row("-1", True, X_1="1"), row("-2", Y_0="1"), row("2", Y_0="-1")}
+    inside, border = (Fraction(1, 2), Fraction(1, 2)), (Fraction(1, 2), Fraction(0))
+    assert holds(rows, inside, (Fraction(2), Fraction(0)))
+    assert not holds(rows, border, (Fraction(2), Fraction(0)))
+
+
+def test_tensors_hold_what_the_exact_numbers_hold(tmp_path: Path) -> None:
+    """Boxes are rounded outwards, weights scaled to whole numbers, offsets rounded down; inputs follow the outputs."""
+    (case,) = read(tmp_path, DECLARED + BOX + "(assert (<= (+ (* 0.1 Y_1) (* 0.3 X_0)) 0.7))").cases
+    assert needs_input(case)
+    ((weights, offsets),) = halfspaces(case, 2)
+    assert weights.tolist() == [[0, 1, 3, 0]]
+    assert offsets.tolist() == [-7]
+    for dtype in (torch.float32, torch.float64):
+        lower, upper = box(case, dtype, outward=True)
+        assert Fraction(upper[1].item()) >= Fraction(1, 10) >= Fraction(torch.nextafter(upper, lower)[1].item())
+        assert (lower[0], lower[1], upper[0]) == (-1, 0, 1)
+    ((_, offsets),) = halfspaces(read(tmp_path, DECLARED + BOX + "(assert (<= Y_0 0.1))").cases[0], 2)
+    assert Fraction(offsets.item()) <= Fraction(-1, 10)
+
+
+def test_gzipped_files_are_found_without_their_suffix(tmp_path: Path) -> None:
+    (tmp_path / "p.vnnlib.gz").write_bytes(gzip.compress((DECLARED + BOX).encode()))
+    assert read_property(tmp_path / "p.vnnlib").inputs == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty"),
+        ("(" * 10_000_000, "line 1: brackets nested deeper than 100"),
+        ("()" * 5_000_000, "line 1: brackets with nothing in them"),
+        (")" * 10_000_000, "line 1: a bracket closes that was not opened"),
+        ("(assert (or" + "(<= Y_0 1)" * 60_000 + "))", "line 6: 60000 alternatives"),
+        ("(assert (and" + "(or (<= Y_0 1) (<= Y_0 2))" * 40 + "))", "line 6: 1099511627776 alternatives"),
+        ("(assert (<= Y_0", "line 6: a bracket that is never closed: the file is truncated"),
+        ("\n\n(check-sat)", "line 8: the command 'check-sat', which is not covered"),
+        ("\n(assert (<= (* Y_0 Y_1) 1))", "line 7: a product of variables, which is not linear"),
+        ("(assert (xor (<= Y_0 1) (<= Y_1 1)))", "line 6: `xor`, which is not covered"),
+        ("(declare-const H_0 Real)", "line 6: the variable 'H_0'.* hidden nodes are not covered"),
+        ("(declare-const Y_2 Bool)", "line 6: a declaration of something else than a real number"),
+        ("(declare-const Y_3 Real)", "the output Y_2 is not declared"),
+        ("(declare-const Y_0 Real)", "line 6: Y_0 is declared twice"),
+        ("(assert (<= Y_7 1))", "line 6: the variable 'Y_7', which is not declared"),
+        ("(assert (<= Y_0 1e99999999))", "line 6: '1e99999999', which is no number"),
+        ("(assert (<= Y_0 1 2))", "line 6: `<=` of 3 expressions, where it takes two"),
+        ("(assert (<= Y_0 ((+ 1 2))))", "line 6: an expression that does not begin with an operator"),
+        ("(assert (sin Y_0))", "line 6: `sin`, which is not covered"),
+        ("(assert (<= (sin Y_0) 1))", "line 6: `sin` in an expression"),
+        ("(assert Y_0)", "line 6: not a formula"),
+        ("(vnnlib-version <2.0>)", "line 6: VNN-LIB 2.0"),
+        ("hello", "line 6: 'hello' outside of brackets"),
+    ],
+)
+def test_bad_files_are_refused_quickly_with_their_line(tmp_path: Path, text: str, message: str) -> None:
+    begin = time.process_time()
+    text = text if len(text) in (0, 10_000_000) else DECLARED + BOX + "\n" + text
+    with pytest.raises(rp.ArgumentError, match=message):
+        read(tmp_path, text)
+    assert time.process_time() - begin < 3
+
+
+def test_inputs_without_bounds_and_files_without_text_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(rp.ArgumentError, match="the input X_1 has no bound from above"):
+        read(tmp_path, DECLARED + "(assert (and (>= X_0 0) (<= X_0 0) (>= X_1 0)))")
+    with pytest.raises(rp.ArgumentError, match="the input X_0 is not declared"):
+        read(tmp_path, "(declare-const Y_0 Real)")
+    with pytest.raises(rp.ArgumentError, match="no file"):
+        read_property(tmp_path / "nothing.vnnlib")
+    (tmp_path / "p.vnnlib").write_bytes(b"\xff\xfe(assert")
+    with pytest.raises(rp.ArgumentError, match="not text"):
+        read_property(tmp_path / "p.vnnlib")
+
+
+def test_published_properties() -> None:
+    """Each of the small ones and of acasxu, and one of mnist_fc."""
+    folder = published()
+    refused = []
+    for path in [*folder.glob("small/*.vnnlib"), *folder.glob("acasxu/vnnlib/*"), *folder.glob("*/vnnlib/*p_12_0.03*")]:
+        try:
+            read_property(path)
+        except rp.ArgumentError:
+            refused.append(path.stem)
+    assert sorted(refused) == [
+        f"vnnlib__test_{name}" for name in ("assert_operator_not_implemented", "command_not_implemented", "mul_var_var")
+    ]
+    both = read_property(folder / "acasxu" / "vnnlib" / "prop_6.vnnlib")
+    assert [len(case.unsafe) for case in both.cases] == [4, 4]
