@@ -22,6 +22,20 @@ def test_import_brings_no_backend() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_first_certificate_imports_no_compiler() -> None:
+    """Neither torch's, which a guard of its dispatch modes imports, nor sympy: one and a half and half a second."""
+    code = (
+        "import sys, torch, robust_plugins as rp\n"
+        "from torch import nn\n"
+        "model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)).eval()\n"
+        "ball = rp.Linf(eps=0.1, clip=None)\n"
+        "rp.certifier('interval:crown')(model, torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), ball)\n"
+        "print([m for m in ('torch._dynamo', 'sympy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_no_subpackage_hides_behind_a_function() -> None:
     """`import robust_plugins.x as y` gives the subpackage, whatever is public."""
     functions = {name for name in rp.__all__ if inspect.isroutine(getattr(rp, name))}

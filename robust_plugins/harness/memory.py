@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,10 +26,23 @@ class _OutputSizes(TorchDispatchMode):
         self.sizes: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        return self.recorded(func(*args, **(kwargs or {})))
+
+    def recorded(self, out: Any) -> Any:
         if isinstance(out, Tensor) and out.dim() > 1 and out.shape[0] == self.batch:
             self.sizes.append(out.numel() // self.batch)
         return out
+
+
+class _OutputSizesUncompiled(_OutputSizes):
+    """The same without torch's guard against being compiled, which imports the compiler: seconds, in a first call."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.recorded(func(*args, **(kwargs or {})))
 
 
 def activation_sizes(model: nn.Module, x: Tensor) -> list[int]:
@@ -46,7 +60,7 @@ def activation_sizes(model: nn.Module, x: Tensor) -> list[int]:
 
 
 def _sizes(model: nn.Module, x: Tensor) -> list[int]:
-    record = _OutputSizes(len(x))
+    record = (_OutputSizes if "torch._dynamo" in sys.modules else _OutputSizesUncompiled)(len(x))
     with torch.no_grad(), record:
         model(x)
     return record.sizes

@@ -140,7 +140,8 @@ def _transposed(layer: nn.Module, x: Interval, grad: Tensor) -> Tensor:
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         zeros = grad.new_zeros((len(grad), *x.shape[1:])).requires_grad_()
-        (below,) = torch.autograd.grad(layer.forward(zeros), zeros, grad, create_graph=differentiable)
+        # Given as grad_outputs, torch would import sympy to compare shapes: half a second, in a first call.
+        (below,) = torch.autograd.grad((layer.forward(zeros) * grad).sum(), zeros, create_graph=differentiable)
     return below
 
 
