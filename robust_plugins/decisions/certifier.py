@@ -19,7 +19,7 @@ from robust_plugins.balls import Ball
 from robust_plugins.decisions.results import Certificate, Verdict
 from robust_plugins.decisions.specifications import margin_spec
 from robust_plugins.errors import ComponentError, UnsupportedModelError
-from robust_plugins.harness.arguments import as_labels, check_spec, decided, first_decided
+from robust_plugins.harness.arguments import as_labels, check_spec, decided, first_decided, logits_of
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import ERRORS, Component, chunks
 from robust_plugins.harness.evaluation import evaluation_error
@@ -33,6 +33,20 @@ CertifierClass = TypeVar("CertifierClass", bound="Certifier")
 
 LEFT_OUT = "margins of the logits before the model's final softmax or sigmoid, which changes no decision"
 """What a certificate adds to its soundness where a last layer was left out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """A decision holds all that a certifier found out about the margins of some samples; the public call judges it."""
+
+    bounds: Interval
+    """On every margin, (batch, rows)."""
+    witness: Float[Tensor, "batch *features"] | None = None
+    """Inputs that may be classified otherwise, NaN for none: each is projected onto the ball, and run."""
+    stopped: tuple[bool, ...] = ()
+    """Which samples were given up before there was an answer; empty for none."""
+    messages: tuple[str, ...] = ()
+    """Why there is no answer, one for each sample; empty for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +106,21 @@ class Certifier(Component, ABC):
         bounds may be any sound ones. Sound over the same set, under the same assumptions.
         """
         return self.propagate(model, x, ball, spec)
+
+    def decide(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        y: Integer[Tensor, " batch"],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"],
+    ) -> Decision:
+        """The raw material of certificates: bounds on the margins `spec @ logits`, and witnesses where there are any.
+
+        Override it for a certifier that also searches for witnesses, or that may stop early; `propagate_decision` for
+        all others.
+        """
+        return Decision(self.propagate_decision(model, x, ball, spec))
 
     def bytes_per_sample(self, activations: Sequence[int], classes: int, itemsize: int) -> int:
         """An estimate of the memory that one sample takes, from the sizes of the activations; sets `batch_size`.
@@ -197,7 +226,8 @@ class Certifier(Component, ABC):
         `model` maps a batch to logits of shape (batch, classes) and is certified in evaluation mode; `y` has shape
         (batch,). The margins `z_y - z_j` are bounded as one specification, which certifiers merge into the last
         layer. A sample is CERTIFIED where every margin's lower bound is above zero by more than the backend's
-        rounding error; FALSIFIED where `x` itself is misclassified; ERROR where the bounds are NaN, cross, or miss
+        rounding error; FALSIFIED where `x` itself is misclassified, or an input of the ball that the certifier names;
+        TIMEOUT where it gave up; ERROR where the bounds are NaN, cross, or miss
         the clean logits; UNSUPPORTED where the model has a layer that the certifier cannot bound. `model` and the
         random states are left as found. Raises ArgumentError for unusable arguments.
 
@@ -215,12 +245,13 @@ class Certifier(Component, ABC):
                 for part in chunks(len(x), self._chunk_size(model, x, logits.shape[1]))
             ]
             call.check(self)
-        margin = torch.cat([x.new_empty(0), *(m for m, _, _ in parts)])
-        verdicts = tuple(v for _, vs, _ in parts for v in vs)
-        messages = tuple(m for _, _, ms in parts for m in ms)
+        margin = torch.cat([x.new_empty(0), *(part[0] for part in parts)])
+        verdicts = tuple(v for part in parts for v in part[1])
+        messages = tuple(m for part in parts for m in part[2])
+        witness = torch.cat([x[:0], *(part[3] for part in parts)])
         certified = torch.tensor([v is Verdict.CERTIFIED for v in verdicts], dtype=torch.bool, device=x.device)
         falsified = torch.tensor([v is Verdict.FALSIFIED for v in verdicts], dtype=torch.bool, device=x.device)
-        witness = torch.where(falsified.view(-1, *[1] * (x.dim() - 1)), x, torch.nan)
+        witness = torch.where(falsified.view(-1, *[1] * (x.dim() - 1)), witness, torch.nan)
         soundness = self.soundness + ("; " + LEFT_OUT if is_cut(model) else "")
         return Certificate(verdicts, margin, logits, certified, witness, messages, call.seconds, soundness)
 
@@ -263,16 +294,18 @@ class Certifier(Component, ABC):
     @final
     def _judge(
         self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, spec: Tensor, logits: Tensor
-    ) -> tuple[Tensor, list[Verdict], list[str]]:
-        """Margin, verdict and message for each sample of one chunk."""
+    ) -> tuple[Tensor, list[Verdict], list[str], Tensor]:
+        """Margin, verdict, message and witness, where there is one, for each sample of one chunk."""
         wrong = (logits.argmax(1) != y).tolist()
         try:
             _check_readable(model)
-            found = self._checked(self.propagate_decision(model, x.clone(), ball, spec.clone()), x, spec.shape[1])
+            decision = self.decide(model, x.clone(), y.clone(), ball, spec.clone())
         except UnsupportedModelError as error:
             verdicts = [Verdict.FALSIFIED if w else Verdict.UNSUPPORTED for w in wrong]
             messages = ["" if w else str(error) for w in wrong]
-            return torch.full_like(logits[:, 0], -torch.inf), verdicts, messages
+            return torch.full_like(logits[:, 0], -torch.inf), verdicts, messages, x
+        found = self._checked(decision.bounds, x, spec.shape[1])
+        broken, witness = self._witnesses(decision, model, x, y, ball)
         clean = (spec @ logits.unsqueeze(2)).squeeze(2)
         # An infinite bound, as of a certifier that gives one side alone, has no scale.
         size = [t.abs().nan_to_num(posinf=0.0).amax(1) for t in (found.lower, found.upper, logits)]
@@ -288,15 +321,41 @@ class Certifier(Component, ABC):
             .logical_or((found.lower - slack <= clean) & (clean <= found.upper + slack))
             .all(1),
         }
+        proved = (found.lower > slack).all(1)
+        faults["a witness contradicts the bounds"] = proved & broken
         causes = [(text, where.tolist()) for text, where in faults.items()]
         message = [next((text for text, at in causes if at[i]), "") for i in range(len(x))]
         margin = torch.where(torch.stack(list(faults.values())).any(0), -torch.inf, found.lower.amin(1))
-        proved = (found.lower > slack).all(1).tolist()
-        verdicts = [
-            Verdict.ERROR if fault else Verdict.FALSIFIED if w else Verdict.CERTIFIED if p else Verdict.UNKNOWN
-            for fault, w, p in zip(message, wrong, proved, strict=True)
-        ]
-        return margin, verdicts, message
+        verdicts = []
+        for i, (fault, p, b) in enumerate(zip(message, proved.tolist(), broken.tolist(), strict=True)):
+            if fault:
+                verdicts.append(Verdict.ERROR)
+            elif wrong[i] or b:
+                verdicts.append(Verdict.FALSIFIED)
+            elif p:
+                verdicts.append(Verdict.CERTIFIED)
+            else:
+                stopped = bool(decision.stopped) and decision.stopped[i]
+                verdicts.append(Verdict.TIMEOUT if stopped else Verdict.UNKNOWN)
+                message[i] = decision.messages[i] if decision.messages else ""
+        first = torch.tensor(wrong, dtype=torch.bool, device=x.device).view(-1, *[1] * (x.dim() - 1))
+        return margin, verdicts, message, torch.where(first, x, witness)
+
+    @final
+    def _witnesses(
+        self, decision: Decision, model: nn.Module, x: Tensor, y: Tensor, ball: Ball
+    ) -> tuple[Tensor, Tensor]:
+        """Which samples have a witness that the model confirms, and all witnesses as they lie in the ball."""
+        broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        if decision.witness is None:
+            return broken, x
+        given = decision.witness
+        if given.shape != x.shape or given.dtype != x.dtype:
+            raise ComponentError(f"{self}: decide returned witnesses of shape {tuple(given.shape)}, {given.dtype}")
+        there = given.isfinite().flatten(1).all(1)
+        witness = ball.project(torch.where(there.view(-1, *[1] * (x.dim() - 1)), given, x), x)
+        logits = logits_of(model, witness, size=self.batch_size)
+        return there & (logits.argmax(1) != y) & ~logits.isnan().any(1), witness
 
 
 _OWN: set[type[Certifier]] = set()

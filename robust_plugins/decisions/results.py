@@ -65,7 +65,7 @@ class Certificate:
     witness: Float[Tensor, "batch *features"]
     """An input of the ball that is not classified as `y`, where the verdict is FALSIFIED; NaN elsewhere."""
     messages: tuple[str, ...]
-    """The cause for ERROR, UNSUPPORTED and TIMEOUT verdicts, else an empty string; one per sample."""
+    """The cause for ERROR, UNSUPPORTED and TIMEOUT verdicts, and for UNKNOWN where one is known; else empty strings."""
     seconds: float
     """Wall-clock time of the whole call."""
     soundness: str

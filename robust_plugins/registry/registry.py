@@ -32,6 +32,7 @@ BUILTINS = {
     "art": "robust_plugins.adapters.art",
     "lirpa": "robust_plugins.adapters.lirpa",
     "interval": "robust_plugins.decisions.certifiers",
+    "verifier": "robust_plugins.decisions.verifier.certifier",
     "data": "robust_plugins.data",
     "models": "robust_plugins.networks",
     "explanations": "robust_plugins.explanations",

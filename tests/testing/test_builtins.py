@@ -23,7 +23,9 @@ CERTIFIERS = {
     "interval:crown-ibp": {},
     "interval:crown": {},
     "interval:alpha-crown": {"steps": 3},
+    "interval:branch-and-bound": {"timeout": 5.0, "restarts": 1, "root_steps": 2},
 }
+SLOW = ("lirpa:alpha-crown", "interval:branch-and-bound")
 
 
 @pytest.mark.parametrize("check", attack_checks)
@@ -33,9 +35,7 @@ def test_attacks(name, check) -> None:
 
 
 @pytest.mark.parametrize("check", certifier_checks)
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "lirpa:alpha-crown" else n for n in CERTIFIERS]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CERTIFIERS])
 def test_certifiers(name, check) -> None:
     check(rp.certifier(name, **CERTIFIERS[name]))
 

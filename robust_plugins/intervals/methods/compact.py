@@ -126,11 +126,22 @@ class Compact(Dual):
 
     @torch.no_grad()
     def bound(
-        self, rows: Float[Tensor, "state rows"], const: Float[Tensor, " rows"], slopes: Float[Tensor, "units rows"]
+        self,
+        rows: Float[Tensor, "state rows"],
+        const: Float[Tensor, " rows"],
+        slopes: Float[Tensor, "units rows"],
+        *,
+        above: tuple[Tensor, Tensor] | None = None,
+        pull: Float[Tensor, "units rows"] | None = None,
     ) -> Bound:
-        """The least that `rows^T s + const` can be, at least, with these slopes; without autograd history."""
+        """The least that `rows^T s + const` can be, at least, with these slopes; without autograd history.
+
+        `above` are other chords and intercepts, (units, rows), which hold where some of the units' signs are given.
+        `pull` is taken away from what each unit sends to its input: a multiplier times the sign that z has for sure.
+        """
+        chord, intercept = (self.chord, self.intercept) if above is None else above
         n, coefficients = self.inputs, rows.clone()
-        chosen, signs, difference = torch.empty_like(slopes), torch.empty_like(slopes), slopes - self.chord
+        chosen, signs, difference = torch.empty_like(slopes), torch.empty_like(slopes), slopes - chord
         value = const.clone()
         for block in reversed(self.blocks):
             at = slice(block.first - n, block.last - n)
@@ -138,10 +149,12 @@ class Compact(Dual):
             torch.sign(a, out=sign).clamp_(max=0)  # -1 where the coefficient is negative
             torch.addcmul(slopes[at], sign, difference[at], out=chosen[at])
             p = a * chosen[at]
+            if pull is not None:
+                p.sub_(pull[at])
             value.add_(torch.mv(p.t(), self.offset[at, 0]))
             before = coefficients[block.start : block.start + len(block.transposed)]
             torch.addmm(before, block.transposed, p, out=before)
-        intercepts = signs.mul_(-self.intercept)
+        intercepts = signs.mul_(-intercept)
         value.add_((coefficients[n:] * intercepts).sum(0)).sub_(coefficients[:n].abs().sum(0))
         return Bound(value, coefficients, chosen, intercepts)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from robust_plugins.intervals.layers import Clamp
+from robust_plugins.intervals.layers import Clamp, Pointwise
 from robust_plugins.intervals.rules.registry import rules_for
 
 
@@ -33,6 +33,8 @@ def piecewise_linear(layer: nn.Module) -> PiecewiseLinear | None:
         return PiecewiseLinear(layer.negative_slope, 0.0, ((0.0, 1.0 - layer.negative_slope),))
     if kind in (nn.Hardtanh, nn.ReLU6) and isinstance(layer, nn.Hardtanh):
         return _clamped(layer.min_val, layer.max_val)
+    if kind is Pointwise and isinstance(layer, Pointwise) and layer.name == "abs":
+        return PiecewiseLinear(-1.0, 0.0, ((0.0, 2.0),))
     if kind is Clamp and isinstance(layer, Clamp):
         return _clamped(-math.inf if layer.low is None else layer.low, math.inf if layer.high is None else layer.high)
     return None

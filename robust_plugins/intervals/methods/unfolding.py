@@ -120,7 +120,7 @@ class Unfolding:
 
     def _step(self, index: int) -> None:
         network, layer = self.network, self.network.layers[index]
-        self.values.append(network.step(index, self.values).agreeing(self.known[index]))
+        self.values.append(self._interval(index))
         activation = activation_of(layer)
         if network.rules[index].affine:
             self.columns[index] = self._affine(index)
@@ -129,11 +129,17 @@ class Unfolding:
         else:
             self.columns[index] = self._any_layer(index)
         readers = [i for i, node in enumerate(network.nodes) if index in node.inputs and not network.rules[i].affine]
-        if readers and bool(self.compact.free.any()):
+        if readers:
             self._sharpen(index, [network.layers[i] for i in readers])
+
+    def _interval(self, index: int) -> Interval:
+        """The interval of a node's output before its bounds are optimised."""
+        return self.network.step(index, self.values).agreeing(self.known[index])
 
     def _sharpen(self, index: int, readers: Sequence[nn.Module]) -> None:
         """Optimises the bounds of a node's entries, as far as the layers that read it gain from better ones."""
+        if not bool(self.compact.free.any()):
+            return
         value, functions = self.values[index], [piecewise_linear(layer) for layer in readers]
         low, up = value.lower.flatten(), value.upper.flatten()
         kinks = {kink for f in functions if f is not None for kink, _ in f.kinks}

@@ -42,7 +42,7 @@ def max_pool(layer: MaxPool, x: Interval) -> Interval:
 @backward_rule(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 def max_pool_vjp(layer: MaxPool, x: Interval, grad: Interval) -> Interval:
     """An entry receives its window's gradient surely where it beats all others, never where it is surely beaten."""
-    index, slots = _windows(layer, x)
+    index, slots = window_entries(layer, x)
     lower, upper = _seen(x.lower, index), _seen(x.upper, index)
     if x.is_point:
         # The first of equal entries wins, as in automatic differentiation.
@@ -68,7 +68,7 @@ def max_pool_vjp(layer: MaxPool, x: Interval, grad: Interval) -> Interval:
 @relaxation_rule(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 def max_pool_relaxation(layer: MaxPool, x: Interval) -> tuple[LinearBound, LinearBound]:
     """Below: the entry with the largest lower end. Above: that entry too where it surely wins, else a constant."""
-    index, slots = _windows(layer, x)
+    index, slots = window_entries(layer, x)
     lower, upper = _seen(x.lower, index), _seen(x.upper, index)
     best, choice = lower.max(-1)
     position = index.expand(*lower.shape[:2], *index.shape).gather(-1, choice.unsqueeze(-1)).squeeze(-1)
@@ -102,7 +102,7 @@ def lead(own: Tensor, others: Tensor) -> Tensor:
     return -(others.unsqueeze(-2) - own.unsqueeze(-1)).masked_fill(itself, -torch.inf).logsumexp(-1)
 
 
-def _windows(layer: MaxPool, x: Interval) -> tuple[Tensor, int]:
+def window_entries(layer: MaxPool, x: Interval) -> tuple[Tensor, int]:
     """For each window its entries, (windows, kernel), as positions in the flattened image; and the image's size.
 
     The position after the last stands for padding.

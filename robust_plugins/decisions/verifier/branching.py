@@ -1,0 +1,107 @@
+"""The unit at which a domain is split: a strategy that anybody can exchange.
+
+To write one, implement `Branching.candidates` and hand it to `BranchAndBound(branching=...)`. A strategy decides what a
+search costs, never what it proves: every unit is as good for soundness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from robust_plugins.decisions.verifier.domains import Domains, lower_bound
+from robust_plugins.intervals.methods.compact import Bound, Compact
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """All that is known of open domains when they are split; tensors have a column for each."""
+
+    compact: Compact
+    domains: Domains
+    rows: Float[Tensor, "state domains"]
+    const: Float[Tensor, " domains"]
+    bound: Bound
+    z: Float[Tensor, "units domains"]
+    """The units' inputs at the bound's minimiser, sent through the chosen lines."""
+
+    @property
+    def open(self) -> Float[Tensor, "units domains"]:
+        """1 for the units that may still have either sign."""
+        return self.compact.free * (1 - self.domains.signs.abs())
+
+    def gaps(self) -> Float[Tensor, "units domains"]:
+        """The cost of each unit's line to the bound, at its own minimiser: there h is not relu(z)."""
+        a, chosen = self.bound.coefficients[self.compact.inputs :], self.bound.slopes * self.z + self.bound.intercepts
+        return (a * (self.z.clamp(min=0) - chosen)).clamp_(min=0).mul_(self.open)
+
+    def intercepts(self) -> Float[Tensor, "units domains"]:
+        """The part that each unit's upper line takes from the bound by its intercept."""
+        a = self.bound.coefficients[self.compact.inputs :]
+        return (a * self.bound.intercepts).neg_().mul_(self.open)
+
+
+@runtime_checkable
+class Branching(Protocol):
+    """A choice of units to split at."""
+
+    def candidates(self, seen: Seen, count: int) -> Int[Tensor, "domains count"]:
+        """For each domain up to `count` different open units, the best first; -1 in the place of missing ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestChild:
+    """The unit whose better half has the best bound, of the `shortlist` first by gap and by intercept.
+
+    Both halves of each are bounded once, with their parent's duals. The better half counts, because one half is closed
+    soon then, and the other keeps what was gained. Bunel et al. 2020, "Branch and bound for piecewise linear neural
+    network verification", and De Palma et al. 2021, "Improved branch and bound for neural network verification via
+    Lagrangian decomposition", on shortlists.
+    """
+
+    shortlist: int = 3
+    at_once: int = 4096
+    """Halves bounded in one go."""
+
+    def candidates(self, seen: Seen, count: int) -> Int[Tensor, "domains count"]:  # noqa: D102 (inherited)
+        few = min(self.shortlist, len(seen.z))
+        if not few:
+            return torch.full((len(seen.domains), count), -1)
+        floor = 1e-9 * seen.open
+        short = torch.cat([s.add(floor).topk(few, 0).indices for s in (seen.gaps(), seen.intercepts())]).t()
+        gain = torch.cat([self._gains(seen, part, short[part]) for part in self._parts(seen, short.shape[1])])
+        again = torch.stack([(short[:, :i] == short[:, i : i + 1]).any(1) for i in range(short.shape[1])], 1)
+        gain = gain.masked_fill(again | (seen.open.t().gather(1, short) == 0), -1.0)
+        best = gain.topk(min(count, gain.shape[1]), 1)
+        chosen = short.gather(1, best.indices).masked_fill(best.values < 0, -1)
+        return torch.nn.functional.pad(chosen, (0, count - chosen.shape[1]), value=-1)
+
+    def _parts(self, seen: Seen, width: int) -> tuple[Tensor, ...]:
+        parts: tuple[Tensor, ...] = torch.arange(len(seen.domains)).split(max(1, self.at_once // (2 * width)))
+        return parts
+
+    def _gains(self, seen: Seen, part: Tensor, short: Tensor) -> Tensor:
+        """How far above its parent the bound of the better half is, for each unit of the shortlist."""
+        width = short.shape[1]
+        columns = part.repeat_interleave(width)
+        halves = seen.domains.split(short.flatten(), columns)
+        both = torch.cat([columns, columns])
+        value = lower_bound(seen.compact, seen.rows[:, both], seen.const[both], halves).value
+        value = value.clamp(max=0).view(2, len(part), width) - seen.bound.value[part, None]
+        value = value.clamp(min=0)
+        return value.amax(0) + 1e-3 * value.amin(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WidestGap:
+    """The unit whose line costs the bound most at its minimiser: no bound is computed to choose."""
+
+    def candidates(self, seen: Seen, count: int) -> Int[Tensor, "domains count"]:  # noqa: D102 (inherited)
+        score = (seen.gaps() + 1e-9 * seen.open).t()
+        best = score.topk(min(count, score.shape[1]), 1)
+        chosen = best.indices.masked_fill(best.values <= 0, -1)
+        return torch.nn.functional.pad(chosen, (0, count - chosen.shape[1]), value=-1)

@@ -1,0 +1,180 @@
+"""`interval:branch-and-bound`: a certifier that ends with a proof or a witness, given time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+
+from robust_plugins.balls import Ball
+from robust_plugins.decisions.certifier import Certifier, Decision
+from robust_plugins.decisions.certifiers import AlphaCROWN
+from robust_plugins.decisions.verifier.attack import MarginDescent
+from robust_plugins.decisions.verifier.branching import BestChild, Branching
+from robust_plugins.decisions.verifier.clock import Clock
+from robust_plugins.decisions.verifier.domains import DualAscent
+from robust_plugins.decisions.verifier.properties import Halfspaces, Unsafe
+from robust_plugins.decisions.verifier.search import Found
+from robust_plugins.decisions.verifier.verify import MEMORY, Engine, decide, prepared
+from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.component import ERRORS
+from robust_plugins.harness.evaluation import evaluation_error
+from robust_plugins.harness.progress import Say, reporting
+from robust_plugins.intervals import Interval
+from robust_plugins.intervals.methods.ascent import Ascent
+from robust_plugins.registry.hookspecs import Register, hookimpl
+
+EVERY = 2.0
+"""Seconds between two lines of progress on one sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchAndBound(Certifier):
+    """Complete verification of piecewise linear networks: attack, linear relaxation, then a search over neurons' signs.
+
+    A sample is CERTIFIED, FALSIFIED with a witness, or TIMEOUT after `timeout` seconds, with the best margin that was
+    proved for the root. UNKNOWN is left for margins that are zero up to rounding, and for networks too large for
+    `memory`, the bytes for open domains and for the coefficients of one layer. ReLU, LeakyReLU, PReLU, abs, clamps,
+    maxima and max pooling are split; any other nonlinear layer is refused by name.
+
+    Sound for every ball, over the smallest box around it; witnesses lie in the ball itself. Complete for L-infinity:
+    for other norms a sample stays UNKNOWN where an input of the box is misclassified, but none of the ball was found.
+    Deterministic by `seed`, but for what time cuts off. `branching` chooses the neurons to split at, `restarts` are
+    those of the attack, `batch` the domains bounded at once; `steps` and `root_steps` are those of the ascent on the
+    duals of domains and of the layers' bounds. `progress` reports samples, domains and bounds on standard error.
+
+    Wang et al. 2021, "Beta-CROWN: efficient bound propagation with per-neuron split constraints for neural network
+    robustness verification".
+    """
+
+    soundness = "real arithmetic; every bound evaluated in float64 with its rounding errors taken off"
+
+    timeout: float = 60.0
+    seed: int = 0
+    memory: int = MEMORY
+    progress: bool = False
+    branching: Branching = field(default_factory=BestChild)
+    restarts: int = 5
+    batch: int = 256
+    steps: int = 6
+    root_steps: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (isinstance(self.timeout, int | float) and math.isfinite(self.timeout) and self.timeout > 0):
+            raise ArgumentError(
+                "timeout", self.timeout, accepted="seconds > 0 for each sample", hint="60 suits small networks."
+            )
+        for name in ("memory", "restarts", "batch", "steps", "root_steps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ArgumentError(name, value, accepted="an integer of at least 1", hint="The default is usual.")
+        if not isinstance(self.branching, Branching):
+            raise ArgumentError(
+                "branching", self.branching, accepted="an object with the method `candidates`",
+                hint="See robust_plugins/decisions/verifier/branching.py.",
+            )  # fmt: skip
+
+    def propagate(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"] | None,
+    ) -> Interval:
+        """Gives the bounds of `interval:alpha-crown`: a search is about decisions, and made by the call alone."""
+        return AlphaCROWN(steps=self.root_steps, memory=self.memory).propagate(model, x, ball, spec)
+
+    def decide(  # noqa: D102 (inherited)
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        y: Integer[Tensor, " batch"],
+        ball: Ball,
+        spec: Float[Tensor, "batch rows classes"],
+    ) -> Decision:
+        engine = Engine(
+            attack=MarginDescent(restarts=self.restarts), branching=self.branching, batch=self.batch,
+            ascent=Ascent(steps=self.root_steps, learning_rate=0.1, decay=0.98),
+            leaf_ascent=DualAscent(steps=self.steps), memory=self.memory,
+        )  # fmt: skip
+        form, box, logits = prepared(model, x), ball.box(x), model(x)
+        # The public call asks for more than zero, by what the model's own rounding may be.
+        least = 4 * self.rounding * logits.abs().amax(1) + 1.1 * ERRORS * evaluation_error(model, x, logits)
+        lower = x.new_full(spec.shape[:2], -torch.inf)
+        witness = torch.full_like(x, torch.nan)
+        stopped, messages = [], []
+        with reporting("samples", total=len(x), enabled=self.progress) as (advance, say):
+            for i in range(len(x)):
+                if int(logits[i].argmax()) != int(y[i]):
+                    found = Found("sat", x[i : i + 1], lower.new_full((spec.shape[1],), -torch.inf), 0)
+                elif not bool(least[i].isfinite()):
+                    lower[i] = torch.nan  # as the logits are, or the weights: an error
+                    found = Found("unknown", None, lower[i], 0)
+                else:
+                    unsafe = Unsafe([Halfspaces(row.unsqueeze(0), -least[i : i + 1]) for row in spec[i]], spec.shape[2])
+                    about = _About(model, y[i : i + 1])
+                    clock = Clock(self.timeout)
+                    found = decide(
+                        model, form, box.lower[i : i + 1], box.upper[i : i + 1], unsafe, about.broken, clock, self.seed,
+                        engine, _Teller(i, say, clock),
+                    )  # fmt: skip
+                    lower[i] = _down((found.bounds + least[i].double()).to(lower.device), lower.dtype)
+                message = found.message
+                if found.witness is not None:
+                    witness[i] = found.witness[0]
+                    message = "an input of the box around the ball is misclassified, and none of the ball was found"
+                stopped.append(found.answer == "timeout")
+                messages.append(message)
+                say(f"sample {i}: {_WORDS[found.answer]}, {found.domains} domains")
+                advance()
+        return Decision(Interval(lower, torch.full_like(lower, torch.inf)), witness, tuple(stopped), tuple(messages))
+
+
+_WORDS = {"unsat": "certified", "sat": "falsified", "unknown": "unknown", "timeout": "timeout"}
+
+
+@dataclass(frozen=True, eq=False)
+class _About:
+    """One sample. Misclassified inputs of the box end the search, whether or not they lie in the ball."""
+
+    model: nn.Module
+    y: Tensor
+
+    def broken(self, z: Tensor) -> bool:
+        return bool((self.model(z).argmax(1) != self.y).any())
+
+
+@dataclass(eq=False)
+class _Teller:
+    """Says how a search goes on, every few seconds."""
+
+    sample: int
+    say: Say
+    clock: Clock
+    last: float = field(default_factory=perf_counter)
+
+    def __call__(self, domains: int, open_domains: int, bound: float) -> None:
+        now = perf_counter()
+        if now - self.last >= EVERY:
+            self.last = now
+            self.say(
+                f"sample {self.sample}: {domains} domains, {open_domains} open, bound {bound:.4g}, "
+                f"{self.clock.spent:.0f} s"
+            )
+
+
+def _down(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """The numbers of that precision next below."""
+    rounded = value.to(dtype)
+    return torch.where(rounded.double() > value, rounded.nextafter(torch.full_like(rounded, -torch.inf)), rounded)
+
+
+@hookimpl
+def register_certifiers(register: Register) -> None:
+    """Registers branch and bound."""
+    register("interval:branch-and-bound", BranchAndBound)

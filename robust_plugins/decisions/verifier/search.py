@@ -1,0 +1,207 @@
+"""`Search`: branch and bound over the signs of units, until every domain is closed, a witness is found or time ends.
+
+Every domain is a part of the box on which the inputs of some units have given signs, for one conjunction of the unsafe
+set. It is closed when some combination of the conjunction's rows is above zero on it. Bounds are searched for in
+float32; a domain counts as closed only when the duals that were found, evaluated once more in float64 with every
+rounding error taken off, prove it. The rest is split in two and goes back to the pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from robust_plugins.decisions.verifier.attack import Confirm
+from robust_plugins.decisions.verifier.branching import BestChild, Branching, Seen
+from robust_plugins.decisions.verifier.clock import Clock, OutOfTimeError
+from robust_plugins.decisions.verifier.domains import Domains, DualAscent, Rows, lower_bound
+from robust_plugins.decisions.verifier.linear import solvable, solved
+from robust_plugins.decisions.verifier.pool import Pool, PoolFullError
+from robust_plugins.decisions.verifier.properties import Unsafe, Word
+from robust_plugins.decisions.verifier.root import Duals, Root
+
+TARGET = 64
+"""While fewer domains are open, each is split at several units at once, so that batches are worth their cost."""
+CHOICES = 4
+WORK = 3e9
+"""Multiplications of one round at most, some tenths of a second: between rounds the clock is looked at."""
+LONG = 200
+"""Steps for a domain in which nothing is left to split."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The end of a search. `bounds` holds for each conjunction a number that a combination of its rows never falls below."""
+
+    answer: Word
+    witness: Tensor | None
+    bounds: Tensor
+    domains: int
+    message: str = ""
+
+
+@dataclass(eq=False)
+class Search:
+    """One search over one box. `tell` is called with the number of domains, those open, and the lowest bound."""
+
+    root: Root
+    unsafe: Unsafe
+    confirm: Confirm
+    clock: Clock
+    branching: Branching = field(default_factory=BestChild)
+    root_ascent: DualAscent = field(default_factory=lambda: DualAscent(steps=60))
+    ascent: DualAscent = field(default_factory=lambda: DualAscent(steps=6))
+    batch: int = 256
+    memory: int = 2**30
+    tell: Callable[[int, int, float], None] = lambda domains, open_domains, bound: None
+
+    def __post_init__(self) -> None:
+        rows, const, off = self.root.specified(self.unsafe.weights, self.unsafe.offsets)
+        self.exact, self.asked = Rows(rows, const), Rows(rows.float(), const.float())
+        size = rows.abs().t() @ self.root.sizes + const.abs()
+        self.off = off + 1e-14 * len(const) * size  # of combining rows
+        self.fast = self.root.fast
+        self.member = self.unsafe.member.float()
+        self.proved = torch.full((len(self.member),), -torch.inf, dtype=torch.float64)
+        self.count, self.stuck = 0, False
+        work = sum(b.matrix.shape[0] * b.matrix.shape[1] for b in self.fast.blocks) + 1
+        self.size = max(8, min(self.batch, int(WORK / (work * (4 * self.ascent.steps + 24)))))
+
+    @torch.no_grad()
+    def run(self) -> Found:
+        """Searches until there is an answer."""
+        units, conjunctions = len(self.fast.offset), len(self.member)
+        self.pool = Pool(units, len(self.asked.const), CHOICES, self.memory)
+        try:
+            about = torch.arange(conjunctions)
+            none = torch.zeros((units, conjunctions))
+            weights = (self.member / self.member.sum(1, keepdim=True)).t().contiguous()
+            first = Domains(none, self.fast.usual_slopes().repeat(1, conjunctions), none, weights)
+            witness = self._settle(first, torch.full((conjunctions,), -torch.inf), about, self.root_ascent, start=True)
+            while witness is None and len(self.pool):
+                self.clock.check()
+                witness = self._round()
+                self.tell(self.count, len(self.pool), self.pool.worst)
+        except OutOfTimeError:
+            return Found("timeout", None, self.proved, self.count, "the time is used up")
+        except PoolFullError:
+            message = f"the open domains do not fit the memory of {self.memory} bytes"
+            return Found("timeout", None, self.proved, self.count, message)
+        if witness is not None:
+            return Found("sat", witness, self.proved, self.count)
+        if self.stuck:
+            message = "the margin is zero up to rounding: neither a proof nor a witness holds"
+            return Found("unknown", None, self.proved, self.count, message)
+        return Found("unsat", None, self.proved.clamp(min=0), self.count)
+
+    def _round(self) -> Tensor | None:
+        levels = 1
+        while levels < CHOICES - 1 and len(self.pool) * 2 ** (levels + 1) <= TARGET:
+            levels += 1
+        domains, bounds, about, units = self.pool.pop(max(1, self.size >> levels))
+        for level in range(levels):
+            at = (units[:, level] >= 0).nonzero().flatten()
+            halves = domains.split(units[at, level], at)
+            rest = (units[:, level] < 0).nonzero().flatten()
+            domains = Domains.cat(domains.select(rest), halves)
+            bounds, about, units = (torch.cat([t[rest], t[at], t[at]]) for t in (bounds, about, units))
+        return self._settle(domains, bounds, about, self.ascent)
+
+    def _settle(
+        self, domains: Domains, bounds: Tensor, about: Tensor, ascent: DualAscent, *, start: bool = False
+    ) -> Tensor | None:
+        """Bounds domains, looks for a witness in those that stay open, and puts these into the pool."""
+        self.count += len(domains)
+        best, domains = ascent.maximise(self.fast, self.asked, domains)
+        open_domains = ~self._proves(best, domains, about, start)
+        if not bool(open_domains.any()):
+            return None
+        at = open_domains.nonzero().flatten()
+        domains, bounds, about = domains.select(at), torch.maximum(best, bounds)[at], about[at]
+        rows, const = self.asked.combined(domains.weights)
+        bound = lower_bound(self.fast, rows, const, domains)
+        state, z = self.fast.minimiser(bound)
+        witness = self._witness(state[: self.fast.inputs], about)
+        if witness is not None:
+            return witness
+        self.clock.check()
+        units = self.branching.candidates(Seen(self.fast, domains, rows, const, bound, z), CHOICES)
+        decided = units[:, 0] < 0
+        if bool(decided.any()):
+            witness = self._decided(domains.select(decided), about[decided])
+            keep = (~decided).nonzero().flatten()
+            domains, bounds, about, units = domains.select(keep), bounds[keep], about[keep], units[keep]
+        self.pool.push(domains, bounds, about, units)
+        return witness
+
+    def _proves(self, best: Tensor, domains: Domains, about: Tensor, start: bool) -> Tensor:
+        """Which domains are closed: those whose duals prove it in float64."""
+        closed = best > 0
+        at = torch.arange(len(best)) if start else closed.nonzero().flatten()
+        if not len(at):
+            return closed
+        value = self._exactly(domains.select(at))
+        if start:
+            self.proved = torch.maximum(self.proved, value)
+        closed[at] = value > 0
+        return closed
+
+    def _exactly(self, domains: Domains) -> Tensor:
+        weights = domains.weights.double()
+        rows, const = self.exact.combined(weights)
+        duals = Duals(domains.slopes.double(), domains.multipliers.double(), domains.signs.double())
+        return self.root.evaluate(rows, const, duals) - (self.off @ weights) * (1 + 1e-9)
+
+    def _decided(self, domains: Domains, about: Tensor) -> Tensor | None:
+        """Domains on which the network is linear: what their programme's multipliers do not prove, nothing does."""
+        if not solvable():
+            return self._ascended(domains, about)
+        for i in range(len(domains)):
+            self.clock.check()
+            domain, point = solved(
+                self.root.compact, self.exact, domains.select(torch.tensor([i])), self.member[about[i]]
+            )
+            if bool(self._exactly(domain) > 0):
+                continue
+            x = None if point is None else self.root.input_at(point)
+            if x is not None and self.confirm(x):
+                return x
+            self.stuck = True
+        return None
+
+    def _ascended(self, domains: Domains, about: Tensor) -> Tensor | None:
+        """The same by long ascent, which comes near the programme's solution."""
+        best, domains = DualAscent(steps=LONG, decay=0.99).maximise(self.fast, self.asked, domains)
+        open_domains = ~self._proves(best, domains, about, False)
+        if not bool(open_domains.any()):
+            return None
+        at = open_domains.nonzero().flatten()
+        domains = domains.select(at)
+        bound = lower_bound(self.fast, *self.asked.combined(domains.weights), domains)
+        witness = self._witness(self.fast.minimiser(bound)[0][: self.fast.inputs], about[at])
+        self.stuck = self.stuck or witness is None
+        return witness
+
+    def _witness(self, points: Tensor, about: Tensor) -> Tensor | None:
+        """An input that reaches the unsafe set, among those that minimise bounds, (inputs, points)."""
+        values = self.asked.rows.t() @ self._states(points) + self.asked.const.unsqueeze(1)
+        excess = self.unsafe.excess(values.t()).amin(1)
+        least, at = excess.min(0)
+        if float(least) > 0:
+            return None
+        x = self.root.input_at(points[:, at : at + 1].double())
+        return x if self.confirm(x) else None
+
+    def _states(self, points: Tensor) -> Tensor:
+        """The state that the network itself takes at points of the input."""
+        compact, n = self.fast, self.fast.inputs
+        state = torch.empty((compact.size, points.shape[1]))
+        state[:n] = points
+        for block in compact.blocks:
+            before = state[block.start : block.start + block.matrix.shape[1]]
+            z = torch.mm(block.matrix, before).add_(compact.offset[block.first - n : block.last - n])
+            state[block.first : block.last] = z.clamp_(min=0)
+        return state

@@ -1,0 +1,126 @@
+"""`interval:branch-and-bound`: verdicts, witnesses, limits of time, and what it refuses."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import robust_plugins as rp
+from robust_plugins.testing.certifiers import (
+    certificates_survive_attacks,
+    is_frozen_data,
+    margin_is_the_smallest_row,
+    misclassified_is_falsified,
+    model_is_left_as_found,
+    nan_is_an_error,
+    wider_balls_give_wider_bounds,
+)
+
+NAME = "interval:branch-and-bound"
+CHECKS = [is_frozen_data, nan_is_an_error]
+MORE = [
+    certificates_survive_attacks, margin_is_the_smallest_row, misclassified_is_falsified, model_is_left_as_found,
+    wider_balls_give_wider_bounds,
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("check", CHECKS)
+def test_conformance(check) -> None:
+    check(rp.certifier(NAME, timeout=5.0, root_steps=2))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("check", MORE)
+def test_more_conformance(check) -> None:
+    check(rp.certifier(NAME, timeout=5.0, root_steps=2))
+
+
+def network(seed: int, *, inputs: int = 5, width: int = 12, classes: int = 3) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes)
+    ).eval()
+
+
+def test_every_sample_is_decided_and_witnesses_hold() -> None:
+    """Around the radii at which decisions change, nothing is left open; no point sampled contradicts a proof."""
+    model, x = network(0), torch.rand(6, 5)
+    y = model(x).argmax(1)
+    seen = set()
+    for eps in (0.02, 0.2, 0.4):
+        ball = rp.Linf(eps=eps, clip=None)
+        found = rp.certifier(NAME, timeout=20.0)(model, x, y, ball)
+        decisions = model(ball.sample(x, 2000, torch.Generator().manual_seed(0)).flatten(0, 1)).argmax(1).view(2000, -1)
+        for i, verdict in enumerate(found.verdicts):
+            seen.add(verdict)
+            if verdict is rp.Verdict.CERTIFIED:
+                assert (decisions[:, i] == y[i]).all()
+                assert found.margin[i] > 0
+            else:
+                assert verdict is rp.Verdict.FALSIFIED
+                witness = found.witness[i : i + 1]
+                assert ball.contains(witness, x[i : i + 1], tolerance=0).all()
+                assert model(witness).argmax(1) != y[i]
+    assert seen == {rp.Verdict.CERTIFIED, rp.Verdict.FALSIFIED}
+
+
+def test_it_proves_what_relaxation_does_not() -> None:
+    model, x = network(3), torch.rand(8, 5, generator=torch.Generator().manual_seed(1))
+    y, ball = model(x).argmax(1), rp.Linf(eps=0.8, clip=None)
+    complete = rp.certifier(NAME)(model, x, y, ball).certified
+    relaxed = rp.certifier("interval:alpha-crown")(model, x, y, ball).certified
+    assert (complete | ~relaxed).all()
+    assert complete.sum() > relaxed.sum()
+
+
+def test_the_same_seed_gives_the_same_certificate() -> None:
+    model, x = network(1), torch.rand(4, 5)
+    y, ball = model(x).argmax(1), rp.Linf(eps=0.25, clip=None)
+    one, two = (rp.certifier(NAME, seed=7)(model, x, y, ball) for _ in range(2))
+    assert one.verdicts == two.verdicts
+    assert torch.equal(one.witness.nan_to_num(), two.witness.nan_to_num())
+    assert torch.equal(one.margin, two.margin)
+
+
+def test_time_is_kept() -> None:
+    """A network that is too hard for a second takes a second, and says what it has proved."""
+    model = network(0, inputs=30, width=150, classes=2)
+    x = torch.rand(1, 30, generator=torch.Generator().manual_seed(0))
+    y, ball = model(x).argmax(1), rp.Linf(eps=0.06, clip=None)
+    start = time.perf_counter()
+    found = rp.certifier(NAME, timeout=1.0, restarts=1)(model, x, y, ball)
+    seconds = time.perf_counter() - start
+    assert found.verdicts == (rp.Verdict.TIMEOUT,)
+    assert "time" in found.messages[0]
+    assert seconds < 2.5  # of a machine that others use too
+    logits = model(ball.sample(x, 500).flatten(0, 1))
+    assert -torch.inf < found.margin[0] <= (logits[:, y] - logits[:, 1 - y]).min()
+
+
+def test_smooth_layers_are_refused_by_name() -> None:
+    model, x = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)).eval(), torch.rand(1, 2)
+    found = rp.certifier(NAME)(model, x, model(x).argmax(1), rp.Linf(eps=0.1, clip=None))
+    assert found.verdicts == (rp.Verdict.UNSUPPORTED,)
+    assert "'1' (Tanh)" in found.messages[0]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [("timeout", 0.0), ("timeout", float("inf")), ("memory", 0), ("steps", True), ("batch", 1.5), ("branching", None)],
+)
+def test_unusable_parameters(parameter, value) -> None:
+    with pytest.raises(rp.ArgumentError, match=parameter):
+        rp.certifier(NAME, **{parameter: value})
+
+
+def test_progress_says_what_happens(capsys) -> None:
+    model, x = network(0), torch.rand(2, 5)
+    rp.certifier(NAME, progress=True)(model, x, model(x).argmax(1), rp.Linf(eps=0.05, clip=None))
+    said = capsys.readouterr().err
+    assert "sample 0: certified" in said
+    assert "domains" in said
