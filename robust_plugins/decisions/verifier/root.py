@@ -36,7 +36,7 @@ NONE = PiecewiseLinear(0.0, 0.0, ())
 
 @dataclass(frozen=True, eq=False)
 class Duals:
-    """The duals that make a bound: slopes in [0, 1], multipliers >= 0, and the signs that units' inputs have: (units, rows)."""
+    """The duals that make a bound: slopes in [0, 1], multipliers >= 0, and signs of units' inputs, (units, rows)."""
 
     slopes: Tensor
     multipliers: Tensor

@@ -34,7 +34,7 @@ LONG = 200
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The end of a search. `bounds` holds for each conjunction a number that a combination of its rows never falls below."""
+    """The end of a search. `bounds` are proved below some combination of each conjunction's rows, over the whole box."""
 
     answer: Word
     witness: Tensor | None
