@@ -34,7 +34,7 @@ LONG = 200
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The end of a search. `bounds` are proved below some combination of each conjunction's rows, over the whole box."""
+    """The end of a search. `bounds` are proved below some combination of each conjunction's rows."""
 
     answer: Word
     witness: Tensor | None
