@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from robust_plugins.cli import compare, explain, poison, train
+from robust_plugins.cli import compare, explain, poison, train, verify
 from robust_plugins.cli.listings import data, models, plugins, recipes
 from robust_plugins.errors import ArgumentError, PluginError, RobustPluginsError, UnknownNameError
 from robust_plugins.registry.information import Kind
@@ -62,7 +62,17 @@ def commands() -> None:
     """Attacks, certificates and robust training for PyTorch models, behind one interface."""
 
 
-for _command in (compare.compare, explain.explain, train.train, poison.poison, plugins, data, models, recipes):
+for _command in (
+    compare.compare,
+    explain.explain,
+    train.train,
+    poison.poison,
+    verify.verify,
+    plugins,
+    data,
+    models,
+    recipes,
+):
     commands.add_command(_command)
 
 
