@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ComponentError
 from robust_plugins.harness.arguments import check_inputs
-from robust_plugins.harness.evaluation import evaluating, evaluation_mode, synchronize
+from robust_plugins.harness.evaluation import evaluating, evaluation_mode, synchronize, torch_random_states
 from robust_plugins.harness.guard import Found, Kind
 from robust_plugins.harness.wrappers import Model, as_module, unwrapped
 
@@ -82,7 +82,8 @@ def calling(
     - `seed`: seeds torch, numpy and python inside; their states are restored in any case.
     - `freeze`: weights need no gradients inside.
     - `guarded`: everything of the model is compared and restored, and the random states are. Without it, for
-      components that are known to leave them alone, its mode is, and the buffers that its own forward may write.
+      components that are known to leave them alone, its mode is, the buffers that its own forward may write, and
+      torch's own random states, from which its forward may draw.
     - `thorough`: all weights are compared. Without it, for calls that training makes at every step, large weights
       whose version counters stand still are compared in places.
     """
@@ -102,6 +103,7 @@ def calling(
         else:
             stack.enter_context(evaluation_mode(model))
             stack.enter_context(_kept_buffers(model))
+            stack.enter_context(torch_random_states())
         yield call
         synchronize(x)
         call.seconds = time.perf_counter() - call.start

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache, partial
 from itertools import pairwise
 
 import pytest
@@ -257,25 +258,35 @@ class _Sorted(nn.Module):
         return values
 
 
+_MAKERS = (mlp_case, partial(mlp_case, activation=nn.Tanh), partial(mlp_case, normalised=False), cnn_case, linear_case)
+_BALLS = (
+    Linf(eps=0.06, clip=(0.0, 1.0)),
+    Linf(eps=0.06, clip=None),
+    L2(eps=0.1, clip=(0.0, 1.0)),
+    L1(eps=0.2, clip=(0.0, 1.0)),
+)
+
+
 def _cases(certifier: Certifier) -> Iterator[tuple[Case, Ball]]:
     """Networks with every ball that the certifier accepts; at least one."""
-    accepted = 0
-    makers = (mlp_case, lambda: mlp_case(activation=nn.Tanh), lambda: mlp_case(normalised=False), cnn_case, linear_case)
-    for make in makers:
-        for ball in (
-            Linf(eps=0.06, clip=(0.0, 1.0)),
-            Linf(eps=0.06, clip=None),
-            L2(eps=0.1, clip=(0.0, 1.0)),
-            L1(eps=0.2, clip=(0.0, 1.0)),
-        ):
-            case = make()
-            try:
-                certifier.bounds(case.model, case.x[:1], ball)
-            except (ArgumentError, UnsupportedModelError):
-                continue
-            accepted += 1
-            yield case, ball
+    accepted = _accepted(certifier)
     assert accepted, "the certifier bounds none of the small networks on any ball"
+    return ((make(), ball) for make, ball in accepted)
+
+
+@cache
+def _accepted(certifier: Certifier) -> tuple[tuple[Callable[[], Case], Ball], ...]:
+    """Asked once for each certifier: every check starts from it, and some conversions are slow."""
+
+    def bounded(make: Callable[[], Case], ball: Ball) -> bool:
+        case = make()
+        try:
+            certifier.bounds(case.model, case.x[:1], ball)
+        except (ArgumentError, UnsupportedModelError):
+            return False
+        return True
+
+    return tuple((make, ball) for make in _MAKERS for ball in _BALLS if bounded(make, ball))
 
 
 def _assert_sound(certifier: Certifier, case: Case, ball: Ball, what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -48,35 +49,41 @@ def adversarial_points(
     """Values of `spec @ logits` at points of the ball, with the way in which the points were found.
 
     Uniform points, corners, the centre, Gaussian starts, and for every row the ends of a gradient descent and a
-    gradient ascent on it alone.
+    gradient ascent on it alone. The model evaluates many points in one batch.
     """
     generator = torch.Generator().manual_seed(seed)
     with evaluating(model, freeze=True), torch.enable_grad():
 
         def rows(z: Tensor) -> Tensor:
-            logits: Tensor = model(z)
-            return (spec @ logits.unsqueeze(2)).squeeze(2)
+            """The rows at several points of each sample, (points, batch, *features) in one pass."""
+            logits: Tensor = model(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+            return (spec @ logits.unsqueeze(3)).squeeze(3)
 
         with torch.no_grad():
-            yield "the centre", rows(x).unsqueeze(0)
+            yield "the centre", rows(x.unsqueeze(0))
             for draw in ("uniform", "corner", "gaussian"):
-                points = ball.sample(x, samples, generator, draw=draw)
-                yield f"{draw} samples", torch.stack([rows(z) for z in points])
-        for row in range(spec.shape[1]):
-            for sign, name in ((-1, "descent"), (1, "ascent")):
-                z = _climb(rows, row, sign, x, ball, steps)
-                with torch.no_grad():
-                    yield f"gradient {name} on row {row}", rows(z).unsqueeze(0)
+                yield f"{draw} samples", rows(ball.sample(x, samples, generator, draw=draw))
+        for sign, name in ((-1, "descent"), (1, "ascent")):
+            ends = _climb(rows, sign, spec.shape[1], x, ball, steps)
+            for row, end in enumerate(ends):
+                yield f"gradient {name} on row {row}", end.unsqueeze(0)
 
 
 def _climb(
-    rows: Callable[[Tensor], Tensor], row: int, sign: int, x: Tensor, ball: Ball, steps: int
-) -> Float[Tensor, "batch *features"]:
-    """Projected steps up (sign 1) or down one row, with a step that shrinks to a hundredth of the ball."""
-    z = x
+    rows: Callable[[Tensor], Tensor], sign: int, count: int, x: Tensor, ball: Ball, steps: int
+) -> Float[Tensor, "rows batch rows"]:
+    """The rows' values where projected steps up (sign 1) or down each of them end.
+
+    The step shrinks from half of the ball to a hundredth. All rows climb together, in a batch of `count` copies of `x`.
+    """
+    start = x.repeat(count, *[1] * (x.ndim - 1))
+    ball = replace(ball, eps=ball.radii * count) if isinstance(ball.radii, tuple) else ball
+    z = start
     for step in range(steps):
         z = z.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(rows(z)[:, row].sum(), z)
+        climbed = rows(z.unflatten(0, (count, len(x)))).diagonal(0, 0, 2)
+        (gradient,) = torch.autograd.grad(climbed.sum(), z)
         size = max(0.5 * (1 - step / steps), 0.01)
-        z = ball.project(z + size * ball.steepest(sign * gradient), x)
-    return z.detach()
+        z = ball.project(z + size * ball.steepest(sign * gradient), start)
+    with torch.no_grad():
+        return rows(z.detach().unflatten(0, (count, len(x))))

@@ -356,3 +356,22 @@ def test_the_original_is_shared_and_not_copied() -> None:
     assert unwrapped(copy.deepcopy(bare)) is not bare
     rp.certifier("interval:ibp").bounds(model, X, BALL).lower.sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+class Noisy(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x + torch.randn_like(x)).flatten(1)[:, :3]
+
+
+@pytest.mark.parametrize("name", ["interval:ibp", "interval:crown"])
+def test_a_model_that_draws_is_refused_and_leaves_torch_s_random_state(name: str) -> None:
+    certifier, model, spec = rp.certifier(name), Noisy(), torch.eye(3).expand(len(X), -1, -1)
+    for ask in (
+        lambda: certifier.bounds(model, X, BALL),
+        lambda: certifier.bounds(model, X, BALL, spec),
+        lambda: certifier.lower_bounds(model, X, BALL, spec),
+    ):
+        before = torch.get_rng_state()
+        with pytest.raises(rp.UnsupportedModelError, match="draws random numbers"):
+            ask()
+        assert torch.equal(torch.get_rng_state(), before)

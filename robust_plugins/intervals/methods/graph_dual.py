@@ -31,19 +31,16 @@ class GraphDual(Dual):
     def __init__(self, network: Network, values: Sequence[Interval], *, memory: int) -> None:
         self.network, self.values = network, values
         self.relaxation = Relaxation(network, values, memory=memory)
-        self.kinks: dict[int, tuple[PiecewiseLinear, list[_Kink]]] = {}
+        self.pieces: dict[int, _Pieces] = {}
         count = 0
         for index, layer in enumerate(network.layers):
             function = piecewise_linear(layer)
             if function is None:
                 continue
             z = values[network.nodes[index].inputs[0]]
-            kinks = []
-            for kink, change in function.kinks:
-                kinks.append(_kink(z, kink, change, count))
-                count += len(kinks[-1].entries)
-            self.kinks[index] = function, kinks
-        chords = [k.chord for _, kinks in self.kinks.values() for k in kinks]
+            self.pieces[index] = pieces = _pieces(z, function, count)
+            count += sum(len(k.entries) for k in pieces.kinks)
+        chords = [k.chord for pieces in self.pieces.values() for k in pieces.kinks]
         self.chord = torch.cat([values[0].lower.new_zeros(0), *chords]).unsqueeze(1)
         self.least, self.most = torch.zeros_like(self.chord), torch.ones_like(self.chord)
 
@@ -72,7 +69,7 @@ class GraphDual(Dual):
             if index not in waiting:
                 continue
             a = waiting.pop(index)
-            if index in self.kinks:
+            if index in self.pieces:
                 number, below = self._piecewise(index, a, slopes)
                 inputs = [below]
             else:
@@ -89,36 +86,53 @@ class GraphDual(Dual):
         return value.expand(1, rows.shape[1])[0]
 
     def _piecewise(self, index: int, a: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients of `slope z + value + sum_i change_i relu(z - kink_i)` sent to z, and what is constant."""
-        function, kinks = self.kinks[index]
+        """Coefficients of the pieces and of the kinks that may be passed, sent to z, and what is constant."""
+        pieces = self.pieces[index]
         flat = a.flatten(2)[0]  # (rows, entries)
-        below, number = flat * function.slope, (flat * function.value).sum(1)
-        for kink in kinks:
-            part = flat * kink.change
-            own = part[:, kink.entries]
+        below, number = flat * pieces.slope, (flat * pieces.offset).sum(1)
+        for kink in pieces.kinks:
+            own = flat[:, kink.entries] * kink.change
             positive, negative = own.clamp(min=0), own.clamp(max=0)
             at = slice(kink.first, kink.first + len(kink.entries))
-            through = (part * kink.active).index_add(1, kink.entries, positive * slopes[at].t() + negative * kink.chord)
-            below = below + through
+            through = positive * slopes[at].t() + negative * kink.chord
+            below = below.index_add(1, kink.entries, through)
             number = number - through.sum(1) * kink.kink + (negative * kink.intercept).sum(1)
         return number.unsqueeze(0), below.view(a.shape)
 
 
 class _Kink(NamedTuple):
-    """One kink of a layer: the entries that may pass it, where it is passed for sure, and the chords."""
+    """One kink of a layer: the entries that may pass it, and the chords of `relu(z - kink)` there."""
 
     kink: float
     change: float
     first: int
     """The place of its first unit."""
     entries: Tensor
-    active: Tensor
     chord: Tensor
     intercept: Tensor
 
 
-def _kink(z: Interval, kink: float, change: float, first: int) -> _Kink:
-    low, up = z.lower.flatten() - kink, z.upper.flatten() - kink
-    entries = ((low < 0) & (up > 0)).nonzero().flatten()
-    chord = up[entries] / (up[entries] - low[entries])
-    return _Kink(kink, change, first, entries, (low >= 0).to(low), chord, -chord * low[entries])
+class _Pieces(NamedTuple):
+    """A layer as `slope z + offset`, an entry's own line below all kinks that it may pass, and these kinks.
+
+    Summed up before it meets coefficients: between the ends of a clamp the offset is 0, not a difference of them.
+    """
+
+    slope: Tensor
+    offset: Tensor
+    kinks: list[_Kink]
+
+
+def _pieces(z: Interval, function: PiecewiseLinear, first: int) -> _Pieces:
+    lower, upper = z.lower.flatten(), z.upper.flatten()
+    slope, offset = torch.full_like(lower, function.slope), torch.full_like(lower, function.value)
+    kinks = []
+    for kink, change in function.kinks:
+        low, up = lower - kink, upper - kink
+        active = change * (low >= 0).to(low)
+        slope, offset = slope + active, offset - kink * active
+        entries = ((low < 0) & (up > 0)).nonzero().flatten()
+        chord = up[entries] / (up[entries] - low[entries])
+        kinks.append(_Kink(kink, change, first, entries, chord, -chord * low[entries]))
+        first += len(entries)
+    return _Pieces(slope, offset, kinks)

@@ -200,7 +200,8 @@ class Unfolding:
             offset = torch.where(between, offset, function.value)
             for (kink, change), unstable in zip(function.kinks, passed, strict=True):
                 active, unstable = (low >= kink) & ~between, unstable & ~between
-                units = active | unstable if self._keeps(active | unstable) else unstable
+                # A unit for `z - kink` would round like the kink, which may be far larger than z.
+                units = active | unstable if kink == 0 and self._keeps(active | unstable) else unstable
                 linear = (active & ~units).to(low)
                 slope, offset = slope + change * linear, offset - change * kink * linear
                 opened.append(self._relus(z, units, low - kink, up - kink, kink, change))

@@ -213,12 +213,13 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
 def _without_randomness(model: nn.Module, probe: Tensor) -> Iterator[None]:
     """Puts the random states back. Raises UnsupportedModelError for models that draw from them."""
     before = _random_states(probe)
-    drawn = False
     try:
-        yield
-        after = _random_states(probe)
-        # Checkers of types draw from Python's own; a model that does is found by its results.
-        drawn = not all(_equal(before[k], after[k]) for k in (0, 2, 3))
+        try:
+            yield
+        except UnsupportedModelError as error:  # a call that draws has no rule either
+            _refuse_drawn(model, before, probe, error)
+            raise
+        _refuse_drawn(model, before, probe, None)
     finally:
         torch.set_rng_state(before[0])
         random.setstate(before[1])
@@ -226,11 +227,16 @@ def _without_randomness(model: nn.Module, probe: Tensor) -> Iterator[None]:
             numpy.random.set_state(before[2])
         if before[3] is not None:
             torch.cuda.set_rng_state(before[3], probe.device)
-    if drawn:
+
+
+def _refuse_drawn(model: nn.Module, before: tuple[Any, ...], probe: Tensor, cause: Exception | None) -> None:
+    after = _random_states(probe)
+    # Checkers of types draw from Python's own; a model that does is found by its results.
+    if not all(_equal(before[k], after[k]) for k in (0, 2, 3)):
         raise UnsupportedModelError(
             f"the model ({type(model).__name__}) draws random numbers in evaluation mode, so that there is nothing to "
             "bound; draw them only `if self.training`"
-        )
+        ) from cause
 
 
 def _random_states(probe: Tensor) -> tuple[Any, ...]:

@@ -155,3 +155,25 @@ def test_the_list_of_plugins_shows_the_version_of_the_backend() -> None:
     found = {info.name: info for info in rp.plugins()}["lirpa"]
     version = ".".join(map(str, compat.load().version))
     assert any(shown.startswith(f"auto_LiRPA {version}") for shown in found.backends)
+
+
+@pytest.mark.skipif(not compat.is_legacy(compat._installed_version()), reason="a newer auto_LiRPA")
+def test_tables_of_tangents_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from auto_LiRPA.operators.activation import BoundTanh
+
+    computed = []
+    compute = BoundTanh.precompute_relaxation
+    monkeypatch.setattr(compat, "_tangents", {})
+    monkeypatch.setattr(
+        BoundTanh,
+        "precompute_relaxation",
+        lambda node, name, *rest: computed.append(name) or compute(node, name, *rest),
+    )
+    x, ball = torch.rand(2, 3), rp.Linf(eps=0.1, clip=None)
+    layers = (torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 3), torch.nn.Sigmoid(), torch.nn.Linear(3, 2))
+    first, again = (rp.certifier("lirpa:crown").bounds(torch.nn.Sequential(*layers), x, ball) for _ in range(2))
+    assert sorted(computed) == ["sigmoid", "tanh"]
+    assert torch.equal(first.lower, again.lower)
+    monkeypatch.undo()
+    fresh = rp.certifier("lirpa:crown").bounds(torch.nn.Sequential(*layers), x, ball)
+    assert torch.equal(first.lower, fresh.lower)

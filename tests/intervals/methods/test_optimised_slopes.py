@@ -227,3 +227,18 @@ def test_what_is_refused() -> None:
             Unfolding(network, one, ascent(1), AMPLE)
         with pytest.raises(TooLargeError):
             Unfolding(trace(case.model, case.x.lower), one, ascent(1), SCARCE)
+
+
+@pytest.mark.parametrize("memory", [AMPLE, SCARCE])
+def test_between_the_ends_of_a_clamp_nothing_is_rounded_at_their_scale(memory: int) -> None:
+    """Values far below the ends: a sum of ReLUs that starts from an end would round like the end."""
+    layer = nn.Linear(6, 2, bias=False)
+    model, x = nn.Sequential(layer, nn.Hardtanh(-1000.0, 1000.0)), Interval(torch.rand(1, 6), torch.rand(1, 6) + 1)
+    with torch.no_grad():
+        layer.weight.mul_(1e-4)
+        exact, eye = crown(trace(nn.Sequential(layer), x.lower), x)[-1], torch.eye(2).unsqueeze(0)
+        loose = Interval(exact.lower - 1, exact.upper + 1)
+        network = trace(model, x.lower)
+        found = optimised(network, crown(network, x), loose, eye, ascent=ascent(3), memory=memory)
+    for end, right in ((found.lower, exact.lower), (found.upper, exact.upper)):
+        torch.testing.assert_close(end, right, rtol=1e-5, atol=0.0)
