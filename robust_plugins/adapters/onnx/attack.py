@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from robust_plugins.adapters.onnx.counterexamples import Replay, into, replay
 from robust_plugins.adapters.onnx.network import OnnxNetwork
 from robust_plugins.adapters.onnx.properties import Case, Property
-from robust_plugins.adapters.onnx.properties.rows import Halfspace, WithInput, box, halfspaces, needs_input
+from robust_plugins.adapters.onnx.properties.rows import WithInput, box, halfspaces, needs_input
+from robust_plugins.decisions.verifier import Halfspaces
 
 BATCH = 256
 """Inputs that are moved at once."""
@@ -88,7 +89,7 @@ def _round(
     return None
 
 
-def excesses(model: nn.Module, x: Tensor, sets: Sequence[Halfspace]) -> Tensor:
+def excesses(model: nn.Module, x: Tensor, sets: Sequence[Halfspaces]) -> Tensor:
     """How far each input's outputs are from each conjunction: its farthest row, (batch, conjunctions)."""
     z = model(x).flatten(1).double()
     parts = [(z @ weights.t() + offsets).amax(1) if len(weights) else z.new_zeros(len(z)) for weights, offsets in sets]

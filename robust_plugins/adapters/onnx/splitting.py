@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.adapters.onnx.attack import excesses
-from robust_plugins.adapters.onnx.properties.rows import Halfspace
+from robust_plugins.decisions.verifier import Answer, Halfspaces
 from robust_plugins.intervals import Interval, trace
 from robust_plugins.intervals.methods.crown import crown
 
@@ -28,10 +28,10 @@ def decide_by_splitting(
     model: nn.Module,
     lower: Float[Tensor, "*features"],
     upper: Float[Tensor, "*features"],
-    unsafe: Sequence[Halfspace],
+    unsafe: Sequence[Halfspaces],
     *,
     timeout: float,
-) -> tuple[str, Tensor | None]:
+) -> Answer:
     """Whether some input of the box has an unsafe output: `unsat`, `sat` with the input, `unknown` or `timeout`.
 
     For networks with smooth activations, which branching over neurons does not cover. `unsat` is proved in double
@@ -49,24 +49,24 @@ def decide_by_splitting(
     made, splittable = 1, int((up > low).sum()) <= INPUTS
     while heap:
         if time.monotonic() >= end:
-            return "timeout", None
+            return Answer("timeout", None)
         batch = [heapq.heappop(heap) for _ in range(min(BATCH, len(heap)))]
         low, up = torch.cat([b[2] for b in batch]), torch.cat([b[3] for b in batch])
         centre = low + (up - low) / 2
         with torch.no_grad():
             hit = (excesses(exact, centre, unsafe).amin(1) <= 0).nonzero()
             if len(hit):
-                return "sat", centre[hit[0, 0]].to(lower.dtype)
+                return Answer("sat", centre[hit[0, 0]].to(lower.dtype))
             bounds = crown(trace(network, low), Interval(low, up))[-1]
         proved = bounds.lower - MARGIN * (1 + bounds.magnitude)
         worst = torch.stack([proved[:, owner == k].amax(1) for k in range(len(unsafe))], 1).amin(1)
         for i in (~(worst > 0)).nonzero().flatten().tolist():
             if not splittable:
-                return "unknown", None
+                return Answer("unknown", None)
             for child in _halves(network, low[i : i + 1], up[i : i + 1]):
                 heapq.heappush(heap, (float(worst[i].nan_to_num(nan=-torch.inf)), made, *child))
                 made += 1
-    return "unsat", None
+    return Answer("unsat", None)
 
 
 def _halves(network: nn.Module, low: Tensor, up: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -14,6 +14,7 @@ from robust_plugins.adapters.onnx.network import OnnxNetwork
 from robust_plugins.adapters.onnx.properties import Case, Property
 from robust_plugins.adapters.onnx.properties.rows import WithInput, box, halfspaces, needs_input
 from robust_plugins.adapters.onnx.splitting import decide_by_splitting
+from robust_plugins.decisions.verifier import verify_property
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 
 Word = Literal["unsat", "sat", "unknown", "timeout"]
@@ -73,12 +74,18 @@ def _decided(network: OnnxNetwork, property: Property, case: Case, timeout: floa
     ends = box(case, network.dtype, outward=True)
     lower, upper = (side.view(network.input_shape) for side in ends)
     sets = halfspaces(case, property.outputs)
+    if not all(len(offsets) for _, offsets in sets):
+        return Verified("unknown", message="Every output is unsafe, and onnxruntime found none that is finite.")
+    end = time.monotonic() + timeout
     try:
-        answer, x = decide_by_splitting(model, lower, upper, sets, timeout=timeout)
-    except UnsupportedModelError as error:
-        return Verified("unknown", message=str(error))
+        answer, x = verify_property(model, lower, upper, sets, timeout=timeout, seed=seed)
+    except UnsupportedModelError:
+        try:
+            answer, x = decide_by_splitting(model, lower, upper, sets, timeout=end - time.monotonic())
+        except UnsupportedModelError as error:
+            return Verified("unknown", message=str(error))
     if answer != "sat":
-        return Verified(answer)  # type: ignore[arg-type]
+        return Verified(answer)
     assert x is not None
     witness = confirmed(network, property, case, x)
     if witness is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,13 +13,7 @@ from torch import Tensor, nn
 
 from robust_plugins.adapters.onnx.properties.formulas import Row
 from robust_plugins.adapters.onnx.properties.property import Case
-
-
-class Halfspace(NamedTuple):
-    """The outputs z with `weights z + offsets <= 0` in every row."""
-
-    weights: Float[Tensor, "rows outputs"]
-    offsets: Float[Tensor, " rows"]
+from robust_plugins.decisions.verifier import Halfspaces
 
 
 class WithInput(nn.Module):
@@ -38,7 +32,7 @@ def needs_input(case: Case) -> bool:
     return any(name[0] == "X" for rows in case.unsafe for row in rows for name, _ in row.weights)
 
 
-def halfspaces(case: Case, outputs: int) -> list[Halfspace]:
+def halfspaces(case: Case, outputs: int) -> list[Halfspaces]:
     """The conjunctions of a case in double precision, inputs after the outputs where one `needs_input`.
 
     Each row is scaled to whole numbers where doubles hold these, and its offset is rounded down: the conjunction here
@@ -55,7 +49,7 @@ def halfspaces(case: Case, outputs: int) -> list[Halfspace]:
             for name, weight in row.weights:
                 weights[i, int(name[2:]) + (outputs if name[0] == "X" else 0)] = float(weight * factor)
             offsets.append(_down(row.offset * factor))
-        found.append(Halfspace(weights, torch.tensor(offsets, dtype=torch.float64)))
+        found.append(Halfspaces(weights, torch.tensor(offsets, dtype=torch.float64)))
     return found
 
 
