@@ -52,6 +52,9 @@ class Band:
             error = torch.where(error.isnan(), torch.inf, error)
         else:  # where the narrower range of float32 overflows, nothing is learnt
             error = ratio * error.nan_to_num(nan=0.0, posinf=0.0)
+        if explained.of == "loss":  # p_y - 1 is rounded as 1 is: to 0, where p_y is near enough
+            own = Explained("logit", explained.y, -explained.coefficients).gradient(model, x)
+            error = torch.maximum(error, torch.finfo(x.dtype).eps * _largest(own).to(error))
         return cls(value, error.to(x.dtype), (value == 0) & (other == 0))
 
     @classmethod

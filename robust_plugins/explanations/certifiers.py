@@ -12,7 +12,9 @@ from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations.bounds.adjoint import Adjoint
 from robust_plugins.explanations.bounds.cross_entropy import directions, probabilities, weighted_sum
+from robust_plugins.explanations.bounds.gradient_graph import graph_interval
 from robust_plugins.explanations.bounds.joint_gates import PLANES, gradient_interval
+from robust_plugins.explanations.bounds.mixing import is_mixing
 from robust_plugins.explanations.bounds.quadratic import SecondOrder
 from robust_plugins.explanations.bounds.widening import widened
 from robust_plugins.explanations.certifier import ExplanationCertifier
@@ -104,6 +106,10 @@ class Relaxed(CROWN):
     2022, "Efficiently computing local Lipschitz constants of neural networks via bound propagation". The loss's
     gradient is bounded through those of the differences of the logits, with probabilities that sum to one.
 
+    Of models with attention, softmax, normalisations of each sample or products of activations the network and its
+    backward pass are bounded as one network of the input, whatever is explained and at every effort: tight for small
+    balls, and of no use for balls over which the attention may be anything.
+
     `effort` chooses what is tried besides, and intersected, for smooth activations (Tanh, Sigmoid, Softplus, GELU,
     SiLU); others always have relaxed gates:
 
@@ -132,6 +138,8 @@ class Relaxed(CROWN):
     ) -> Interval:
         network = trace(model, x, weights=weight_intervals(model, radius))
         values = widened(network, crown(network, ball.box(x), memory=self.memory, entries="bent"))
+        if is_mixing(network):
+            return graph_interval(network, values, explained.of, explained.coefficients, memory=self.memory)
         if explained.of != "loss":
             return self._of_logits(network, values, explained.coefficients)
         others, coefficients = directions(explained.y, values[-1].shape[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.harness.arguments import as_labels, decided
@@ -83,7 +85,7 @@ class Explained:
         By automatic differentiation; zero where the output does not depend on the input. With `create_graph` it can be
         differentiated again, with respect to weights, and to x where x requires gradients.
         """
-        with torch.enable_grad():
+        with torch.enable_grad(), twice_differentiable(create_graph):
             z = x if create_graph and x.requires_grad else x.detach().requires_grad_()
             number = self.number(model(z)).sum()
             if not number.requires_grad:
@@ -98,6 +100,11 @@ class Explained:
                     "needs; build its layers with inplace=False"
                 ) from error
         return found if create_graph else found.detach()
+
+
+def twice_differentiable(wanted: bool) -> AbstractContextManager[None]:
+    """Inside the block attention is computed in the one way whose gradient has a gradient in torch."""
+    return sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext()
 
 
 def explained_by(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from robust_plugins.balls import Ball
-from robust_plugins.explanations.explained import Explained, weight_intervals
+from robust_plugins.explanations.explained import Explained, twice_differentiable, weight_intervals
 from robust_plugins.harness.functional import called
 
 Goal = Literal["deviation", "top_k", "target"]
@@ -91,7 +91,7 @@ class Task:
             out: Tensor = called(self.model, own, sample.unsqueeze(0))
             return out.squeeze(0)
 
-        with torch.enable_grad():
+        with torch.enable_grad(), twice_differentiable(create_graph):
             z = z if create_graph and z.requires_grad else z.detach().requires_grad_()
             number = self._explained.number(vmap(logits)(dict(weights), z)).sum()
             (found,) = torch.autograd.grad(number, z, create_graph=create_graph, materialize_grads=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from robust_plugins.intervals import Interval
+from robust_plugins.intervals.layers import Pointwise, Power
 from robust_plugins.intervals.rules.elementwise import Activation, activation_of
 
 PIECES = 16
@@ -32,8 +34,11 @@ class Smooth:
         return torch.where(z.upper > self.edge, self.step, 0.0).to(z.dtype) if self.step else 0.0
 
 
-def smooth_of(layer: nn.Module) -> Smooth | None:
-    """The record of a smooth activation; None for other layers."""
+def smooth_of(layer: nn.Module, *, partly: bool = False) -> Smooth | None:
+    """The record of a smooth activation; None for other layers.
+
+    With `partly` also of functions such as logarithms and powers, which are smooth where they are defined.
+    """
     activation = activation_of(layer)
     if activation is None:
         return None
@@ -55,6 +60,12 @@ def smooth_of(layer: nn.Module) -> Smooth | None:
         return Smooth(activation=activation, bends=_everywhere(0.797885, 0.77878))
     if isinstance(layer, nn.SiLU):
         return Smooth(activation=activation, bends=_everywhere(0.5, 0.30819))
+    if partly and isinstance(layer, Power):
+        p = layer.exponent
+        return Smooth(activation=activation, bends=_of_powers((p, p - 1), (p, p - 1, p - 2), p - 2, p - 3))
+    if partly and isinstance(layer, Pointwise):
+        known = _BENDS.get(layer.name)
+        return None if known is None else Smooth(activation=activation, bends=known)
     return None
 
 
@@ -81,6 +92,37 @@ def _odd(near: Tensor, far: Tensor) -> Tensor:
     """The largest `t (1 - t^2)` for t from near to far: it rises to t = 1/sqrt(3), and then falls."""
     t = torch.minimum(near.clamp(min=3**-0.5), far)
     return t * (1 - t**2)
+
+
+def _of_powers(
+    second: Sequence[float], third: Sequence[float], p: float, q: float
+) -> Callable[[Interval], tuple[Tensor, Tensor]]:
+    """`|c z^p|` and `|d z^q|`, with c and d the products of the given factors, at their largest: at an end, or at 0."""
+    c, d = abs(prod(second)), abs(prod(third))
+
+    def largest(z: Interval, factor: float, exponent: float) -> Tensor:
+        if not factor:
+            return torch.zeros_like(z.lower)
+        near = torch.where(z.lower * z.upper <= 0, 0.0, torch.minimum(z.lower.abs(), z.upper.abs()))
+        return factor * torch.maximum(near**exponent, z.magnitude**exponent)
+
+    return lambda z: (largest(z, c, p), largest(z, d, q))
+
+
+def _of_exp(z: Interval) -> tuple[Tensor, Tensor]:
+    return z.upper.exp(), z.upper.exp()
+
+
+_BENDS = {
+    "exp": _of_exp,
+    "expm1": _of_exp,
+    "log": _of_powers((1.0,), (2.0,), -2, -3),
+    "sqrt": _of_powers((1 / 4,), (3 / 8,), -1.5, -2.5),
+    "rsqrt": _of_powers((3 / 4,), (15 / 8,), -2.5, -3.5),
+    "reciprocal": _of_powers((2.0,), (6.0,), -3, -4),
+    "sin": lambda z: (torch.ones_like(z.lower), torch.ones_like(z.lower)),
+    "cos": lambda z: (torch.ones_like(z.lower), torch.ones_like(z.lower)),
+}
 
 
 def _everywhere(second: float, third: float) -> Callable[[Interval], tuple[Tensor, Tensor]]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_plugins.explanations.band import ULPS
+from robust_plugins.explanations.bounds.mixing import mixes
 from robust_plugins.harness.component import ERRORS
 from robust_plugins.harness.functional import other_precision
 from robust_plugins.intervals import Interval, Network, rounding
@@ -39,7 +40,13 @@ def widened(network: Network, values: Sequence[Interval]) -> list[Interval]:
     are.
     """
     found = list(values)
-    wanted = {j for i, n in enumerate(network.nodes) if i and not network.rules[i].affine for j in n.inputs} - {0}
+    # Gradients of softmax and the like do not jump; and masked scores are too large for one room for all.
+    jumping = (
+        node
+        for node, layer, rules in zip(network.nodes, network.layers, network.rules, strict=True)
+        if node.inputs and not rules.affine and not mixes(layer)
+    )
+    wanted = {source for node in jumping for source in node.inputs} - {0}
     if _exactly.get() or rounding.active() or not wanted or not len(values[0]):
         return found
     with torch.no_grad():
