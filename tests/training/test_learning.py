@@ -25,7 +25,11 @@ FLOORS = {
 }
 
 
-@pytest.mark.parametrize("name", FLOORS)
+# Of each family one: natural, adversarial, certified, and two of those that mix them.
+QUICK = {"standard", "madry", "trades", "ibp", "sabr", "mtl-ibp"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in FLOORS])
 def test_every_recipe_learns(name: str, digits: rp.Dataset) -> None:
     """And what it certifies is certified by another engine too, and contradicted by no attack."""
     ball = rp.Linf(eps=EPS, clip=digits.clip)

@@ -36,10 +36,10 @@ class Features(nn.Module):
 @pytest.mark.parametrize(
     ("layer", "certifiers"),
     [
-        (nn.ELU(), CERTIFIERS),
-        (nn.Hardtanh(), CERTIFIERS),
+        pytest.param(nn.ELU(), CERTIFIERS, marks=pytest.mark.slow),
+        pytest.param(nn.Hardtanh(), CERTIFIERS, marks=pytest.mark.slow),
         (nn.PReLU(), CERTIFIERS),
-        (nn.GELU(), CERTIFIERS),
+        pytest.param(nn.GELU(), CERTIFIERS, marks=pytest.mark.slow),
         (nn.LogSoftmax(1), CERTIFIERS),
         (nn.Conv2d(2, 2, 3, padding="same"), CERTIFIERS),
         (nn.MaxPool2d(3, 2), CERTIFIERS[1:]),

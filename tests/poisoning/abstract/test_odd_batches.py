@@ -46,19 +46,23 @@ OPTIMIZERS = PLAIN | st.sampled_from([
 ])  # fmt: skip
 
 
-@settings(max_examples=10)
+FEW = settings.default.max_examples // 6
+"""Trainings with many poisoned ones each: 5, and 16 with the slow tests."""
+
+
+@settings(max_examples=FEW)
 @given(sizes=SIZES, optimizer=OPTIMIZERS, budget=st.sampled_from(list(BUDGETS)))
 def test_boxes(sizes: tuple[int, ...], optimizer: Any, budget: str) -> None:
     _check(Setting(budget=BUDGETS[budget], sizes=sizes, optimizer=optimizer, clip=0.2))
 
 
-@settings(max_examples=10)
+@settings(max_examples=FEW)
 @given(sizes=SIZES, optimizer=PLAIN, budget=st.sampled_from(list(BUDGETS)[:4]), net=st.sampled_from(["linear", "mlp"]))
 def test_zonotopes(sizes: tuple[int, ...], optimizer: Any, budget: str, net: Any) -> None:
     _check(Setting(budget=BUDGETS[budget], sizes=sizes, optimizer=optimizer, net=net, domain="zonotope"))
 
 
-@settings(max_examples=5)
+@settings(max_examples=FEW // 2)
 @given(sizes=SIZES, optimizer=OPTIMIZERS, budget=st.sampled_from(list(BUDGETS)))
 def test_single_precision_rounded_outward(sizes: tuple[int, ...], optimizer: Any, budget: str) -> None:
     setting = Setting(budget=BUDGETS[budget], sizes=sizes, optimizer=optimizer, clip=0.2, dtype=torch.float32,
@@ -124,7 +128,7 @@ def _with_one_more(budget: Budget, sizes: Sequence[int], at: int, **how: Any) ->
     return max(worst)
 
 
-@pytest.mark.parametrize("clip", [0.3, rp.NormClip(0.3)], ids=repr)
+@pytest.mark.parametrize("clip", [0.3, pytest.param(rp.NormClip(0.3), marks=pytest.mark.slow)], ids=repr)
 @pytest.mark.parametrize("budget", [Budget.privacy(1), Budget.privacy(3), Budget.addition(1)], ids=repr)
 @pytest.mark.parametrize("sizes", [(0, 4, 0), (2, 1)])
 @pytest.mark.filterwarnings("ignore:the budget has")
