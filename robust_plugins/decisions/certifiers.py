@@ -27,24 +27,33 @@ from robust_plugins.intervals.products import product
 from robust_plugins.registry.hookspecs import Register, hookimpl
 
 
-@of_the_engine
 @dataclass(frozen=True, kw_only=True)
-class IBP(Certifier):
-    """Interval bound propagation, differentiable, the specification merged into the last linear layer.
-
-    Gowal et al. 2018, "On the effectiveness of interval bound propagation". Sound for every ball, over the smallest
-    box around it. With `outward`, for float32 and float64, the bounds also hold for the network's floating-point
-    evaluation, in whichever order its sums run.
-    """
+class _OfTheEngine(Certifier):
+    """What the engine's certifiers share: with `outward` their bounds also hold in floating point."""
 
     outward: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.outward, bool):
+            raise ArgumentError("outward", self.outward, accepted="True or False", hint="True rounds bounds outward.")
         if self.outward:
-            text = "floating-point arithmetic of the model's dtype, sums in any order, by outward rounding"
+            text = "real and floating-point arithmetic of the model's dtype, sums in any order, by outward rounding"
             object.__setattr__(self, "soundness", text)
             object.__setattr__(self, "rounding", 0.0)
+
+
+@of_the_engine
+@dataclass(frozen=True, kw_only=True)
+class IBP(_OfTheEngine):
+    """Interval bound propagation, differentiable, the specification merged into the last linear layer.
+
+    Gowal et al. 2018, "On the effectiveness of interval bound propagation". Sound for every ball, over the smallest
+    box around it. With `outward`, for float32 and float64, the bounds hold for the network in real arithmetic and also
+    for its floating-point evaluation, in whichever order its sums run, with fused multiply-add or without; not for
+    products in reduced precision (TF32, bfloat16) nor for convolutions by Winograd or FFT, which are refused where they
+    can be known.
+    """
 
     def propagate(  # noqa: D102 (inherited)
         self,
@@ -65,12 +74,12 @@ class IBP(Certifier):
 
 @of_the_engine
 @dataclass(frozen=True, kw_only=True)
-class CROWN(Certifier):
+class CROWN(_OfTheEngine):
     """Backward linear relaxation of every activation's input and of the specification, differentiable.
 
     Zhang et al. 2018, "Efficient neural network robustness certification with general activation functions". Sound for
     every ball, over the smallest box around it. `memory` is the number of bytes for the coefficients of one chunk of
-    neurons.
+    neurons. `outward` is as for `interval:ibp`; a layer whose relaxation cannot be rounded outward is refused by name.
     """
 
     memory: int = MEMORY
@@ -86,13 +95,14 @@ class CROWN(Certifier):
         ball: Ball,
         spec: Float[Tensor, "batch rows classes"] | None,
     ) -> Interval:
-        network = trace(model, x)
-        values = crown(network, ball.box(x), memory=self.memory, entries="bent")
-        if spec is None:
-            return values[-1]
-        check_spec(spec, x, values[-1].shape[1])
-        relaxed = Relaxation(network, values, memory=self.memory).bounds(len(values) - 1, spec)
-        return relaxed.agreeing(_last(network, _before_last(network, values), spec))
+        with rounding.outward(self.outward):
+            network = trace(model, x)
+            values = crown(network, ball.box(x), memory=self.memory, entries="bent")
+            if spec is None:
+                return values[-1]
+            check_spec(spec, x, values[-1].shape[1])
+            relaxed = Relaxation(network, values, memory=self.memory).bounds(len(values) - 1, spec)
+            return relaxed.agreeing(_last(network, _before_last(network, values), spec))
 
     def propagate_lower(  # noqa: D102 (inherited)
         self,
@@ -101,21 +111,23 @@ class CROWN(Certifier):
         ball: Ball,
         spec: Float[Tensor, "batch rows classes"],
     ) -> Float[Tensor, "batch rows"]:
-        network = trace(model, x)
-        values = crown(network, ball.box(x), memory=self.memory, entries="bent")
-        check_spec(spec, x, values[-1].shape[1])
-        relaxed = Relaxation(network, values, memory=self.memory).lower(len(values) - 1, spec)
-        return torch.maximum(relaxed, _last(network, _before_last(network, values), spec).lower)
+        with rounding.outward(self.outward):
+            network = trace(model, x)
+            values = crown(network, ball.box(x), memory=self.memory, entries="bent")
+            check_spec(spec, x, values[-1].shape[1])
+            relaxed = Relaxation(network, values, memory=self.memory).lower(len(values) - 1, spec)
+            return torch.maximum(relaxed, _last(network, _before_last(network, values), spec).lower)
 
 
 @of_the_engine
 @dataclass(frozen=True, kw_only=True)
-class CROWNIBP(Certifier):
+class CROWNIBP(_OfTheEngine):
     """One linear relaxation from the specification back to the input, on IBP's bounds of the layers, differentiable.
 
     Zhang et al. 2020, "Towards stable and efficient training of verifiably robust neural networks". Sound for every
     ball, over the smallest box around it. Much cheaper than CROWN where there are many neurons and few classes.
-    `memory` is the number of bytes for the coefficients of one chunk of the specification's rows.
+    `memory` is the number of bytes for the coefficients of one chunk of the specification's rows. `outward` is as for
+    `interval:crown`.
     """
 
     memory: int = MEMORY
@@ -131,15 +143,16 @@ class CROWNIBP(Certifier):
         ball: Ball,
         spec: Float[Tensor, "batch rows classes"] | None,
     ) -> Interval:
-        network = trace(model, x)
-        values = network.forward(ball.box(x))
-        classes = values[-1].shape[1]
-        if spec is None:
-            rows = torch.eye(classes, dtype=x.dtype, device=x.device).expand(len(x), classes, classes)
-        else:
-            check_spec(spec, x, classes)
-            rows = spec
-        return Relaxation(network, values, memory=self.memory).bounds(len(values) - 1, rows)
+        with rounding.outward(self.outward):
+            network = trace(model, x)
+            values = network.forward(ball.box(x), rounding=_mode(self.outward))
+            classes = values[-1].shape[1]
+            if spec is None:
+                rows = torch.eye(classes, dtype=x.dtype, device=x.device).expand(len(x), classes, classes)
+            else:
+                check_spec(spec, x, classes)
+                rows = spec
+            return Relaxation(network, values, memory=self.memory).bounds(len(values) - 1, rows)
 
     def propagate_lower(  # noqa: D102 (inherited)
         self,
@@ -148,10 +161,11 @@ class CROWNIBP(Certifier):
         ball: Ball,
         spec: Float[Tensor, "batch rows classes"],
     ) -> Float[Tensor, "batch rows"]:
-        network = trace(model, x)
-        values = network.forward(ball.box(x))
-        check_spec(spec, x, values[-1].shape[1])
-        return Relaxation(network, values, memory=self.memory).lower(len(values) - 1, spec)
+        with rounding.outward(self.outward):
+            network = trace(model, x)
+            values = network.forward(ball.box(x), rounding=_mode(self.outward))
+            check_spec(spec, x, values[-1].shape[1])
+            return Relaxation(network, values, memory=self.memory).lower(len(values) - 1, spec)
 
 
 @of_the_engine

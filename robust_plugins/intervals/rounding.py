@@ -71,19 +71,30 @@ def kappa(terms: int, dtype: torch.dtype) -> float:
     `g / (1 - g)` with `g = gamma_{2 (terms + 16)}`: one `gamma` for our own evaluation, one for the network's; the 16
     pay for a bias and for the roundings of centre, radius, parts and ends.
     """
-    u, _ = unit(dtype)
-    n = 2 * (terms + 16)
-    if n * u > 0.1:
-        raise ArgumentError(
-            "rounding", f"'outward' for sums of {terms} terms", accepted="shorter sums", hint="Compute in float64."
-        )
-    gamma = n * u / (1 - n * u)
-    return gamma / (1 - gamma)
+    return _relative(2 * (terms + 16), terms, dtype)
+
+
+def once(terms: int, dtype: torch.dtype) -> float:
+    """The relative widening for one evaluation alone of a product sum, as `kappa` is for two."""
+    return _relative(terms + 16, terms, dtype)
 
 
 def underflow(terms: int, dtype: torch.dtype) -> float:
     """The absolute widening of a product sum of `terms` terms, for results that underflow or are flushed to zero."""
     return 8 * (terms + 2) * unit(dtype)[1]
+
+
+def lessened(number: Tensor, by: Tensor) -> Tensor:
+    """`number - by` for `by >= 0`; when rounding is active, no more than that."""
+    if not active():
+        return number - by
+    u, tiny = unit(number.dtype)
+    return number - (by + 8 * u * (number.abs() + by) + tiny)
+
+
+def increased(number: Tensor, by: Tensor) -> Tensor:
+    """`number + by` for `by >= 0`; when rounding is active, no less than that."""
+    return -lessened(-number, by)
 
 
 def widened(
@@ -99,3 +110,13 @@ def widened(
     step_low = 2 * u * ulps * (low.abs() if scale is None else scale) + tiny
     step_up = 2 * u * ulps * (up.abs() if scale is None else scale) + tiny
     return low - step_low, up + step_up
+
+
+def _relative(n: int, terms: int, dtype: torch.dtype) -> float:
+    u, _ = unit(dtype)
+    if n * u > 0.1:
+        raise ArgumentError(
+            "rounding", f"'outward' for sums of {terms} terms", accepted="shorter sums", hint="Compute in float64."
+        )
+    gamma = n * u / (1 - n * u)
+    return gamma / (1 - gamma)

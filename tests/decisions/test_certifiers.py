@@ -13,8 +13,9 @@ NAMES = [
     "interval:ibp",
     "interval:ibp(outward=True)",
     "interval:crown-ibp",
+    "interval:crown-ibp(outward=True)",
     "interval:crown",
-    "interval:crown(memory=2000)",
+    "interval:crown(memory=2000, outward=True)",
     "interval:alpha-crown(steps=3)",
     "interval:alpha-crown(steps=3, memory=5000)",
 ]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.intervals import Interval, Network, Node
+from robust_plugins.intervals import Interval, Network, Node, rounding
 from robust_plugins.intervals.layers import Add, Input
 from robust_plugins.intervals.network.graph import unsupported
 from robust_plugins.intervals.rules.elementwise import activation_of
@@ -117,7 +117,8 @@ def gate(slopes: Interval) -> Rules:
 
     def relaxation(layer: nn.Module, grad: Interval) -> tuple[LinearBound, LinearBound]:
         first, last = grad.lower, grad.upper
-        at_first, at_last = Interval.point(first) * slopes, Interval.point(last) * slopes
+        with rounding.outward(False):
+            at_first, at_last = Interval.point(first) * slopes, Interval.point(last) * slopes
         wide = last > first
 
         def chord(begin: Tensor, end: Tensor) -> Tensor:
@@ -128,9 +129,11 @@ def gate(slopes: Interval) -> Rules:
         # Whatever its slope, the line through the end that lies further out bounds a convex function.
         below = torch.minimum(at_first.lower - low * first, at_last.lower - low * last)
         above = torch.maximum(at_first.upper - up * first, at_last.upper - up * last)
+        # Of the products with slopes, of the library and of coefficients, and of the ends.
+        below, above = rounding.widened(below, above, ulps=16, scale=slopes.magnitude * grad.magnitude)
         return _line(low, below), _line(up, above)
 
-    return Rules(nn.Module, forward=forward, relaxation=relaxation)
+    return Rules(nn.Module, forward=forward, relaxation=relaxation, outward=True)
 
 
 def turned(rules: Rules, layer: nn.Module, slot: int, inputs: Sequence[Interval]) -> Rules:
@@ -141,6 +144,11 @@ def turned(rules: Rules, layer: nn.Module, slot: int, inputs: Sequence[Interval]
     def forward(_: nn.Module, grad: Interval, **parameters: Interval | None) -> Interval:
         below = vjp(layer, *inputs, grad, **parameters)
         return below[slot] if isinstance(below, tuple) else below
+
+    def terms(_: nn.Module, grad: Interval, **parameters: Interval | None) -> tuple[int, int]:
+        assert rules.terms is not None
+        there, back = rules.terms(layer, *inputs, **parameters)
+        return back, there
 
     def backward(_: nn.Module, grad: Interval, a: Interval, **parameters: Interval | None) -> Interval:
         if rules.layer in (nn.Linear, nn.Conv1d, nn.Conv2d):
@@ -155,6 +163,7 @@ def turned(rules: Rules, layer: nn.Module, slot: int, inputs: Sequence[Interval]
         parameters=rules.parameters,
         affine=rules.affine,
         additive=rules.additive,
+        terms=None if rules.terms is None else terms,
         windows=None if rules.windows is None else WindowRules(rules.windows.through, rules.windows.back),
     )
 

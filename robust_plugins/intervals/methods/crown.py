@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.layers import Scale, Shift
@@ -42,14 +41,13 @@ def crown(
     - Rows are handled in chunks whose coefficients fit `memory` bytes.
     - `entries="bent"` leaves out the inputs of activations at which these are straight anyway, such as a ReLU's that
       keep their sign: no relaxation becomes tighter by them, only their own intervals are wider. Where most rows are
-      in vain, a pass forward finds such entries first (`Zonotopes`), within `memory`, unless gradients are recorded.
+      in vain, a pass forward finds such entries first (`Zonotopes`), within `memory`, unless gradients are recorded or
+      bounds are rounded outward.
 
-    Not available with outward rounding.
+    Inside `rounding.outward()` the bounds also hold for the network's floating-point evaluation, see `Relaxation`.
     """
     if rounding.active():
-        raise ArgumentError(
-            "rounding", "'outward'", accepted="'nearest' for linear relaxation", hint="Use Network.forward for it."
-        )
+        rounding.check(x.lower)
     box = x if known is None or 0 not in known else x.agreeing(known[0])
     return _continued(network, [box], known or {}, memory, support, entries)
 
@@ -66,7 +64,8 @@ def _continued(
     """The intervals of all nodes from those of the first ones."""
     relaxation = Relaxation(network, values, memory=memory, support=support)
     zonotopes = None
-    if entries == "bent" and support is None and not torch.is_grad_enabled() and _of_points(network):
+    exactly = not torch.is_grad_enabled() and not rounding.active() and _of_points(network)
+    if entries == "bent" and support is None and exactly:
         zonotopes = Zonotopes(network, values, memory=memory, credit=credit)
     readers: dict[int, list[int]] = {}
     for index, node in enumerate(network.nodes):
@@ -120,7 +119,8 @@ def bent(network: Network, readers: Sequence[int], value: Interval) -> Tensor | 
         activation = activation_of(network.layers[reader])
         if activation is None or not activation.relaxable:
             return None
-        slopes = activation.slopes(value.detach())
+        with rounding.outward(False):  # which entries are worth it is no question of rounding
+            slopes = activation.slopes(value.detach())
         found = found | (slopes.lower != slopes.upper)  # NaN counts
     return found
 

@@ -10,6 +10,7 @@ their images until these cover the image or a layer has no rule for windows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple
 
@@ -17,8 +18,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from robust_plugins.errors import ArgumentError
+from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.methods.places import Places
+from robust_plugins.intervals.methods.reach import Reach, arriving, dot, reach_of_affine, refusal, terms_of
 from robust_plugins.intervals.methods.window_steps import WindowStep, WindowSteps
 from robust_plugins.intervals.network.graph import Network
 from robust_plugins.intervals.rules.registry import LinearBound
@@ -60,7 +64,9 @@ class Relaxation:
 
     `values` are sound intervals of the nodes' outputs, in their order, `values[0]` the box itself; more may be
     appended while bounds are being computed. Bounds hold in real arithmetic, in evaluation mode, over the box and over
-    the intervals of weights that the network is bound to. `memory` is the number of bytes that coefficients take at a
+    the intervals of weights that the network is bound to; inside `rounding.outward()`, where `values` must have been
+    made too, also for the network's floating-point evaluation in any order of summation (see `Reach`). Layers that
+    cannot be rounded outward raise UnsupportedModelError. `memory` is the number of bytes that coefficients take at a
     time, as long as one row of one sample fits and no gradients are recorded.
 
     `support` describes an input set smaller than the box: given coefficients a, (batch, rows, *features), it returns
@@ -70,12 +76,14 @@ class Relaxation:
     def __init__(
         self, network: Network, values: Sequence[Interval], *, memory: int = MEMORY, support: Support | None = None
     ) -> None:
+        if support is not None and rounding.active():
+            raise ArgumentError("support", "given with outward rounding", accepted="None", hint="Leave it out.")
         self.network, self.values, self.memory, self.support = network, values, memory, support
-        self.steps = WindowSteps(network, values, self._offset, self._lines)
+        self.steps = WindowSteps(network, values, self._reach, self._lines)
         self.work = 0.0
         """What was computed so far, in about as many multiplications."""
         self.efforts = efforts(network)
-        self._offsets: dict[int, Interval] = {}
+        self._reaches: dict[int, Reach] = {}
         self._bounds: dict[int, tuple[LinearBound, LinearBound] | None] = {}
         self._part: tuple[slice, Relaxation] = (slice(0, 0), self)
 
@@ -113,10 +121,21 @@ class Relaxation:
         blocks = []
         for samples, part, count in self._blocks(node):
             rows = spec[samples] if len(spec) > 1 else spec
-            found = [part._sent_back(node, r, r if upper else None) for r in rows.split(count, 1)]
+            found = [part._of_given(node, r, r if upper else None) for r in rows.split(count, 1)]
             sides = [[end for end in ends if end is not None] for ends in zip(*found, strict=True)]
             blocks.append([torch.cat(ends, 1) for ends in sides if ends])
         return [torch.cat(ends) for ends in zip(*blocks, strict=True)]
+
+    def _of_given(self, node: int, lower: Tensor, upper: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The bounds of rows that somebody will compute from the node's output: with room for the errors of that."""
+        low, up = self._sent_back(node, lower, upper)
+        if not rounding.active():
+            return low, up
+        with torch.no_grad():
+            value = self.values[node] if node < len(self.values) else self.network.step(node, self.values)
+            size, terms = value.magnitude, value.lower[0].numel()
+            room = rounding.once(terms, size.dtype) * dot(lower.abs(), size) + rounding.underflow(terms, size.dtype)
+        return rounding.lessened(low, room), None if up is None else rounding.increased(up, room)
 
     def _of_entries(self, node: int, entries: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper bounds of entries of the node's output, rising indices into all samples'."""
@@ -186,14 +205,20 @@ class Relaxation:
                     largest = max(largest, places.samples * places.width * self._largest(index))
                 else:
                     self.work += self.efforts[index] * w.rows * w.values[0].numel() * (2 if w.split else 1)
-                    low, up = low + step.lower, up + step.upper
+                    low, up = _lower_sum(low, step.lower), _upper_sum(up, step.upper)
                     for source, below in zip(self.network.nodes[index].inputs, step.inputs, strict=bool(step.inputs)):
-                        waiting[source] = waiting[source].plus(below) if source in waiting else below
+                        if source in waiting:
+                            for windows in (waiting[source], below):
+                                down, more = self.steps.errors(source, windows)
+                                low, up = rounding.lessened(low, down), rounding.increased(up, more)
+                            below = waiting[source].plus(below)
+                        waiting[source] = below
             whole.step(index)
         if (part := whole.relaxation) is not self:
             self.work, part.work = self.work + part.work, 0.0
         shape = (places.samples, places.width)
-        return low + places.flat(whole.low.expand(shape)), up + places.flat(whole.up.expand(shape)), largest
+        others = (places.flat(end.expand(shape)) for end in (whole.low, whole.up))
+        return _lower_sum(low, next(others)), _upper_sum(up, next(others)), largest
 
     def _window_step(self, index: int, w: Windows) -> WindowStep | None:
         if index:
@@ -227,17 +252,15 @@ class Relaxation:
         None where that is not wanted. One tensor for both costs one pass through an affine layer.
         """
         if self.network.rules[node].affine and self.network.rules[node].backward is not None:
-            offset = self._offset(node)
-            numbers = (
-                None if lower is None else _least(lower, offset),
-                None if upper is None else _most(upper, offset),
-            )
-            return Substituted(*numbers, self._through_affine(node, lower, upper))
+            reach = self._reach(node)
+            numbers = None if lower is None else reach.least(lower), None if upper is None else reach.most(upper)
+            with rounding.outward(False):  # its errors are in the reach
+                return Substituted(*numbers, self._through_affine(node, lower, upper))
         lines = self._lines(node)
         if lines is None:
-            value = self.values[node]
+            reach = self._constant(node)
             return Substituted(
-                None if lower is None else _least(lower, value), None if upper is None else _most(upper, value), []
+                None if lower is None else reach.least(lower), None if upper is None else reach.most(upper), []
             )
         under, over = lines
         low = up = None
@@ -245,11 +268,11 @@ class Relaxation:
         above = list(below)
         if lower is not None:
             positive, negative = _parts(lower)
-            low = _dot(positive, under.offset) + _dot(negative, over.offset)
+            low = _lower_sum(dot(positive, under.offset), dot(negative, over.offset), under.offset[0].numel())
             below = _each(under.transpose(positive), over.transpose(negative))
         if upper is not None:
             positive, negative = _parts(upper)
-            up = _dot(positive, over.offset) + _dot(negative, under.offset)
+            up = _upper_sum(dot(positive, over.offset), dot(negative, under.offset), under.offset[0].numel())
             above = _each(over.transpose(positive), under.transpose(negative))
         return Substituted(low, up, list(zip(below, above, strict=True)))
 
@@ -261,8 +284,25 @@ class Relaxation:
         return least, None if upper is None else -self._input_least(-upper)
 
     def _input_least(self, a: Tensor) -> Tensor:
-        least = _least(a, self.values[0])
+        least = self._constant(0).least(a)
         return least if self.support is None else torch.maximum(least, self.support(a))
+
+    def errors(self, node: int, pair: Coefficients) -> tuple[Tensor | None, Tensor | None]:
+        """What coefficients of a node may be off by, times its values: paid where others are added to them.
+
+        None where nothing is rounded outward.
+        """
+        if not rounding.active():
+            return None, None
+        size = arriving(self.values[node])
+        lower, upper = (None if a is None else dot(a.abs(), size) for a in pair)
+        return lower, upper
+
+    def _constant(self, node: int) -> Reach:
+        """The reach of a node's values: the input's, or of one that has no lines."""
+        if -1 - node not in self._reaches:
+            self._reaches[-1 - node] = Reach.of(self.values[node])
+        return self._reaches[-1 - node]
 
     def _through_affine(self, index: int, a: Tensor | None, b: Tensor | None) -> list[Coefficients]:
         """The layer's backward rule, applied to point gradients, one for each row."""
@@ -283,9 +323,9 @@ class Relaxation:
                 found.append((t[:, : given[0].shape[1]], t[:, given[0].shape[1] :]))
         return found
 
-    def _offset(self, index: int) -> Interval:
-        """The output of an affine layer for input zero, and what its weights' intervals add: (1 or batch, *shape)."""
-        if index not in self._offsets:
+    def _reach(self, index: int) -> Reach:
+        """Of the output of an affine layer for input zero, and of what its weights' intervals add; see `Reach`."""
+        if index not in self._reaches:
             network = self.network
             rule, layer = network.rules[index].forward, network.layers[index]
             assert rule is not None
@@ -298,16 +338,54 @@ class Relaxation:
             elif any(p is not None and not p.is_point for p in parameters.values()):
                 deviations = {k: None if p is None else deviation(p) for k, p in parameters.items()}
                 offset = offset + rule(layer, *inputs, **deviations)
-            self._offsets[index] = offset
-        return self._offsets[index]
+            self._reaches[index] = reach_of_affine(network, index, inputs, offset)
+        return self._reaches[index]
 
     def _lines(self, index: int) -> tuple[LinearBound, LinearBound] | None:
         if index not in self._bounds:
             rule = self.network.rules[index].relaxation
             inputs = [self.values[j] for j in self.network.nodes[index].inputs]
             parameters = self.network.parameters[index]
-            self._bounds[index] = None if rule is None else rule(self.network.layers[index], *inputs, **parameters)
+            found = None if rule is None else rule(self.network.layers[index], *inputs, **parameters)
+            if found is not None and rounding.active():
+                found = self._with_room(index, found)
+            self._bounds[index] = found
         return self._bounds[index]
+
+    def _with_room(self, index: int, lines: tuple[LinearBound, LinearBound]) -> tuple[LinearBound, LinearBound]:
+        """Lines that hold outward, moved apart by the errors of products with their offsets.
+
+        Those through the origin stay there, as a ReLU's lower one, and leave the errors of the coefficients that they
+        send on to the node before them; where that does not pay for these, they do.
+        """
+        if not self.network.rules[index].outward:
+            raise refusal(self.network, index, "has lines that are not rounded outward")
+        under, over = lines
+        (source, *others) = self.network.nodes[index].inputs
+        dtype = under.offset.dtype
+        once, errors = rounding.once(under.offset[0].numel(), dtype), torch.zeros_like(under.offset)
+        if under.slope is not None and over.slope is not None and not others and not self._settles(source):
+            with torch.no_grad():
+                errors = (under.slope.abs() + over.slope.abs()) * arriving(self.values[source])
+
+        def room(offset: Tensor) -> Tensor:
+            return (once * offset.abs() + errors).detach()
+
+        return (
+            replace(under, offset=under.offset - room(under.offset)),
+            replace(over, offset=over.offset + room(over.offset)),
+        )
+
+    def _settles(self, node: int) -> bool:
+        """Whether a node pays for errors of coefficients that arrive; one that moves entries leaves it to others."""
+        if node == 0:
+            return True
+        rules, sources = self.network.rules[node], self.network.nodes[node].inputs
+        if not rules.affine or rules.backward is None:
+            return False
+        if terms_of(self.network, node, [self.values[j] for j in sources]) != (0, 0):
+            return True
+        return all(self._settles(j) for j in sources)
 
     def _shape(self, node: int) -> tuple[int, ...]:
         """The shape of a sample of the node's output."""
@@ -370,9 +448,8 @@ class _OfSamples(Relaxation):
         )
         return under, over
 
-    def _offset(self, index: int) -> Interval:
-        offset = self.every._offset(index)
-        return offset[self.samples] if len(offset) > 1 else offset
+    def _reach(self, index: int) -> Reach:
+        return self.every._reach(index).of_samples(self.samples)
 
 
 class _Sliced(Sequence[Interval]):
@@ -398,7 +475,11 @@ class _Pass:
 
     def add(self, index: int, pair: Coefficients) -> None:
         """Coefficients that come to a node, besides those that are there."""
-        self.waiting[index] = _sum(pair, self.waiting[index]) if index in self.waiting else pair
+        if index in self.waiting:
+            for part in (pair, self.waiting[index]):
+                self._error(*self.relaxation.errors(index, part))
+            pair = _sum(pair, self.waiting[index])
+        self.waiting[index] = pair
 
     def step(self, index: int) -> None:
         """Replaces a node by what it is computed from; the input by its extreme values."""
@@ -420,8 +501,12 @@ class _Pass:
             self.add(source, below)
 
     def _number(self, low: Tensor | None, up: Tensor | None) -> None:
-        self.low = self.low if low is None else self.low + low
-        self.up = self.up if up is None else self.up + up
+        self.low = self.low if low is None else _lower_sum(self.low, low)
+        self.up = self.up if up is None else _upper_sum(self.up, up)
+
+    def _error(self, low: Tensor | None, up: Tensor | None) -> None:
+        self.low = self.low if low is None else rounding.lessened(self.low, low)
+        self.up = self.up if up is None else rounding.increased(self.up, up)
 
     def _choose(self, pick: Tensor) -> None:
         """The rows that each sample wants, from here on."""
@@ -472,20 +557,14 @@ def _parts(a: Tensor) -> tuple[Tensor, Tensor]:
     return a.clamp(min=0), a.clamp(max=0)
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """`sum_i a_ri b_i` for each row: (batch, rows)."""
-    return torch.matmul(a.reshape(*a.shape[:2], -1), b.reshape(len(b), -1, 1)).squeeze(2)
+def _lower_sum(one: Tensor, two: Tensor, terms: int = 0) -> Tensor:
+    """`one + two`; with outward rounding no more, less what products of so many terms may lose to underflow."""
+    found = one + two
+    if not rounding.active():
+        return found
+    return rounding.lessened(found, torch.full_like(found, rounding.underflow(2 * terms, found.dtype)))
 
 
-def _least(a: Tensor, box: Interval) -> Tensor:
-    """The least value of each row of `a` times the box."""
-    if box.is_point:
-        return _dot(a, box.lower)
-    return _dot(a, box.center) - _dot(a.abs(), box.radius)
-
-
-def _most(a: Tensor, box: Interval) -> Tensor:
-    """The largest value of each row of `a` times the box."""
-    if box.is_point:
-        return _dot(a, box.lower)
-    return _dot(a, box.center) + _dot(a.abs(), box.radius)
+def _upper_sum(one: Tensor, two: Tensor, terms: int = 0) -> Tensor:
+    """`one + two`; with outward rounding no less than that, as `_lower_sum` no more."""
+    return -_lower_sum(-one, -two, terms)

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.layers import Add, Scale, Shift
+from robust_plugins.intervals.methods.reach import Reach, arriving
 from robust_plugins.intervals.network.graph import Network
 from robust_plugins.intervals.rules.registry import LinearBound
 from robust_plugins.intervals.rules.structure import IDENTITIES
@@ -35,9 +37,8 @@ class WindowStep(NamedTuple):
 class _Affine:
     factors: list[Picture | None]
     """Of an entrywise layer, for each input; None: one everywhere."""
-    center: Picture | None
-    """Of the layer's offset; None where there is none."""
-    radius: Picture | None
+    reach: _Pictures
+    """Of the layer's offset."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +47,35 @@ class _Bent:
     """The mean of both slopes: a coefficient a becomes `a middle + |a| half`, mirrored for the upper bound."""
     half: Picture | None
     under: Picture | None
-    """Half of the lower line's offset; None where it is zero."""
+    """The lower line's offset; None where it is zero."""
     over: Picture | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Pictures:
+    """A `Reach` as pictures."""
+
+    center: Picture | None
+    """None where it is zero."""
+    radius: Picture | None
+    floor: Tensor | None
+
+    @classmethod
+    def of(cls, reach: Reach) -> _Pictures:
+        center = Picture(reach.center) if bool(reach.center.any()) else None
+        return cls(center, None if reach.radius is None else Picture(reach.radius), reach.floor)
+
+    def ends(self, w: Windows) -> tuple[Tensor, Tensor]:
+        """The least value with the coefficients of lower bounds, and the largest with the others."""
+        zero = w.values.new_zeros(w.rows)
+        low, up = (zero, zero) if self.center is None else w.dots(self.center)
+        if self.radius is None:
+            return low, up
+        down, more = replace(w, values=w.values.abs()).dots(self.radius)
+        if self.floor is not None:
+            floor = self.floor.squeeze(1)[w.sample] if len(self.floor) > 1 else self.floor[0]
+            down, more = down + floor, more + floor
+        return rounding.lessened(low, down), rounding.increased(up, more)
 
 
 class WindowSteps:
@@ -57,11 +85,13 @@ class WindowSteps:
         self,
         network: Network,
         values: Sequence[Interval],
-        offset: Callable[[int], Interval],
+        reach: Callable[[int], Reach],
         lines: Callable[[int], Lines],
     ) -> None:
-        self.network, self.values, self.offset, self.lines = network, values, offset, lines
+        self.network, self.values, self.reach, self.lines = network, values, reach, lines
         self._pictures: dict[int, _Affine | _Bent | None] = {}
+        self._box: _Pictures | None = None
+        self._arriving: dict[int, Picture] = {}
 
     def starts(self, node: int, shape: Sequence[int]) -> bool:
         """Whether the entries of a node are worth windows: its output is an image, and its own layer knows them."""
@@ -88,21 +118,23 @@ class WindowSteps:
             if below is None:
                 return None
             inputs = [below]
-        zero = self.values[0].lower.new_zeros(w.rows)
-        low, up = (zero, zero) if found.center is None else w.dots(found.center)
-        if found.radius is not None:
-            down, more = replace(w, values=w.values.abs()).dots(found.radius)
-            low, up = low - down, up + more
-        return WindowStep(low, up, inputs)
+        return WindowStep(*found.reach.ends(w), inputs)
 
     def over_inputs(self, w: Windows) -> tuple[Tensor, Tensor]:
         """The least value over all inputs with the coefficients of lower bounds, and the largest with the others."""
-        box = self.values[0]
-        low, up = w.dots(Picture(box.center))
-        if box.is_point:
-            return low, up
-        down, more = replace(w, values=w.values.abs()).dots(Picture(box.radius))
-        return low - down, up + more
+        if self._box is None:
+            self._box = _Pictures.of(Reach.of(self.values[0]))
+        return self._box.ends(w)
+
+    def errors(self, node: int, w: Windows) -> tuple[Tensor, Tensor]:
+        """What coefficients of a node may be off by, as `Relaxation.errors` has it, for lower and upper bounds."""
+        if not rounding.active():
+            zero = w.values.new_zeros(w.rows)
+            return zero, zero
+        if node not in self._arriving:
+            self._arriving[node] = Picture(arriving(self.values[node]))
+        low, up = replace(w, values=w.values.abs()).dots(self._arriving[node])
+        return low, up
 
     def centers(self, index: int) -> dict[str, Interval | None]:
         """The parameters of a node, or the middles of their intervals."""
@@ -124,10 +156,7 @@ class WindowSteps:
                 factors = []
             else:
                 return None
-            offset = self.offset(index)
-            center = offset.lower if offset.is_point else offset.center
-            radius = None if offset.is_point else Picture(offset.radius)
-            return _Affine(factors, Picture(center) if bool(center.any()) else None, radius)
+            return _Affine(factors, _Pictures.of(self.reach(index)))
         lines = None if rules.affine else self.lines(index)
         if lines is None:
             return None
@@ -138,7 +167,7 @@ class WindowSteps:
         return _Bent(
             Picture((low + up) / 2),
             Picture(half) if bool(half.any()) else None,
-            *(Picture(line.offset / 2) if bool(line.offset.any()) else None for line in lines),
+            *(Picture(line.offset) if bool(line.offset.any()) else None for line in lines),
         )
 
     def _factors(self, index: int, shape: Sequence[int]) -> list[Picture | None]:
@@ -147,22 +176,30 @@ class WindowSteps:
         assert rule is not None
         ones = Interval.point(self.values[0].lower.new_ones((1, *shape)))
         inputs = [self.values[j] for j in self.network.nodes[index].inputs]
-        below = rule(self.network.layers[index], *inputs, ones, **self.centers(index))
+        with rounding.outward(False):
+            below = rule(self.network.layers[index], *inputs, ones, **self.centers(index))
         diagonals = [part.lower for part in (below if isinstance(below, tuple) else (below,))]
         return [None if bool((d == 1).all()) else Picture(d) for d in diagonals]
 
 
 def _bent(found: _Bent, w: Windows) -> WindowStep:
-    """`a middle + |a| half` for lower bounds and `a middle - |a| half` for upper ones; offsets by the sign of a."""
+    """`a middle + |a| half` for lower bounds and `a middle - |a| half` for upper ones; offsets by the sign of a.
+
+    What is sent on is off by at most ten roundings of `|a| (|slope| + |other slope|)`; for a ReLU relative to itself.
+    """
     low, up = w.sides
     size_low = low.abs()
     size_up = size_low if up is low else up.abs()
-    numbers = [low.new_zeros(w.rows)] * 2
-    for line, sign in ((found.under, 1), (found.over, -1)):
-        if line is not None:
-            shown = line.seen(w)
-            ends = ((low, size_low, sign), (up, size_up, -sign))
-            numbers = [n + dot(a, shown) + s * dot(size, shown) for n, (a, size, s) in zip(numbers, ends, strict=True)]
+    below, above = low.new_zeros(w.rows), low.new_zeros(w.rows)
+    if found.under is not None:
+        shown = found.under.seen(w)
+        below, above = dot(low.clamp(min=0), shown), dot(up.clamp(max=0), shown)
+    if found.over is not None:
+        shown = found.over.seen(w)
+        below, above = below + dot(low.clamp(max=0), shown), above + dot(up.clamp(min=0), shown)
+    if rounding.active():
+        floor = torch.full_like(below, rounding.underflow(2 * low[0].numel(), low.dtype))
+        below, above = rounding.lessened(below, floor), rounding.increased(above, floor)
     middle = found.middle.seen(w)
     if found.half is None:
         values = low * middle if up is low else torch.cat((low * middle, up * middle))
@@ -175,4 +212,4 @@ def _bent(found: _Bent, w: Windows) -> WindowStep:
             values = torch.cat((straight + one, straight - other))
         else:
             values = torch.cat((one.addcmul_(low, middle), other.neg_().addcmul_(up, middle)))
-    return WindowStep(numbers[0], numbers[1], [replace(w.own, values=values, split=split, inside=True)])
+    return WindowStep(below, above, [replace(w.own, values=values, split=split, inside=True)])

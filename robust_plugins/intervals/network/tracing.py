@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 import threading
@@ -16,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.errors import RobustPluginsError, UnsupportedModelError
+from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.network.builder import Builder
 from robust_plugins.intervals.network.fingerprint import fingerprint
@@ -161,11 +163,24 @@ def _probe(x: Tensor) -> Tensor:
 
 
 def _check(network: Network, probe: Tensor) -> None:
-    """The graph must compute what the model computes, and for each sample on its own."""
+    """The graph must compute what the model computes, and for each sample on its own.
+
+    Large terms that cancel make a difference between two orders of summation: then double precision decides.
+    """
+    cause = _difference(network, network.model, probe)
+    if cause and probe.dtype is torch.float32:
+        cause = _difference_in_double(network, probe, cause)
+    if cause:
+        raise UnsupportedModelError(f"the model ({type(network.model).__name__}) cannot be bounded: {cause}")
+
+
+def _difference(network: Network, model: nn.Module, probe: Tensor) -> str:
+    """In which way the graph does not compute what the model does; empty where it does."""
     # Copies: a model may change its input.
-    ours = network.forward(Interval.point(probe))[-1].lower
-    theirs = _output(network.model, probe.clone())
-    alone = torch.cat([_output(network.model, sample) for sample in probe.clone().split(1)])
+    with rounding.outward(False):
+        ours = network.forward(Interval.point(probe))[-1].lower
+    theirs = _output(model, probe.clone())
+    alone = torch.cat([_output(model, sample) for sample in probe.clone().split(1)])
     scale = theirs.abs().nan_to_num(posinf=0.0).amax() if theirs.numel() else 0.0
     tolerance = 1e-3 if probe.dtype not in (torch.float32, torch.float64) else 1e-4
     for found, cause in (
@@ -174,9 +189,23 @@ def _check(network: Network, probe: Tensor) -> None:
     ):
         same = found.shape == theirs.shape and _agrees(found, theirs, tolerance * (1 + scale))
         if not same and bool(theirs.isnan().any()):
-            cause = "it returns NaN near the first sample; look for 0/0, or for softmax of minus infinity alone"
+            return "it returns NaN near the first sample; look for 0/0, or for softmax of minus infinity alone"
         if not same:
-            raise UnsupportedModelError(f"the model ({type(network.model).__name__}) cannot be bounded: {cause}")
+            return cause
+    return ""
+
+
+def _difference_in_double(network: Network, probe: Tensor, otherwise: str) -> str:
+    """`_difference` of a copy in double precision; `otherwise` where that cannot be made."""
+    try:
+        model = copy.deepcopy(network.model).double()
+        parameters = [
+            {k: None if p is None else p.map(Tensor.double) for k, p in own.items()} for own in network.parameters
+        ]
+        cast = Network.from_parts(model, network.nodes, network.layers, network.rules, parameters)
+        return _difference(cast, model, probe.double())
+    except Exception:  # whatever the model is made of
+        return otherwise
 
 
 def _agrees(one: Tensor, two: Tensor, tolerance: Tensor | float) -> bool:

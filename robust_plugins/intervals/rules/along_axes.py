@@ -36,7 +36,7 @@ def largest_vjp(layer: Largest, x: Interval, grad: Interval) -> Interval:
     return _spread(layer, grad) * share.map(lambda t: _back(t, x.shape, layer.dims))
 
 
-@relaxation_rule(Largest)
+@relaxation_rule(Largest, outward=True)
 def largest_relaxation(layer: Largest, x: Interval) -> tuple[LinearBound, LinearBound]:
     """Below: the entry c with the largest lower end L. Above: `x_c + sum chord of relu(x_i - L)`, or a constant.
 
@@ -87,7 +87,7 @@ def length_vjp(layer: Length, x: Interval, grad: Interval) -> Interval:
     return _spread(layer, grad) * (Interval(low, up) if rounding.active() else slopes)
 
 
-@relaxation_rule(Length)
+@relaxation_rule(Length, outward=True)
 def length_relaxation(layer: Length, x: Interval) -> tuple[LinearBound, LinearBound]:
     """Below: `u x` for the unit vector u to the middle. Above: `sqrt(S) <= (s + S / s) / 2`, S the chords of squares.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ def bilinear_vjp(layer: Product, x: Interval, y: Interval, grad: Interval) -> tu
     return _einsum(f"{result},{second}->{first}", grad, y), _einsum(f"{result},{first}->{second}", grad, x)
 
 
-@relaxation_rule(Product)
+@relaxation_rule(Product, outward=True)
 def bilinear_relaxation(layer: Product, x: Interval, y: Interval) -> tuple[LinearBound, LinearBound]:
     """`x y` lies within `r s` of `c y + x d - c d`, for x in `c +- r` and y in `d +- s`: McCormick's planes, mixed."""
     first, second, result = operands(layer.equation)
@@ -71,7 +73,7 @@ def weighted_mean_vjp(layer: WeightedMean, x: Interval, y: Interval, grad: Inter
     return to_x, _einsum(f"{axes}ij,{axes}ik->{axes}kj", grad, x)
 
 
-@relaxation_rule(WeightedMean)
+@relaxation_rule(WeightedMean, outward=True)
 def weighted_mean_relaxation(layer: WeightedMean, x: Interval, y: Interval) -> tuple[LinearBound, LinearBound]:
     """Lines of products of the weights with y less a weighted mean m of its centres: `sum x y = m + sum x (y - m)`.
 
@@ -88,7 +90,11 @@ def weighted_mean_relaxation(layer: WeightedMean, x: Interval, y: Interval) -> t
         return to_x, a.mT.unsqueeze(1) @ k
 
     middle = mean - a @ b
-    low, up = _widened(matrix_product(a.dim()), x, y, middle - spread, middle + spread)
+    low, up = middle - spread, middle + spread
+    if rounding.active():  # the means' errors, and that weights sum to one but for theirs
+        room = rounding.kappa(4 * (a.shape[-1] + b.shape[-1]), a.dtype) * (shares @ y.magnitude)
+        low, up = low - room, up + room
+    low, up = _widened(matrix_product(a.dim()), x, y, low, up)
     return LinearBound(transpose, low), LinearBound(transpose, up)
 
 
@@ -110,7 +116,13 @@ def _einsum(equation: str, x: Interval, y: Interval) -> Interval:
 
 
 def _widened(equation: str, x: Interval, y: Interval, low: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """Moved apart by the errors of the sums: of the network's, and of those of coefficients on their way back."""
     if not rounding.active():
         return low, up
-    slack = 4 * rounding.kappa(terms_of(equation, x, y), x.dtype) * torch.einsum(equation, x.magnitude, y.magnitude)
+    first, second, _ = operands(equation)
+    sizes = dict(zip(first + second, (*x.shape, *y.shape), strict=True))
+    back = (prod(n for letter, n in sizes.items() if letter not in one) for one in (first, second))
+    terms = terms_of(equation, x, y) + sum(back)
+    slack = 4 * rounding.kappa(terms, x.dtype) * torch.einsum(equation, x.magnitude, y.magnitude)
+    slack = slack + rounding.underflow(terms, x.dtype)
     return low - slack, up + slack

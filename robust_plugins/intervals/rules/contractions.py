@@ -14,7 +14,12 @@ from robust_plugins.intervals.rules.linear import operand_gradient
 from robust_plugins.intervals.rules.registry import backward_rule, forward_rule, weights_rule
 
 
-@forward_rule(Constant, parameters=("value",), affine=True, additive=True)
+def constant_terms(layer: Constant, x: Interval, value: Interval) -> tuple[int, int]:
+    """Nothing is added."""
+    return 0, 0
+
+
+@forward_rule(Constant, parameters=("value",), affine=True, additive=True, terms=constant_terms)
 def constant(layer: Constant, x: Interval, value: Interval) -> Interval:
     """`value`, for every sample."""
     return value.map(lambda v: v.expand(len(x), *layer.shape))
@@ -34,7 +39,14 @@ def constant_weights(
     return {"value": operand_gradient(grad, value, summed)}
 
 
-@forward_rule(Contraction, parameters=("value",), affine=True)
+def contraction_terms(layer: Contraction, x: Interval, value: Interval) -> tuple[int, int]:
+    """The axes that the result does not have, and those that x does not have."""
+    first, second, _ = operands(layer.equation)
+    sizes = dict(zip(second, value.shape, strict=True))
+    return terms_of(layer.equation, x, value), prod(n for letter, n in sizes.items() if letter not in first)
+
+
+@forward_rule(Contraction, parameters=("value",), affine=True, terms=contraction_terms)
 def contraction(layer: Contraction, x: Interval, value: Interval) -> Interval:
     """`sum x value`, over the axes that the result does not have."""
     first, second, result = operands(layer.equation)

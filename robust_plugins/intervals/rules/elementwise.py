@@ -176,17 +176,26 @@ class Activation:
         )
 
     def _outward(self, z: Interval, low: Line, up: Line) -> tuple[Line, Line]:
-        """Lines moved apart by the rounding errors of f, of its slopes and of the intercepts."""
+        """Lines moved apart by the rounding errors of f, of its slopes, of the intercepts, and of coefficients.
+
+        A coefficient times a slope may be off by some roundings of either line's. Where nothing is rounded, as at
+        z and 0 for ReLU, lines stay, and the coefficients' errors are left to the layer before.
+        """
         if not rounding.active():
             return low, up
         size = z.magnitude
         y = torch.maximum(self.f(z.lower).abs(), self.f(z.upper).abs())
+        steep = torch.maximum(low[0].abs(), up[0].abs())
 
         def moved(line: Line, side: int) -> Line:
             slope, intercept = line
             of_f = self.ulps * (1 + size + y + slope.abs()) * (1 + z.width)
-            scale = of_f + 8 * (slope.abs() * size + intercept.abs() + y)
-            return slope, rounding.widened(intercept, intercept, scale=scale)[side]
+            scale = of_f + 8 * (steep * size + intercept.abs() + y)
+            found = rounding.widened(intercept, intercept, scale=scale)[side]
+            if not self.ulps and self.shape != "mixed":
+                itself = (intercept == 0) & ((slope == 0) | (slope.abs() == 1)) & (steep <= 1)
+                found = torch.where(itself, intercept, found)
+            return slope, found
 
         return moved(low, 0), moved(up, 1)
 
@@ -231,7 +240,7 @@ def elementwise(*layers: type[nn.Module]) -> Callable[[Callable[[Any], Activatio
         def slopes(layer: nn.Module, x: Interval) -> tuple[Interval]:
             return (activation(layer).slopes(x),)
 
-        @relaxation_rule(*layers)
+        @relaxation_rule(*layers, outward=True)
         def relaxation(layer: nn.Module, x: Interval) -> tuple[LinearBound, LinearBound]:
             (a, b), (c, d) = activation(layer).lines(x)
             return line(a, b), line(c, d)

@@ -21,7 +21,12 @@ BatchNorm = nn.modules.batchnorm._NormBase
 _CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
 
-@forward_rule(nn.Linear, parameters=("weight", "bias"), affine=True)
+def linear_terms(layer: nn.Linear, x: Interval, weight: Interval, bias: Interval | None) -> tuple[int, int]:
+    """A row of the weight, and a column."""
+    return weight.shape[1], weight.shape[0]
+
+
+@forward_rule(nn.Linear, parameters=("weight", "bias"), affine=True, terms=linear_terms)
 def linear(layer: nn.Linear, x: Interval, weight: Interval, bias: Interval | None) -> Interval:
     """`x W^T + b`."""
     return product(F.linear, x, weight, terms=weight.shape[1], bias=bias)
@@ -45,7 +50,12 @@ def linear_weights(
     return {"weight": found, "bias": total(g, (0, 1) if summed else (1,))}
 
 
-@forward_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d, parameters=("weight", "bias"), affine=True)
+def conv_terms(layer: Conv, x: Interval, weight: Interval, bias: Interval | None) -> tuple[int, int]:
+    """The kernel's window in all channels of a group, of the input and of the output."""
+    return prod(weight.shape[1:]), weight.shape[0] // layer.groups * prod(weight.shape[2:])
+
+
+@forward_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d, parameters=("weight", "bias"), affine=True, terms=conv_terms)
 def conv(layer: Conv, x: Interval, weight: Interval, bias: Interval | None) -> Interval:
     """The convolution, bilinear in input and kernel."""
     check_convolution(layer, x)
@@ -80,8 +90,7 @@ def conv_vjp(layer: Conv, x: Interval, grad: Interval, weight: Interval, bias: I
             below = below.narrow(axis, b - min(b, a), n)
         return below
 
-    terms = weight.shape[0] // layer.groups * prod(weight.shape[2:])
-    return product(f, grad, weight, terms=terms)
+    return product(f, grad, weight, terms=conv_terms(layer, x, weight, bias)[1])
 
 
 @weights_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -111,7 +120,24 @@ def conv_weights(
     }
 
 
-@forward_rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, parameters=("weight", "bias"), affine=True)
+def batch_norm_terms(layer: BatchNorm, x: Interval, weight: Interval | None, bias: Interval | None) -> tuple[int, int]:
+    """As for `size` below: a few units of the largest term, whichever way mean, scale and shift are folded."""
+    return 16, 16
+
+
+def batch_norm_size(layer: BatchNorm, x: Interval, weight: Interval | None, bias: Interval | None) -> Tensor:
+    """`(|x| + |mean|) / sqrt(var + eps) |w| + |b|`."""
+    mean, inverse = _statistics(layer, x)
+    size = (x.lower + mean.abs()) * inverse
+    if weight is not None:
+        size = size * _channels(weight.lower, x)
+    return size if bias is None else size + _channels(bias.lower, x)
+
+
+@forward_rule(
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, parameters=("weight", "bias"), affine=True,
+    terms=batch_norm_terms, size=batch_norm_size,
+)  # fmt: skip
 def batch_norm(layer: BatchNorm, x: Interval, weight: Interval | None, bias: Interval | None) -> Interval:
     """In evaluation mode `(x - mean) / sqrt(var + eps) * w + b`, with the running mean and variance."""
     mean, inverse = _statistics(layer, x)
@@ -159,7 +185,12 @@ def batch_norm_weights(
     return {"weight": total(grad * normal, dims), "bias": total(grad, dims)}
 
 
-@forward_rule(Scale, parameters=("value",), affine=True)
+def broadcast_terms(layer: nn.Module, x: Interval, value: Interval) -> tuple[int, int]:
+    """One, and as many outputs as share an entry of x."""
+    return 1, prod(torch.broadcast_shapes(x.shape, value.shape)) // max(1, prod(x.shape))
+
+
+@forward_rule(Scale, parameters=("value",), affine=True, terms=broadcast_terms)
 def scale(layer: Scale, x: Interval, value: Interval) -> Interval:
     """`x * value`."""
     return x * _factor(layer, value)
@@ -179,7 +210,12 @@ def scale_weights(layer: Scale, x: Interval, grad: Interval, value: Interval, *,
     return {"value": operand_gradient(grad * x, value, summed)}
 
 
-@forward_rule(Shift, parameters=("value",), affine=True, additive=True)
+def shift_size(layer: Shift, x: Interval, value: Interval) -> Tensor:
+    """`|x| + |value|`."""
+    return x.lower + value.lower
+
+
+@forward_rule(Shift, parameters=("value",), affine=True, additive=True, terms=broadcast_terms, size=shift_size)
 def shift(layer: Shift, x: Interval, value: Interval) -> Interval:
     """`x + sign * value`."""
     return x + (value if layer.sign == 1 else -value)

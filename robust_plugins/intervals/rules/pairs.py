@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -55,7 +57,7 @@ def pairs_vjp(layer: Multiply | Extreme, x: Interval, y: Interval, grad: Interva
     return reduced(grad * of_x, tuple(x.shape)), reduced(grad * of_y, tuple(y.shape))
 
 
-@relaxation_rule(Multiply)
+@relaxation_rule(Multiply, outward=True)
 def multiply_relaxation(layer: Multiply, x: Interval, y: Interval) -> tuple[LinearBound, LinearBound]:
     """McCormick's planes: below `c x + a y - a c` and `d x + b y - b d`, above `d x + a y - a d` and `c x + b y - b c`.
 
@@ -74,11 +76,11 @@ def multiply_relaxation(layer: Multiply, x: Interval, y: Interval) -> tuple[Line
         return slopes, -(t * x1 * y1 + (1 - t) * x2 * y2)
 
     (low_slopes, low), (up_slopes, up) = mixed((a, c), (b, d)), mixed((a, d), (b, c))
-    low, up = rounding.widened(low, up, ulps=8, scale=x.magnitude * y.magnitude)
+    low, up = rounding.widened(low, up, ulps=8 + 2 * _shared(low, x, y), scale=x.magnitude * y.magnitude)
     return LinearBound.of_entries(low_slopes, low, shapes), LinearBound.of_entries(up_slopes, up, shapes)
 
 
-@relaxation_rule(Extreme)
+@relaxation_rule(Extreme, outward=True)
 def extreme_relaxation(layer: Extreme, x: Interval, y: Interval) -> tuple[LinearBound, LinearBound]:
     """`max(x, y) = y + relu(x - y)` and `min(x, y) = x - relu(x - y)`, with lines for the ReLU."""
     a, b, c, d = torch.broadcast_tensors(x.lower, x.upper, y.lower, y.upper)
@@ -91,13 +93,18 @@ def extreme_relaxation(layer: Extreme, x: Interval, y: Interval) -> tuple[Linear
     above = rounding.widened(above, above, ulps=8, scale=torch.maximum(low.abs(), up.abs()))[1]
     below = torch.where(both, (up >= -low).to(low), (low >= 0).to(low))
     zero = torch.zeros_like(low)
-    _, slack = rounding.widened(zero, zero, ulps=4, scale=x.magnitude + y.magnitude)
+    _, slack = rounding.widened(zero, zero, ulps=4 + _shared(low, x, y), scale=x.magnitude + y.magnitude)
     if layer.least:
         lines = ((1 - chord, chord), -above - slack), ((1 - below, below), slack)
     else:
         lines = ((below, 1 - below), -slack), ((chord, 1 - chord), above + slack)
     (slopes, offset), (more, over) = lines
     return LinearBound.of_entries(slopes, offset, shapes), LinearBound.of_entries(more, over, shapes)
+
+
+def _shared(result: Tensor, x: Interval, y: Interval) -> int:
+    """How many entries of the result share one of an input: the length of the sum of their coefficients."""
+    return max(prod(result.shape[1:]) // max(1, prod(i.shape[1:])) for i in (x, y))
 
 
 def _least_size(low: Tensor, up: Tensor) -> Tensor:

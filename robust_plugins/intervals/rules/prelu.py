@@ -60,7 +60,7 @@ def prelu_weights(
     return {"weight": found.map(lambda t: t.unsqueeze(-1)) if shared else found}
 
 
-@relaxation_rule(nn.PReLU)
+@relaxation_rule(nn.PReLU, outward=True)
 def prelu_relaxation(layer: nn.PReLU, x: Interval, weight: Interval) -> tuple[LinearBound, LinearBound]:
     """Above lies the function with the smallest slope, below that with the largest: each convex or concave."""
     w = _channels(weight, x)

@@ -23,6 +23,10 @@ An `affine` layer is affine in its inputs and linear in its parameters taken tog
 look at the inputs' values: linear relaxation then passes through it exactly. A layer that is neither affine nor has
 a relaxation is relaxed by the constant interval of its output.
 
+Outward rounding of linear relaxation asks for more: of an affine layer for the lengths of its sums, `terms`, and for
+their size, the sum of the absolute values of all terms; of a relaxation that its lines hold for the layer as the
+library computes it, and have room for the rounding errors of their own coefficients.
+
 The rules of this package stand in one table, `BUILTIN`; those of plugins in a table on top of it, which belongs to
 the registry that loaded them. A rule describes what the class computed when the rule was registered: a layer whose
 `forward`, or a method that it calls, is another one has no rules.
@@ -78,6 +82,11 @@ class LinearBound:
         return cls(transpose, offset)
 
 
+Terms = Callable[..., tuple[int, int]]
+"""How many products an affine layer adds up for an output, and how many its gradient rule adds up for an input; two
+zeros for a layer that only moves entries. Called as the forward rule is."""
+
+
 class WindowRules(NamedTuple):
     """How a layer passes on coefficients that are windows of an image; see `robust_plugins.intervals.windows`."""
 
@@ -104,6 +113,13 @@ class Rules:
     windows: WindowRules | None = None
     """Of an affine layer from images to images."""
     slopes: Callable[..., tuple[Interval, ...]] | None = None
+    terms: Terms | None = None
+    """Of an affine layer; None where outward rounding of linear relaxation knows nothing of it."""
+    size: Callable[..., Tensor] | None = None
+    """Returns the sum of the absolute values of the terms of each output, from the largest absolute values of inputs
+    and parameters, as the forward rule is called. None: what the forward rule makes of these, without its sign."""
+    outward: bool = False
+    """Whether the relaxation's lines have room for rounding inside `rounding.outward()`."""
     methods: dict[str, Any] = field(init=False)
     """The methods that a call runs, as they were when the rules were made."""
     functions: dict[str, Any] = field(init=False)
@@ -191,15 +207,23 @@ def current() -> RuleTable:
 
 
 def forward_rule(
-    *layers: type[nn.Module], parameters: tuple[str, ...] = (), affine: bool = False, additive: bool = False
+    *layers: type[nn.Module],
+    parameters: tuple[str, ...] = (),
+    affine: bool = False,
+    additive: bool = False,
+    terms: Terms | None = None,
+    size: Callable[..., Tensor] | None = None,
 ) -> Callable[[Function], Function]:
-    """Registers the forward rule of `layers`, whose `parameters` it takes by name, as one of this package."""
+    """Registers the forward rule of `layers`, whose `parameters` it takes by name, as one of this package.
+
+    - `affine`, `additive`, `terms`, `size`: what `Rules` says of them
+    """
 
     def decorate(rule: Function) -> Function:
         for layer in layers:
             entry = BUILTIN.entry(layer)
             entry.forward, entry.parameters, entry.affine = rule, parameters, affine
-            entry.additive = additive
+            entry.additive, entry.terms, entry.size = additive, terms, size
         return rule
 
     return decorate
@@ -215,8 +239,10 @@ def weights_rule(*layers: type[nn.Module]) -> Callable[[Function], Function]:
     return _decorator("weights", layers)
 
 
-def relaxation_rule(*layers: type[nn.Module]) -> Callable[[Function], Function]:
-    """Registers the linear relaxation of `layers`."""
+def relaxation_rule(*layers: type[nn.Module], outward: bool = False) -> Callable[[Function], Function]:
+    """Registers the linear relaxation of `layers`; `outward` where its lines can be rounded outward."""
+    for layer in layers:
+        BUILTIN.entry(layer).outward = outward
     return _decorator("relaxation", layers)
 
 

@@ -65,7 +65,7 @@ def max_pool_vjp(layer: MaxPool, x: Interval, grad: Interval) -> Interval:
     return below
 
 
-@relaxation_rule(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+@relaxation_rule(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, outward=True)
 def max_pool_relaxation(layer: MaxPool, x: Interval) -> tuple[LinearBound, LinearBound]:
     """Below: the entry with the largest lower end. Above: that entry too where it surely wins, else a constant."""
     index, slots = window_entries(layer, x)
@@ -85,6 +85,10 @@ def max_pool_relaxation(layer: MaxPool, x: Interval) -> tuple[LinearBound, Linea
     zero = torch.zeros_like(best).reshape(shape)
     ceiling = torch.where(sure, torch.zeros_like(best), upper.amax(-1)).reshape(shape)
     keep = sure.to(best).reshape(shape)
+    if rounding.active():  # for sums of the coefficients of windows that chose the same entry
+        size = torch.maximum(best.abs(), upper.amax(-1).abs()).reshape(shape)
+        room = rounding.once(index.shape[1], x.dtype) * size + rounding.underflow(index.shape[1], x.dtype)
+        zero, ceiling = zero - room, ceiling + room
     return LinearBound(chosen, zero), LinearBound(lambda c: chosen(c * keep.unsqueeze(1)), ceiling)
 
 

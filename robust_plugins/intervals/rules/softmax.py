@@ -61,7 +61,7 @@ def _variance(p: Interval) -> Interval:
     return Interval(*rounding.widened(low.clamp(min=0), up, ulps=4))
 
 
-@relaxation_rule(nn.Softmax)
+@relaxation_rule(nn.Softmax, outward=True)
 def softmax_relaxation(layer: nn.Softmax, x: Interval) -> tuple[LinearBound, LinearBound]:
     """Linear functions of the whole vector: of several, those that are nearest in the middle of the box.
 
@@ -120,7 +120,7 @@ def log_softmax_vjp(layer: nn.LogSoftmax, x: Interval, grad: Interval) -> Interv
     return ((-p + 1.0) * g - p * rest).map(lambda t: t.movedim(-1, dim))
 
 
-@relaxation_rule(nn.LogSoftmax)
+@relaxation_rule(nn.LogSoftmax, outward=True)
 def log_softmax_relaxation(layer: nn.LogSoftmax, x: Interval) -> tuple[LinearBound, LinearBound]:
     """Above the tangent, as it is concave; below, with the chords of `exp` and the tangent of their logarithm."""
     dim = _axis(layer, x)

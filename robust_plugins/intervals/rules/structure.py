@@ -40,7 +40,12 @@ def input_itself(layer: Input) -> Interval:
     raise NotImplementedError
 
 
-@forward_rule(*IDENTITIES, affine=True)
+def no_terms(layer: nn.Module, *inputs: Interval) -> tuple[int, int]:
+    """Entries are moved, and none is added."""
+    return 0, 0
+
+
+@forward_rule(*IDENTITIES, affine=True, terms=no_terms)
 def identity(layer: nn.Module, x: Interval) -> Interval:
     """In evaluation mode dropout does nothing."""
     return x
@@ -52,7 +57,7 @@ def identity_vjp(layer: nn.Module, x: Interval, grad: Interval) -> Interval:
     return grad
 
 
-@forward_rule(*REARRANGING, affine=True)
+@forward_rule(*REARRANGING, affine=True, terms=no_terms)
 def rearrange(layer: nn.Module, x: Interval) -> Interval:
     """The bounds move with the values."""
     return x.map(layer.forward)  # its hooks have nodes of their own
@@ -64,7 +69,13 @@ def rearrange_vjp(layer: nn.Module, x: Interval, grad: Interval) -> Interval:
     return grad.map(lambda g: _transposed(layer, x, g))
 
 
-@forward_rule(*REPEATING, affine=True)
+def copied_terms(layer: nn.Module, x: Interval) -> tuple[int, int]:
+    """The gradients of all copies of an entry are added up."""
+    one = x.lower[:1]
+    return 0, int(_transposed(layer, x, torch.ones_like(layer.forward(one))).max())
+
+
+@forward_rule(*REPEATING, affine=True, terms=copied_terms)
 def repeat(layer: nn.Module, x: Interval) -> Interval:
     """The bounds move with the values."""
     return x.map(layer.forward)
@@ -77,7 +88,18 @@ def repeat_vjp(layer: nn.Module, x: Interval, grad: Interval) -> Interval:
     return summing(grad, lambda g: _transposed(layer, x, g), copies)
 
 
-@forward_rule(Choose, affine=True)
+def _shared(shape: torch.Size, *inputs: Interval) -> int:
+    """How many entries of an output of that shape, of one sample, share an entry of an input."""
+    return max(prod(shape[1:]) // max(1, prod(i.shape[1:])) for i in inputs)
+
+
+def chosen_terms(layer: Choose, x: Interval, y: Interval) -> tuple[int, int]:
+    """The gradients of what was broadcast are added up."""
+    copies = _shared(layer.forward(x.lower[:1], y.lower[:1]).shape, x, y)
+    return (0, copies) if copies > 1 else (0, 0)
+
+
+@forward_rule(Choose, affine=True, terms=chosen_terms)
 def choose(layer: Choose, x: Interval, y: Interval) -> Interval:
     """The bounds of whichever is chosen."""
     low = layer.forward(x.lower, y.lower)
@@ -92,7 +114,12 @@ def choose_vjp(layer: Choose, x: Interval, y: Interval, grad: Interval) -> tuple
     return reduced(to_x, (len(grad), *x.shape[1:])), reduced(to_y, (len(grad), *y.shape[1:]))
 
 
-@forward_rule(*AVERAGING, affine=True)
+def average_terms(layer: nn.Module, x: Interval) -> tuple[int, int]:
+    """As many for both."""
+    return _terms(layer, x), _terms(layer, x)
+
+
+@forward_rule(*AVERAGING, affine=True, terms=average_terms)
 def average(layer: nn.Module, x: Interval) -> Interval:
     """Weights are not negative, so the bounds map to the bounds."""
     _check_divisor(layer)
@@ -106,7 +133,17 @@ def average_vjp(layer: nn.Module, x: Interval, grad: Interval) -> Interval:
     return summing(grad, lambda g: _transposed(layer, x, g), _terms(layer, x))
 
 
-@forward_rule(Add, affine=True)
+def added_terms(layer: Add, x: Interval, y: Interval) -> tuple[int, int]:
+    """One, and the gradients of what was broadcast."""
+    return 1, _shared(torch.broadcast_shapes(x.shape, y.shape), x, y)
+
+
+def added_size(layer: Add, x: Interval, y: Interval) -> Tensor:
+    """`|x| + |y|`."""
+    return x.lower + y.lower
+
+
+@forward_rule(Add, affine=True, terms=added_terms, size=added_size)
 def add(layer: Add, x: Interval, y: Interval) -> Interval:
     """`x + y` or `x - y`."""
     return x + (y if layer.sign == 1 else -y)
@@ -119,7 +156,7 @@ def add_vjp(layer: Add, x: Interval, y: Interval, grad: Interval) -> tuple[Inter
     return reduced(grad, (len(grad), *x.shape[1:])), reduced(to_y, (len(grad), *y.shape[1:]))
 
 
-@forward_rule(Cat, affine=True)
+@forward_rule(Cat, affine=True, terms=no_terms)
 def cat(layer: Cat, *inputs: Interval) -> Interval:
     """The bounds joined."""
     return Interval.cat(inputs, layer.dim)

@@ -20,7 +20,12 @@ _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 _PLAIN = (F.conv1d, F.conv2d, F.conv3d)
 
 
-@forward_rule(*KINDS, parameters=("weight", "bias"), affine=True)
+def conv_transpose_terms(layer: ConvTranspose, x: Interval, weight: Interval, bias: Interval | None) -> tuple[int, int]:
+    """Those of a convolution, exchanged."""
+    return weight.shape[0] // layer.groups * prod(weight.shape[2:]), prod(weight.shape[1:])
+
+
+@forward_rule(*KINDS, parameters=("weight", "bias"), affine=True, terms=conv_transpose_terms)
 def conv_transpose(layer: ConvTranspose, x: Interval, weight: Interval, bias: Interval | None) -> Interval:
     """The transposed convolution, bilinear in input and kernel."""
     check_convolution(layer, x)
@@ -31,7 +36,7 @@ def conv_transpose(layer: ConvTranspose, x: Interval, weight: Interval, bias: In
         return y
 
     shift = None if bias is None else bias.map(lambda b: b.view(-1, *[1] * _dims(weight)))
-    return product(of, x, weight, terms=_terms(layer, weight), bias=shift)
+    return product(of, x, weight, terms=conv_transpose_terms(layer, x, weight, bias)[0], bias=shift)
 
 
 @backward_rule(*KINDS)
@@ -42,7 +47,8 @@ def conv_transpose_vjp(
     check_convolution(layer, x)
     f, options = _PLAIN[_dims(weight) - 1], _options(layer)
     inside: tuple[Any, ...] = (..., *(slice(n) for n in x.shape[2:]))
-    return product(lambda g, w: f(g, w, **options)[inside], grad, weight, terms=prod(weight.shape[1:]))
+    terms = conv_transpose_terms(layer, x, weight, bias)[1]
+    return product(lambda g, w: f(g, w, **options)[inside], grad, weight, terms=terms)
 
 
 @weights_rule(*KINDS)
@@ -93,7 +99,3 @@ def _options(layer: ConvTranspose) -> dict[str, Any]:
 
 def _dims(weight: Interval) -> int:
     return weight.lower.dim() - 2
-
-
-def _terms(layer: ConvTranspose, weight: Interval) -> int:
-    return weight.shape[0] // layer.groups * prod(weight.shape[2:])
