@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import sys
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -118,7 +119,6 @@ def test_gzipped_files_are_found_without_their_suffix(tmp_path: Path) -> None:
         ("(assert (sin Y_0))", "line 6: `sin`, which is not covered"),
         ("(assert (<= (sin Y_0) 1))", "line 6: `sin` in an expression"),
         ("(assert Y_0)", "line 6: not a formula"),
-        ("(vnnlib-version <2.0>)", "line 6: VNN-LIB 2.0"),
         ("hello", "line 6: 'hello' outside of brackets"),
     ],
 )
@@ -140,6 +140,34 @@ def test_inputs_without_bounds_and_files_without_text_are_refused(tmp_path: Path
     (tmp_path / "p.vnnlib").write_bytes(b"\xff\xfe(assert")
     with pytest.raises(rp.ArgumentError, match="not text"):
         read_property(tmp_path / "p.vnnlib")
+
+
+TWO = """(vnnlib-version <2.0>)
+(declare-network f (declare-input A float32 [1]) (declare-input B float32 [1,1]) (declare-output Z float32 [1,2]))
+(assert (and (>= A[0] -1.0) (<= A[0] 1.0) (>= B[0,0] 0.0) (<= B[0,0] 0.1)))
+(assert (<= Z[0,0] 0.3))
+(assert (>= (- Z[0,0] (* 2.0 Z[0,1])) -0.1))
+"""
+
+
+def test_version_two_is_read_by_its_own_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "vnnlib", None)
+        with pytest.raises(rp.PluginError, match=r'parser is not installed: pip install "robust_plugins\[vnnlib\]"'):
+            read(tmp_path, TWO)
+    pytest.importorskip("vnnlib", reason="needs the parser of VNN-LIB 2.0")
+    (case,) = read(tmp_path, TWO).cases
+    assert case.lower == (-1, 0)
+    assert case.upper == (1, Fraction(1, 10))
+    assert case.unsafe == ((row("-0.3", Y_0="1"), row("-0.1", Y_0="-1", Y_1="2")),)
+    for text, message in (
+        (TWO.replace("Z[0,0] 0.3", "Z[0,7] 0.3"), "refused by the parser of VNN-LIB 2.0: .*out of bounds"),
+        (TWO.replace("2.0 Z", "Z[0,0] Z"), "line 5: a product of variables"),
+        (TWO.replace("float32 [1,2])", "float32 [1,2]) (declare-hidden H float32 [3] 'h')"), "refused|hidden nodes"),
+        (TWO + "(" * 1_000_000, "nested deeper"),
+    ):
+        with pytest.raises(rp.ArgumentError, match=message):
+            read(tmp_path, text)
 
 
 def test_published_properties() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from robust_plugins.adapters.onnx.files import contents
 from robust_plugins.adapters.onnx.properties.formulas import Alternatives, Formulas, Row
 from robust_plugins.adapters.onnx.properties.reading import Form, Source, commands
+from robust_plugins.adapters.onnx.properties.version_two import parsed
 from robust_plugins.errors import ArgumentError
 
 _VARIABLE = re.compile(r"([XY])_(0|[1-9]\d*)")
@@ -42,7 +43,8 @@ def read_property(path: str | Path) -> Property:
 
     Covered are VNN-LIB 1.0 with real inputs `X_i` and outputs `Y_i`, and any formula of `and`, `or`, `<=`, `>=`, `<`,
     `>` and `=` over linear expressions, whose parts on single inputs bound each of them from both sides; it is taken
-    apart into boxes. Raises ArgumentError, naming the line, for everything else.
+    apart into boxes. Version 2.0 is read through its own parser, where that is installed. Raises ArgumentError, naming
+    the line, for everything else.
     """
     path = Path(path)
     data = contents(path, "property", "a property in VNN-LIB, plain or gzipped")
@@ -70,10 +72,27 @@ def _property(source: Source) -> Property:
                     command.position, f"assert of {len(command.items) - 1} formulas, where it takes one"
                 )
             asserts.append((command.position, formulas.read(command.items[1])))
+        elif name == "vnnlib-version" and command.items[1:] and not str(command.items[1].atom).startswith("<1"):
+            return _property_two(source)
         elif name == "vnnlib-version":
-            raise source.refused(command.position, "VNN-LIB 2.0", "Only version 1.0 is covered.")
+            pass
         else:
             raise source.refused(command.position, f"the command {str(name)[:40]!r}, which is not covered")
+    return _assembled(source, formulas, asserts, variables)
+
+
+def _property_two(source: Source) -> Property:
+    """A property in VNN-LIB 2.0. The brackets are read here first: the other parser follows them by recursion."""
+    for _ in commands(source):
+        pass
+    variables, forms = parsed(source)
+    formulas = Formulas(source, variables)
+    return _assembled(source, formulas, [(position, formulas.read(form)) for position, form in forms], variables)
+
+
+def _assembled(
+    source: Source, formulas: Formulas, asserts: list[tuple[int, Alternatives]], variables: dict[str, int]
+) -> Property:
     sizes = []
     for kind, what in (("X", "input"), ("Y", "output")):
         numbers = sorted(int(name[2:]) for name in variables if name[0] == kind)
