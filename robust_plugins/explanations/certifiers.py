@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -29,26 +31,38 @@ STEPS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class IBP(ExplanationCertifier):
-    """Interval bound propagation forward, then the chain rule as a product of intervals backward.
-
-    Wicker et al. 2023, "Robust explanation constraints for neural networks", for any graph of the engine;
-    differentiable. Loss gradients are bounded far too widely by it, which certificates say. With `outward`, for float32
-    and float64, the bounds also hold for the gradients that are computed in floating point, in whichever order sums
-    run.
-    """
+class _OfTheEngine(ExplanationCertifier):
+    """What the engine's certifiers share: with `outward` their bounds also hold in floating point."""
 
     outward: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.outward, bool):
+            raise ArgumentError("outward", self.outward, accepted="True or False", hint="True rounds bounds outward.")
         if self.outward:
             text = (
-                "floating-point arithmetic of the model's dtype, sums in any order, by outward rounding; at kinks the "
-                "slope of automatic differentiation; L2 and L1 balls by the box around them"
+                "real and floating-point arithmetic of the model's dtype, sums in any order, by outward rounding; at "
+                "kinks the slope of automatic differentiation; L2 and L1 balls by the box around them"
             )
             object.__setattr__(self, "soundness", text)
             object.__setattr__(self, "rounding", 0.0)
+
+    @property
+    def _mode(self) -> Rounding:
+        return "outward" if self.outward else "nearest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IBP(_OfTheEngine):
+    """Interval bound propagation forward, then the chain rule as a product of intervals backward.
+
+    Wicker et al. 2023, "Robust explanation constraints for neural networks", for any graph of the engine;
+    differentiable. Loss gradients are bounded far too widely by it, which certificates say. With `outward`, for float32
+    and float64, the bounds hold for the exact gradients and also for those that are computed in floating point, in
+    whichever order sums run; not for products in reduced precision (TF32, bfloat16) nor for convolutions by Winograd or
+    FFT, which are refused where they can be known.
+    """
 
     def advice(self, of: Of) -> str:  # noqa: D102 (inherited)
         if of != "loss":
@@ -62,21 +76,21 @@ class IBP(ExplanationCertifier):
     def gradient_bounds(  # noqa: D102 (inherited)
         self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, radius: float
     ) -> Interval:
-        mode: Rounding = "outward" if self.outward else "nearest"
         with rounding.outward(self.outward):
             network = trace(model, x, weights=weight_intervals(model, radius))
-            values = widened(network, network.forward(ball.box(x), rounding=mode))
+            values = widened(network, network.forward(ball.box(x), rounding=self._mode))
             start = Interval.point(explained.coefficients)
             if explained.of == "loss":
                 start = start + softmax_range(values[-1], -1)
-            return network.backward(values, start, rounding=mode).input
+            return network.backward(values, start, rounding=self._mode).input
 
 
 @dataclass(frozen=True, kw_only=True)
-class CROWN(ExplanationCertifier):
+class CROWN(_OfTheEngine):
     """Linear relaxation bounds nonlinear layers' inputs, the chain rule the gradient, as in `IBP`; differentiable.
 
-    `memory` is the number of bytes for the coefficients of one chunk of neurons.
+    `memory` is the number of bytes for the coefficients of one chunk of neurons. `outward` is as for `interval:ibp`;
+    a layer whose relaxation cannot be rounded outward is refused by name.
     """
 
     memory: int = MEMORY
@@ -89,12 +103,13 @@ class CROWN(ExplanationCertifier):
     def gradient_bounds(  # noqa: D102 (inherited)
         self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, radius: float
     ) -> Interval:
-        network = trace(model, x, weights=weight_intervals(model, radius))
-        values = widened(network, crown(network, ball.box(x), memory=self.memory, entries="bent"))
-        start = Interval.point(explained.coefficients)
-        if explained.of == "loss":
-            start = start + probabilities(Relaxation(network, values, memory=self.memory), explained.y)
-        return network.backward(values, start).input
+        with rounding.outward(self.outward):
+            network = trace(model, x, weights=weight_intervals(model, radius))
+            values = widened(network, crown(network, ball.box(x), memory=self.memory, entries="bent"))
+            start = Interval.point(explained.coefficients)
+            if explained.of == "loss":
+                start = start + probabilities(Relaxation(network, values, memory=self.memory), explained.y)
+            return network.backward(values, start, rounding=self._mode).input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +123,8 @@ class Relaxed(CROWN):
 
     Of models with attention, softmax, normalisations of each sample or products of activations the network and its
     backward pass are bounded as one network of the input, whatever is explained and at every effort: tight for small
-    balls, and of no use for balls over which the attention may be anything.
+    balls, and of no use for balls over which the attention may be anything. With `outward` they are not: attention's
+    gates are intervals then.
 
     `effort` chooses what is tried besides, and intersected, for smooth activations (Tanh, Sigmoid, Softplus, GELU,
     SiLU); others always have relaxed gates:
@@ -128,6 +144,10 @@ class Relaxed(CROWN):
             raise ArgumentError(
                 "effort", self.effort, accepted="0, 1, 2 or 3", hint="More effort is tighter for smooth activations."
             )
+        if self.outward and self.effort:
+            raise ArgumentError(
+                "effort", self.effort, accepted="0 with outward rounding", hint="Joint gates are not rounded outward."
+            )
 
     def bytes_per_sample(self, activations: Sequence[int], classes: int, itemsize: int) -> int:
         """The loss's gradient takes as many backward passes as there are classes; coefficients have `memory`."""
@@ -136,21 +156,33 @@ class Relaxed(CROWN):
     def gradient_bounds(  # noqa: D102 (inherited)
         self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, radius: float
     ) -> Interval:
-        network = trace(model, x, weights=weight_intervals(model, radius))
-        values = widened(network, crown(network, ball.box(x), memory=self.memory, entries="bent"))
-        if is_mixing(network):
-            return graph_interval(network, values, explained.of, explained.coefficients, memory=self.memory)
-        if explained.of != "loss":
-            return self._of_logits(network, values, explained.coefficients)
-        others, coefficients = directions(explained.y, values[-1].shape[1])
-        count = others.shape[1]
+        with rounding.outward(self.outward):
+            network = trace(model, x, weights=weight_intervals(model, radius))
+            values = widened(network, crown(network, ball.box(x), memory=self.memory, entries="bent"))
+            if is_mixing(network) and not self.outward:
+                return graph_interval(network, values, explained.of, explained.coefficients, memory=self.memory)
+            if explained.of != "loss":
+                return self._of_logits(network, values, explained.coefficients)
+            return self._of_loss(network, values, explained.y)
+
+    def _of_loss(self, network: Network, values: Sequence[Interval], y: Tensor) -> Interval:
+        """Bounds on the gradient of the cross-entropy: a weighted sum of those of differences of the logits."""
+        batch, classes = values[-1].shape
+        others, coefficients = directions(y, classes)
+        if self.outward:  # the weights that are computed do not sum to zero: what they miss goes to the class itself
+            coefficients = torch.cat([coefficients, F.one_hot(y.long(), classes).unsqueeze(1)], 1)
+        count = coefficients.shape[1]
         repeated = [v.map(lambda t: t.repeat_interleave(count, 0)) for v in values]
-        rows = self._of_logits(network, repeated, coefficients.to(x).flatten(0, 1))
-        p = probabilities(Relaxation(network, values, memory=self.memory), explained.y)
-        own = p.map(lambda t: t.gather(1, explained.y.long().unsqueeze(1)).squeeze(1))
-        return weighted_sum(
-            p.map(lambda t: t.gather(1, others)), 1 - own, rows.map(lambda t: t.unflatten(0, (len(x), count)))
-        )
+        start = coefficients.to(values[-1].lower).flatten(0, 1)
+        rows = self._of_logits(network, repeated, start).map(lambda t: t.unflatten(0, (batch, count)))
+        p = probabilities(Relaxation(network, values, memory=self.memory), y)
+        own = p.map(lambda t: t.gather(1, y.long().unsqueeze(1)).squeeze(1))
+        p, total = p.map(lambda t: t.gather(1, others)), 1 - own
+        if not self.outward:
+            return weighted_sum(p, total, rows)
+        missed = 8 * classes * (classes + 16) * rounding.unit(p.dtype)[0]
+        found = weighted_sum(p, Interval(total.lower - missed, total.upper + missed), rows[:, :-1])
+        return found + rows[:, -1] * Interval(*(torch.full_like(rows.lower[:, -1], s * missed) for s in (-1, 1)))
 
     def _of_logits(self, network: Network, values: Sequence[Interval], coefficients: Tensor) -> Interval:
         """Bounds on the gradient of `coefficients` times the logits, one row of them for each sample of `values`."""

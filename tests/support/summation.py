@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +73,19 @@ def exactly(model: nn.Sequential, values: list[Fraction]) -> list[Fraction]:
             assert isinstance(layer, nn.ReLU)
             values = [max(v, Fraction(0)) for v in values]
     return values
+
+
+def permuted(model: nn.Sequential, draw: torch.Generator) -> nn.Sequential:
+    """The same network of linear layers and ReLUs with its hidden neurons in another order."""
+    found = copy.deepcopy(model)
+    linear = [layer for layer in found if isinstance(layer, nn.Linear)]
+    with torch.no_grad():
+        for one, two in pairwise(linear):
+            order = torch.randperm(len(one.weight), generator=draw)
+            one.weight.copy_(one.weight[order].clone())
+            one.bias.copy_(one.bias[order].clone())
+            two.weight.copy_(two.weight[:, order].clone())
+    return found
 
 
 class Residual(nn.Module):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
-from robust_plugins.intervals import Interval, Relaxation
+from robust_plugins.intervals import Interval, Relaxation, rounding
 from robust_plugins.intervals.rules.selection import softmax_range
 
 
@@ -44,7 +44,12 @@ def weighted_sum(p: Interval, total: Interval, terms: Interval) -> Interval:
     A fractional knapsack for each feature: every p_m starts at its lower end; what is left goes to the largest t_m
     first, as long as they are positive or the sum's lower end is not reached.
     """
-    return Interval(-_largest(p, total, -terms.lower), _largest(p, total, terms.upper))
+    low, up = -_largest(p, total, -terms.lower), _largest(p, total, terms.upper)
+    if rounding.active():
+        n = p.shape[1]
+        slack = 2 * rounding.kappa(4 * n, p.dtype) * terms.magnitude.amax(1) + rounding.underflow(n, p.dtype)
+        low, up = low - slack, up + slack
+    return Interval(low, up)
 
 
 def _largest(p: Interval, total: Interval, t: Tensor) -> Tensor:

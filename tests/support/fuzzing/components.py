@@ -19,8 +19,10 @@ def certifiers() -> dict[str, rp.Certifier]:
 
 def explanation_certifiers() -> dict[str, rp.ExplanationCertifier]:
     """Every explanation certifier that can run here, by name."""
-    return {
-        info.name: rp.explanation_certifier(info.name)
-        for info in rp.explanation_certifiers()
-        if info.status == "loaded"
-    }
+    found = {}
+    for info in rp.explanation_certifiers():
+        if info.status == "loaded":
+            found[info.name] = rp.explanation_certifier(info.name)
+            if "outward" in info.parameters:
+                found[f"{info.name}(outward=True)"] = rp.explanation_certifier(info.name, outward=True)
+    return found
