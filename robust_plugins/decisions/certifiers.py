@@ -26,6 +26,9 @@ from robust_plugins.intervals.network.graph import Rounding
 from robust_plugins.intervals.products import product
 from robust_plugins.registry.hookspecs import Register, hookimpl
 
+ROUNDINGS = 2**6
+"""By how many units in the last place of the largest value inside a network the bounds of a margin may be rounded."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _OfTheEngine(Certifier):
@@ -116,7 +119,9 @@ class CROWN(_OfTheEngine):
             values = crown(network, ball.box(x), memory=self.memory, entries="bent")
             check_spec(spec, x, values[-1].shape[1])
             relaxed = Relaxation(network, values, memory=self.memory).lower(len(values) - 1, spec)
-            return torch.maximum(relaxed, _last(network, _before_last(network, values), spec).lower)
+            before = _last(network, _before_last(network, values), spec)
+            found = Interval(torch.maximum(relaxed, before.lower), before.upper)
+            return _uncrossed(found, before, before, values).lower
 
 
 @of_the_engine
@@ -152,7 +157,9 @@ class CROWNIBP(_OfTheEngine):
             else:
                 check_spec(spec, x, classes)
                 rows = spec
-            return Relaxation(network, values, memory=self.memory).bounds(len(values) - 1, rows)
+            found = Relaxation(network, values, memory=self.memory).bounds(len(values) - 1, rows)
+            before = _last(network, _before_last(network, values), rows)
+            return _uncrossed(found, before, before, values)
 
     def propagate_lower(  # noqa: D102 (inherited)
         self,
@@ -165,7 +172,9 @@ class CROWNIBP(_OfTheEngine):
             network = trace(model, x)
             values = network.forward(ball.box(x), rounding=_mode(self.outward))
             check_spec(spec, x, values[-1].shape[1])
-            return Relaxation(network, values, memory=self.memory).lower(len(values) - 1, spec)
+            low = Relaxation(network, values, memory=self.memory).lower(len(values) - 1, spec)
+            before = _last(network, _before_last(network, values), spec)
+            return _uncrossed(Interval(low, low), before, before, values).lower
 
 
 @of_the_engine
@@ -246,9 +255,31 @@ class AlphaCROWN(Certifier):
             if upper:
                 known = relaxation.bounds(last, spec).agreeing(before)
             else:
-                known = Interval(torch.maximum(relaxation.lower(last, spec), before.lower), before.upper)
+                low = torch.maximum(relaxation.lower(last, spec), before.lower)
+                known = _uncrossed(Interval(low, before.upper), before, before, values)
         ascent = Ascent(steps=self.steps, learning_rate=self.learning_rate, decay=self.decay)
-        return optimised(network, values, known, spec, ascent=ascent, memory=self.memory, upper=upper, decide=decide)
+        found = optimised(network, values, known, spec, ascent=ascent, memory=self.memory, upper=upper, decide=decide)
+        clean = network.forward(Interval.point(x))
+        before, inside = (_last(network, _before_last(network, v), spec) for v in (values, clean))
+        return _uncrossed(found, before, inside, values)
+
+
+def _uncrossed(found: Interval, before: Interval, inside: Interval, values: Sequence[Interval]) -> Interval:
+    """`found`; where rounding makes it cross, or miss `inside`, interval propagation's `before`, widened by the gap.
+
+    The values inside the network are then so large that their rounding exceeds what linear relaxation gains, as for
+    scores that share a large number. What that does not explain stays as it is, and is an error.
+    """
+    if rounding.active():
+        return found
+    gap = torch.maximum(found.lower - torch.minimum(found.upper, inside.upper), inside.lower - found.upper)
+    if not bool((gap > 0).any()):
+        return found
+    size = max(float(v.magnitude.max()) for v in values if v.lower.numel())
+    apart = (gap > 0) & (gap <= ROUNDINGS * torch.finfo(gap.dtype).eps * size)
+    return Interval(
+        torch.where(apart, before.lower - gap, found.lower), torch.where(apart, before.upper + gap, found.upper)
+    )
 
 
 def _check_memory(memory: int) -> None:

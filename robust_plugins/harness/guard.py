@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from robust_plugins.intervals.network.state import parts_of
+
 Kind = Literal["weights", "buffers", "hooks", "modules", "forward", "attributes", "requires_grad", "default dtype"]
 
 _HOOKS = ("_hooks", "_pre_hooks")
@@ -56,7 +58,8 @@ class Found:
                 for key, tensor in held.items():
                     if isinstance(tensor, Tensor) and id(tensor) not in seen:
                         seen.add(id(tensor))
-                        self._tensors.append(_Kept(tensor, kind, name, key, thorough))
+                        parts = (tensor,) if tensor.layout is torch.strided else parts_of(tensor)
+                        self._tensors += [_Kept(part, kind, name, key, thorough) for part in parts]
         self._unsettled = self._tensors
 
     def settle(self) -> list[Change]:

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from robust_plugins.errors import UnsupportedModelError
@@ -241,6 +242,16 @@ class Builder:
     def _without_part(self, source: fx.Node, why: str) -> UnsupportedModelError:
         return UnsupportedModelError(f"{self._place(source)} is not supported as it is used: {why}")
 
+    def _check_layouts(self, node: fx.Node) -> None:
+        for source in node.all_input_nodes:
+            value = self.values[source]
+            if isinstance(value, Tensor) and value.layout is not torch.strided:
+                name = path_in_model(str(source.target))
+                raise UnsupportedModelError(
+                    f"{self._place(node)} computes with {name!r}, which is sparse and has no interval rule; keep it "
+                    "dense, as tensor.to_dense() is"
+                )
+
     def _check_batch(self, node: fx.Node) -> None:
         """Raises UnsupportedModelError where the first axis of what a node computes is not the batch."""
         value = self.values[node]
@@ -267,6 +278,7 @@ class Builder:
         value = self.values[node]
         layer = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
         expand = None if layer is None else expansion(layer)
+        self._check_layouts(node)
         if expand is None:
             self._check_batch(node)
         if node.op == "placeholder":

@@ -72,7 +72,9 @@ class Kept:
 
     def _look(self, thing: Any, name: str, near: bool) -> None:
         """Keeps one object, and queues what can be reached from it."""
-        if isinstance(thing, Tensor):
+        if isinstance(thing, Tensor) and thing.layout is not torch.strided:
+            self._waiting.extend((part, name, near) for part in parts_of(thing))
+        elif isinstance(thing, Tensor):
             if near or thing.numel() <= LARGE or thing.is_inference():
                 self._tensors.append((thing, thing.detach().clone()))
             else:
@@ -252,6 +254,20 @@ def _refill(container: Any, before: Any) -> None:
 def _as_numpy(tensor: Tensor) -> bool:
     dtypes = (torch.float32, torch.float64)
     return tensor.is_cpu and tensor.dtype in dtypes and tensor.layout is torch.strided and not tensor.is_neg()
+
+
+def parts_of(tensor: Tensor) -> list[Tensor]:
+    """The tensors that hold the entries of one: itself, or places and values of a sparse one; none of other layouts."""
+    inner = tensor.detach()
+    if tensor.layout is torch.strided:
+        return [tensor]
+    if tensor.layout is torch.sparse_coo:
+        return [inner._indices(), inner._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [inner.crow_indices(), inner.col_indices(), inner.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [inner.ccol_indices(), inner.row_indices(), inner.values()]
+    return []
 
 
 def _differ(tensor: Tensor, before: Tensor) -> bool:

@@ -7,10 +7,15 @@ import traceback
 
 import torch
 from torch import nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals.network.fingerprint import called_otherwise
 from robust_plugins.intervals.network.symbolic import BatchSizeError, DataError, Tracer
+
+HARMLESS = ("torch.utils._device", "torch.utils.flop_counter")
+"""Where the modes are from that change no values: a default device, and the counter of operations."""
 
 
 def check_traceable(model: nn.Module) -> None:
@@ -25,6 +30,12 @@ def check_traceable(model: nn.Module) -> None:
             raise UnsupportedModelError(
                 f"{place} is quantised, and its rounding has no bounds; pass the float model that it was made from"
             )
+    modes = [*_get_current_function_mode_stack(), *_get_current_dispatch_mode_stack()]
+    if strange := [type(mode).__name__ for mode in modes if type(mode).__module__ not in HARMLESS]:
+        raise UnsupportedModelError(
+            f"a mode ({strange[-1]}) is active, which may change what functions of torch compute, and bounds would not "
+            "see that; ask for them outside of its with block"
+        )
     if called_otherwise():
         raise UnsupportedModelError(
             "torch.nn.Module.__call__ has been replaced in this process, and tracing would not see by what; undo that "
