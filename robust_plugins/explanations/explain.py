@@ -15,7 +15,9 @@ from robust_plugins.explanations.attributions import (
     Saliency,
     SmoothGrad,
 )
-from robust_plugins.explanations.scores import Score, max_sensitivity, sensitivity_max
+from robust_plugins.explanations.lipschitz import local_lipschitz
+from robust_plugins.explanations.score_runs import Score
+from robust_plugins.explanations.scores import max_sensitivity, sensitivity_max
 
 __all__ = [
     "Attribution",
@@ -24,6 +26,7 @@ __all__ = [
     "Saliency",
     "Score",
     "SmoothGrad",
+    "local_lipschitz",
     "max_sensitivity",
     "sensitivity_max",
 ]

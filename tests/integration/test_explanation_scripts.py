@@ -52,6 +52,19 @@ def test_speed_is_a_ratio_to_a_plain_pass() -> None:
     assert all(row["ms a sample"] >= 0 for row in rows.values())
 
 
+def test_scores_miss_a_share_of_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    script_of_scores = script("comparisons/explanation_scores.py")
+    monkeypatch.setattr(script_of_scores, "COUNTS", (2, 200))
+    lipschitz = "LocalLipschitzEstimate, .01"
+    monkeypatch.setattr(script_of_scores, "SCORES", {lipschitz: script_of_scores.SCORES[lipschitz]})
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))
+    row = script_of_scores.scores(model, torch.rand(2, 4), torch.tensor([0, 1]), (0.0, 1.0))[lipschitz]
+    assert row["2 samples"] <= row["200 samples"] <= row["attack"] <= row["proved"]
+    assert 0 < row["missed by 200"] <= row["missed by 2"] < 1
+    assert row["missed by 200"] <= row["at most missed by 200"]
+
+
 @pytest.mark.slow
 def test_digits_reach_the_published_figures() -> None:
     """Accuracy .97, proved deviation .05, top 1 proved .98, where plain training proves nothing: means of 3 seeds."""

@@ -115,6 +115,9 @@ def gate(slopes: Interval) -> Rules:
     def forward(layer: nn.Module, grad: Interval) -> Interval:
         return grad * slopes
 
+    def backward(layer: nn.Module, grad: Interval, above: Interval) -> Interval:
+        return above * slopes
+
     def relaxation(layer: nn.Module, grad: Interval) -> tuple[LinearBound, LinearBound]:
         first, last = grad.lower, grad.upper
         with rounding.outward(False):
@@ -133,7 +136,7 @@ def gate(slopes: Interval) -> Rules:
         below, above = rounding.widened(below, above, ulps=16, scale=slopes.magnitude * grad.magnitude)
         return _line(low, below), _line(up, above)
 
-    return Rules(nn.Module, forward=forward, relaxation=relaxation, outward=True)
+    return Rules(nn.Module, forward=forward, backward=backward, relaxation=relaxation, outward=True)
 
 
 def turned(rules: Rules, layer: nn.Module, slot: int, inputs: Sequence[Interval]) -> Rules:

@@ -33,6 +33,16 @@ class Smooth:
         """How far f and f' may lie from the smooth function on an interval."""
         return torch.where(z.upper > self.edge, self.step, 0.0).to(z.dtype) if self.step else 0.0
 
+    def second(self, z: Interval) -> Interval:
+        """The range of the second derivative on an interval without the jump: its value in the middle, and its bend."""
+        with torch.enable_grad():
+            middle = z.center.detach().requires_grad_()
+            (value,) = torch.autograd.grad(self.activation.slope(middle).sum(), middle)
+        second, third = self.bends(z)
+        reach = third * z.radius
+        low, up = torch.maximum(value - reach, -second), torch.minimum(value + reach, second)
+        return Interval(torch.minimum(low, up), torch.maximum(low, up))
+
 
 def smooth_of(layer: nn.Module, *, partly: bool = False) -> Smooth | None:
     """The record of a smooth activation; None for other layers.

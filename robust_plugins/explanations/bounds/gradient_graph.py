@@ -120,7 +120,7 @@ class _Builder:
         return self._plain(Add(), p, own, shape=shape)
 
     def _constant(self, value: Tensor, shape: tuple[int, ...]) -> int:
-        return self._append(nn.Identity(), (0,), Rules(nn.Identity, forward=_Constant(value)), {}, shape)
+        return self._append(nn.Identity(), (0,), Rules(nn.Identity, _Constant(value), _no_gradient), {}, shape)
 
     def _sum(self, terms: list[int]) -> int:
         found = terms[0]
@@ -251,6 +251,10 @@ class _Builder:
         self.parameters.append(parameters)
         self.shapes.append(shape)
         return len(self.nodes) - 1
+
+
+def _no_gradient(layer: nn.Module, x: Interval, grad: Interval) -> Interval:
+    return Interval.point(torch.zeros_like(x.lower))
 
 
 class _Constant:

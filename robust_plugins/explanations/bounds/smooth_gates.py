@@ -50,7 +50,10 @@ def smooth_gate(smooth: Smooth) -> Rules:
 
         return above(-grad, -1), above(grad, 1)
 
-    return Rules(SmoothGate, forward=forward, relaxation=relaxation)
+    def backward(_: nn.Module, z: Interval, grad: Interval, above: Interval) -> tuple[Interval, Interval]:
+        return above * grad * smooth.second(z), above * smooth.activation.slopes(z)
+
+    return Rules(SmoothGate, forward=forward, backward=backward, relaxation=relaxation)
 
 
 def _chord(slopes: Interval, g: Interval) -> tuple[Tensor, Tensor]:
