@@ -82,7 +82,8 @@ def local_lipschitz(
     _, _, x_adv = run.found(ball, 1)
     sampled, found, x_adv = _found(run, ball, nr_samples, perturb_std, x_adv)
     halves = [t.to(run.value.dtype) for t in (sampled, found)]
-    return Score(halves[0], Bracket(halves[1], proved), x_adv, run.certifier.soundness, run.seed)
+    soundness = f"{run.certifier.soundness}; second derivatives in real arithmetic, evaluated without outward rounding"
+    return Score(halves[0], Bracket(halves[1], proved), x_adv, soundness, run.seed)
 
 
 def _proved(run: Run, ball: Ball, refinements: int) -> Float[Tensor, " batch"]:
