@@ -111,6 +111,16 @@ def test_parameters_of_the_search_are_checked(parameter: str, value: float) -> N
         rp.certifier("interval:alpha-crown", **{parameter: value})
 
 
+def test_the_last_step_is_a_seventh_of_the_first_unless_a_decay_is_given() -> None:
+    model, x, ball = _relus(), torch.rand(2, 6), rp.Linf(eps=0.5, clip=(0, 1))
+    found = [
+        rp.certifier("interval:alpha-crown", steps=7, decay=decay).bounds(model, x, ball).lower
+        for decay in (None, (1 / 7) ** (1 / 7), 0.5)
+    ]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
 def test_a_certificate_stops_where_bounds_go_on() -> None:
     model, alpha, crown = _relus(), rp.certifier("interval:alpha-crown"), rp.certifier("interval:crown")
     x = torch.rand(8, 6, generator=torch.Generator().manual_seed(1))

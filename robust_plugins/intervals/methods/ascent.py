@@ -66,11 +66,11 @@ class Ascent:
         found = [const.new_zeros(0)]
         for part in torch.arange(len(const), device=const.device).split(max(1, min(at_once, len(const)))):
             c, k = rows[:, part], const[part]
-            best, slopes = self.maximise(dual, c, k, None if threshold is None else threshold[part])
-            found.append(dual.differentiable_bound(c, k, slopes) if differentiable else best)
+            enough = None if threshold is None else threshold[part]
+            best, slopes = self._searched(dual, c, k, enough, keep_slopes=differentiable)
+            found.append(best if slopes is None else dual.differentiable_bound(c, k, slopes))
         return torch.cat(found)
 
-    @torch.no_grad()
     def maximise(
         self,
         dual: Dual,
@@ -83,16 +83,26 @@ class Ascent:
         Starts from CROWN's slopes. A row whose bound exceeds its `threshold` is decided, and is not improved further.
         Kingma and Ba 2015, "Adam: a method for stochastic optimization", for each slope of each row on its own.
         """
+        best, slopes = self._searched(dual, rows, const, threshold, keep_slopes=True)
+        assert slopes is not None  # they were kept
+        return best, slopes
+
+    @torch.no_grad()
+    def _searched(
+        self, dual: Dual, rows: Tensor, const: Tensor, threshold: Tensor | None, *, keep_slopes: bool
+    ) -> tuple[Tensor, Tensor | None]:
         slopes = dual.usual_slopes().repeat(1, rows.shape[1])
-        best, found = torch.full_like(const, -torch.inf), slopes.clone()
+        best, found = torch.full_like(const, -torch.inf), slopes.clone() if keep_slopes else None
         open_rows = torch.arange(len(const), device=const.device)
         mean, square = torch.zeros_like(slopes), torch.zeros_like(slopes)
         first, second = MOMENTS
         for step in range(self.steps + 1):
             value, derivative = dual.evaluate(rows, const, slopes)
-            better = value > best[open_rows]
-            at, keep = open_rows[better], None
-            best[at], found[:, at] = value[better], slopes[:, better]
+            better, keep = value > best[open_rows], None
+            at = open_rows[better]
+            best[at] = value[better]
+            if found is not None:
+                found[:, at] = slopes[:, better]
             if step == self.steps:
                 break
             if threshold is not None:
