@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar, final
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
@@ -26,6 +26,7 @@ from robust_plugins.harness.wrappers import Model
 from robust_plugins.intervals import Interval
 
 Result = TypeVar("Result")
+_Judged = tuple[Interval, Tensor, Tensor, list[tuple[Verdict, str] | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,29 @@ class ExplanationCertifier(Component, ABC):
         [w - radius |w|, w + radius |w|]. Raise UnsupportedModelError, naming the layer, for a model that cannot be
         bounded soundly, and ArgumentError for arguments that cannot.
         """
+
+    def cheaper(self, model: nn.Module, x: Float[Tensor, "batch *features"]) -> ExplanationCertifier | None:
+        """A certifier that is asked before this one where `delta` is finite; None, the default, for none.
+
+        What it proves to be robust is not asked again: `refined` then bounds the components that are left.
+        """
+        return None
+
+    def refined(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        ball: Ball,
+        explained: Explained,
+        *,
+        radius: float,
+        wanted: Bool[Tensor, "batch *features"],
+    ) -> Interval:
+        """As `gradient_bounds`, where only some components are `wanted`: bounds on others may be as wide as they are.
+
+        By default it bounds all of them.
+        """
+        return self.gradient_bounds(model, x, ball, explained, radius=radius)
 
     def bytes_per_sample(self, activations: Sequence[int], classes: int, itemsize: int) -> int:
         """An estimate of the memory that one sample takes, from the sizes of the activations; sets `batch_size`.
@@ -175,7 +199,8 @@ class ExplanationCertifier(Component, ABC):
         - `of`: whose gradient the explanation is: `"logit"` (of class y), `"margin"` (to the runner-up at x) or
           `"loss"` (cross-entropy); see `Explained`.
         - `delta`: the width allowed to each feature, in units of the gradient: a number, or a tensor that broadcasts
-          against `x`.
+          against `x`. Where it is finite, a certifier that knows a cheaper one spends its effort on the components
+          that this leaves open; infinite for the tightest bounds on all.
         - `radius`: bounds also over all models whose parameters differ from the given ones by at most this relative
           amount each.
 
@@ -189,7 +214,7 @@ class ExplanationCertifier(Component, ABC):
             allowed = ordinary(_checked_delta(delta, x))
             model, explained = explained_by(call.model, x, ordinary(y), of, size=self.batch_size)
             parts = [
-                self._judge(model, x[part], ball[part], explained[part], radius)
+                self._staged(model, x[part], ball[part], explained[part], radius, allowed[part])
                 for part in chunks(len(x), self._chunk_size(model, x, explained))
             ]
             call.check(self)
@@ -224,8 +249,19 @@ class ExplanationCertifier(Component, ABC):
         return max(1, BUDGET // max(1, self.bytes_per_sample(activation_sizes(model, x), classes, x.element_size())))
 
     @final
-    def _bounded(self, model: nn.Module, x: Tensor, ball: Ball, explained: Explained, radius: float) -> Interval:
-        found = self.gradient_bounds(model, x.clone(), ball, explained, radius=radius)
+    def _bounded(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        ball: Ball,
+        explained: Explained,
+        radius: float,
+        wanted: Tensor | None = None,
+    ) -> Interval:
+        if wanted is None:
+            found = self.gradient_bounds(model, x.clone(), ball, explained, radius=radius)
+        else:
+            found = self.refined(model, x.clone(), ball, explained, radius=radius, wanted=wanted)
         if not isinstance(found, Interval) or found.shape != x.shape or found.dtype != x.dtype:
             what = f"{found.dtype} of {tuple(found.shape)}" if isinstance(found, Interval) else type(found).__name__
             raise ComponentError(
@@ -235,10 +271,16 @@ class ExplanationCertifier(Component, ABC):
 
     @final
     def _examined(
-        self, model: nn.Module, x: Tensor, ball: Ball, explained: Explained, radius: float
+        self,
+        model: nn.Module,
+        x: Tensor,
+        ball: Ball,
+        explained: Explained,
+        radius: float,
+        wanted: Tensor | None = None,
     ) -> tuple[Interval, Tensor, Tensor, list[str]]:
         """Bounds of one chunk with room for rounding, the gradients at x, that room, and each sample's fault or ""."""
-        found = self._bounded(model, x, ball, explained, radius)
+        found = self._bounded(model, x, ball, explained, radius, wanted)
         band = (Band.at if self.rounding else Band.exact)(model, x, explained)
         fit, value = band.fit(found), band.value
         limit = self.rounding * fit.size + ERRORS * band.error
@@ -259,14 +301,50 @@ class ExplanationCertifier(Component, ABC):
         return band.around(found, allowance), value, allowance, messages
 
     @final
+    def _staged(
+        self, model: nn.Module, x: Tensor, ball: Ball, explained: Explained, radius: float, allowed: Tensor
+    ) -> _Judged:
+        """As `_judge`, with a cheaper certifier's bounds for what it proves to be robust."""
+        first = self.cheaper(model, x) if len(x) and bool(allowed.isfinite().any()) else None
+        if first is None:
+            return self._judge(model, x, ball, explained, radius)
+        found, value, allowance, faults = first._staged(model, x, ball, explained, radius, allowed)
+        fine = torch.tensor([fault is None for fault in faults], device=x.device).view(-1, *[1] * (x.dim() - 1))
+        still_open = (found.width > allowed) & fine
+        samples = still_open.flatten(1).any(1).nonzero().flatten()
+        if not len(samples):
+            return found, value, allowance, faults
+        chosen, radii = samples.tolist(), ball.radii
+        rest = replace(ball, eps=[radii[i] for i in chosen]) if isinstance(radii, tuple) else ball
+        wanted = still_open[samples]
+        finer, _, room, more = self._judge(model, x[samples], rest, explained.of_samples(samples), radius, wanted)
+        wrong = torch.tensor([fault is not None for fault in more], device=x.device).view(-1, *[1] * (x.dim() - 1))
+        met = found.map(lambda t: t[samples]).agreeing(finer)
+        low, up = torch.where(wrong, finer.lower, met.lower), torch.where(wrong, finer.upper, met.upper)
+        for i, fault in zip(chosen, more, strict=True):
+            faults[i] = fault
+        return (
+            Interval(found.lower.index_copy(0, samples, low), found.upper.index_copy(0, samples, up)),
+            value,
+            allowance.index_copy(0, samples, torch.maximum(room, allowance[samples])),
+            faults,
+        )
+
+    @final
     def _judge(
-        self, model: nn.Module, x: Tensor, ball: Ball, explained: Explained, radius: float
-    ) -> tuple[Interval, Tensor, Tensor, list[tuple[Verdict, str] | None]]:
+        self,
+        model: nn.Module,
+        x: Tensor,
+        ball: Ball,
+        explained: Explained,
+        radius: float,
+        wanted: Tensor | None = None,
+    ) -> _Judged:
         """Bounds, gradient and room for rounding of one chunk, and for each sample what went wrong."""
         nothing = Interval(torch.full_like(x, -torch.inf), torch.full_like(x, torch.inf))
         try:
             with torch.no_grad():
-                found, value, allowance, messages = self._examined(model, x, ball, explained, radius)
+                found, value, allowance, messages = self._examined(model, x, ball, explained, radius, wanted)
         except UnsupportedModelError as error:
             faults: list[tuple[Verdict, str] | None] = [(Verdict.UNSUPPORTED, str(error))] * len(x)
             return nothing, explained.gradient(model, x), x.new_full((len(x),), torch.inf), faults

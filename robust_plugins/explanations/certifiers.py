@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations.bounds.adjoint import Adjoint
 from robust_plugins.explanations.bounds.cross_entropy import directions, probabilities, weighted_sum
+from robust_plugins.explanations.bounds.curvature import smooth_of
 from robust_plugins.explanations.bounds.gradient_graph import graph_interval
 from robust_plugins.explanations.bounds.joint_gates import PLANES, gradient_interval
 from robust_plugins.explanations.bounds.mixing import is_mixing
@@ -134,6 +135,9 @@ class Relaxed(CROWN):
     - 3: as 2, with planes searched for by a few steps of Adam, many times slower; and for networks whose activations
       are all smooth gradients as quadratic functions of the input, where their coefficients for one sample fit
       `memory` (inputs up to about 100) and weights are points.
+
+    Certificates for a finite `delta` try effort 0 first (and 2 before 3), and more only for the samples and components
+    that are not robust by then; `bounds`, and infinite `delta`, take it for all.
     """
 
     effort: int = 0
@@ -153,8 +157,33 @@ class Relaxed(CROWN):
         """The loss's gradient takes as many backward passes as there are classes; coefficients have `memory`."""
         return 12 * itemsize * classes * (sum(activations) + classes)
 
+    def cheaper(self, model: nn.Module, x: Float[Tensor, "batch *features"]) -> ExplanationCertifier | None:
+        """Effort 0, and before the search for planes effort 2, where they change anything."""
+        if not self.effort:
+            return None
+        network = trace(model, x[:1])
+        smooth = any(smooth_of(layer) is not None for layer in network.layers)
+        return replace(self, effort=2 if self.effort == 3 else 0) if smooth and not is_mixing(network) else None
+
     def gradient_bounds(  # noqa: D102 (inherited)
         self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, radius: float
+    ) -> Interval:
+        return self._refined(model, x, ball, explained, radius, None)
+
+    def refined(  # noqa: D102 (inherited)
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        ball: Ball,
+        explained: Explained,
+        *,
+        radius: float,
+        wanted: Bool[Tensor, "batch *features"],
+    ) -> Interval:
+        return self._refined(model, x, ball, explained, radius, wanted)
+
+    def _refined(
+        self, model: nn.Module, x: Tensor, ball: Ball, explained: Explained, radius: float, wanted: Tensor | None
     ) -> Interval:
         with rounding.outward(self.outward):
             network = trace(model, x, weights=weight_intervals(model, radius))
@@ -162,10 +191,12 @@ class Relaxed(CROWN):
             if is_mixing(network) and not self.outward:
                 return graph_interval(network, values, explained.of, explained.coefficients, memory=self.memory)
             if explained.of != "loss":
-                return self._of_logits(network, values, explained.coefficients)
-            return self._of_loss(network, values, explained.y)
+                return self._of_logits(network, values, explained.coefficients, wanted)
+            return self._of_loss(network, values, explained.y, wanted)
 
-    def _of_loss(self, network: Network, values: Sequence[Interval], y: Tensor) -> Interval:
+    def _of_loss(
+        self, network: Network, values: Sequence[Interval], y: Tensor, wanted: Tensor | None = None
+    ) -> Interval:
         """Bounds on the gradient of the cross-entropy: a weighted sum of those of differences of the logits."""
         batch, classes = values[-1].shape
         others, coefficients = directions(y, classes)
@@ -174,7 +205,9 @@ class Relaxed(CROWN):
         count = coefficients.shape[1]
         repeated = [v.map(lambda t: t.repeat_interleave(count, 0)) for v in values]
         start = coefficients.to(values[-1].lower).flatten(0, 1)
-        rows = self._of_logits(network, repeated, start).map(lambda t: t.unflatten(0, (batch, count)))
+        if wanted is not None:
+            wanted = wanted.repeat_interleave(count, 0)
+        rows = self._of_logits(network, repeated, start, wanted).map(lambda t: t.unflatten(0, (batch, count)))
         p = probabilities(Relaxation(network, values, memory=self.memory), y)
         own = p.map(lambda t: t.gather(1, y.long().unsqueeze(1)).squeeze(1))
         p, total = p.map(lambda t: t.gather(1, others)), 1 - own
@@ -184,12 +217,14 @@ class Relaxed(CROWN):
         found = weighted_sum(p, Interval(total.lower - missed, total.upper + missed), rows[:, :-1])
         return found + rows[:, -1] * Interval(*(torch.full_like(rows.lower[:, -1], s * missed) for s in (-1, 1)))
 
-    def _of_logits(self, network: Network, values: Sequence[Interval], coefficients: Tensor) -> Interval:
+    def _of_logits(
+        self, network: Network, values: Sequence[Interval], coefficients: Tensor, wanted: Tensor | None
+    ) -> Interval:
         """Bounds on the gradient of `coefficients` times the logits, one row of them for each sample of `values`."""
         adjoint = Adjoint.of(network, values)
         planes = PLANES[: {0: 0, 1: 1}.get(self.effort, len(PLANES))]
         start, steps = Interval.point(coefficients), STEPS if self.effort == 3 else 0
-        found = gradient_interval(network, values, adjoint, start, planes, self.memory, steps=steps)
+        found = gradient_interval(network, values, adjoint, start, planes, self.memory, steps=steps, asked=wanted)
         if self.effort < 3:
             return found
         second_order = SecondOrder(network, values, adjoint)

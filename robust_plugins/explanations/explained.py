@@ -64,6 +64,10 @@ class Explained:
         """The explanations of a slice of the batch."""
         return Explained(self.of, self.y[samples], self.coefficients[samples])
 
+    def of_samples(self, samples: Int[Tensor, " chosen"]) -> Explained:
+        """The explanations of the samples of these indices."""
+        return Explained(self.of, self.y[samples], self.coefficients[samples])
+
     def repeated(self, times: int) -> Explained:
         """The explanations of the batch, `times` times over."""
         return Explained(self.of, self.y.repeat(times), self.coefficients.repeat(times, 1))

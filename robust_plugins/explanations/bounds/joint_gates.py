@@ -121,10 +121,11 @@ class JointGates:
                 self.smooth[index] = smooth
         self.memory = memory
 
-    def bounds(self, node: int, plane: Plane, *, steps: int = 0) -> Interval:
-        """The interval of a node of the adjoint, from those before it.
+    def bounds(self, node: int, plane: Plane, *, steps: int = 0, entries: Tensor | None = None) -> Interval:
+        """The interval of a node of the adjoint, from those before it; of entries that are not wanted, what is known.
 
         With `steps`, that many steps of Adam choose the plane and the line for each row and unit first, from `plane`.
+        `entries` are indices into a sample's, None for all.
         """
         shape = tuple(self.grads[node].shape[1:])
         size = prod(shape)
@@ -134,12 +135,19 @@ class JointGates:
         alive = 24 * (PIECES if steps else 1)
         step = max(1, self.memory // (alive * largest * self.grads[0].lower.element_size()))
         found: list[Tensor] = []
-        for begin in range(0, size, step):
-            rows = torch.eye(size, dtype=self.grads[0].dtype, device=self.grads[0].device)[begin : begin + step]
+        eye = torch.eye(size, dtype=self.grads[0].dtype, device=self.grads[0].device)
+        eye = eye if entries is None else eye[entries]
+        for begin in range(0, len(eye), step):
+            rows = eye[begin : begin + step]
             rows = torch.cat((rows, -rows)).view(1, -1, *shape)
             found.append(self._upper(rows, node, self._tuned(rows, node, plane, steps) if steps else plane))
         upper = torch.cat([f[:, : f.shape[1] // 2] for f in found], 1)
         lower = -torch.cat([f[:, f.shape[1] // 2 :] for f in found], 1)
+        if entries is None:
+            return Interval(lower.view(-1, *shape), upper.view(-1, *shape))
+        known = self.grads[node]
+        lower = known.lower.flatten(1).index_copy(1, entries, lower)
+        upper = known.upper.flatten(1).index_copy(1, entries, upper)
         return Interval(lower.view(-1, *shape), upper.view(-1, *shape))
 
     def _tuned(self, rows: Tensor, node: int, plane: Plane, steps: int) -> Plane:
@@ -218,11 +226,13 @@ def gradient_interval(
     memory: int,
     *,
     steps: int = 0,
+    asked: Tensor | None = None,
 ) -> Interval:
     """Bounds on the adjoint's output for derivatives `start` by the network's output.
 
     Every gate's gradient is bounded by interval propagation, by relaxed gates, by joint gates with each plane, and with
-    `steps` by planes that are searched for from the first one.
+    `steps` by planes that are searched for from the first one. Of the output, joint gates bound the entries that are
+    `asked` of some sample, (batch, *features), or for None all.
     """
     grads: list[Interval] = [start]
     relaxation = Relaxation(adjoint, grads, memory=memory)
@@ -238,10 +248,11 @@ def gradient_interval(
             gated.add(index)
         if index in wanted & gated:
             grads[index] = relaxation.sharpened(index, _unsteady(adjoint, index) if index != last else None)
+            entries = None if asked is None or index != last else asked.flatten(1).any(0).nonzero().flatten()
             for plane in chosen:
-                grads[index] = grads[index].agreeing(joint.bounds(index, plane))
+                grads[index] = grads[index].agreeing(joint.bounds(index, plane, entries=entries))
             if steps and chosen:
-                grads[index] = grads[index].agreeing(joint.bounds(index, chosen[0], steps=steps))
+                grads[index] = grads[index].agreeing(joint.bounds(index, chosen[0], steps=steps, entries=entries))
     return grads[last]
 
 
