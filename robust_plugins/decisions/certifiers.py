@@ -182,7 +182,7 @@ class CROWNIBP(_OfTheEngine):
 
 @of_the_engine
 @dataclass(frozen=True, kw_only=True)
-class AlphaCROWN(Certifier):
+class AlphaCROWN(_OfTheEngine):
     """CROWN with the slopes of piecewise linear activations optimised, for each bound of each neuron on its own.
 
     `steps` of projected Adam are made, of about `learning_rate * decay ** t`, for the bounds of the specification, and
@@ -192,7 +192,9 @@ class AlphaCROWN(Certifier):
     around it. Differentiable, with the slopes as constants.
 
     `memory` is the number of bytes for the coefficients of one layer and of one chunk of rows. A network whose layers
-    do not fit has the slopes of the specification optimised alone, on CROWN's bounds of the layers.
+    do not fit has the slopes of the specification optimised alone, on CROWN's bounds of the layers. `outward` is as for
+    `interval:crown`: slopes are searched for as without it, and the bounds that they give are evaluated again, rounded
+    outward.
 
     Xu et al. 2021, "Fast and complete: enabling complete neural network verification with rapid and massively
     parallel incomplete verifiers".
@@ -247,6 +249,12 @@ class AlphaCROWN(Certifier):
 
     def _optimised(
         self, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None, *, upper: bool = True, decide: bool = False
+    ) -> Interval:
+        with rounding.outward(self.outward):
+            return self._found(model, x, ball, spec, upper, decide)
+
+    def _found(
+        self, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None, upper: bool, decide: bool
     ) -> Interval:
         network = trace(model, x)
         values = crown(network, ball.box(x), memory=self.memory, entries="bent")

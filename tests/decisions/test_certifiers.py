@@ -18,6 +18,7 @@ NAMES = [
     "interval:crown(memory=2000, outward=True)",
     "interval:alpha-crown(steps=3)",
     "interval:alpha-crown(steps=3, memory=5000)",
+    "interval:alpha-crown(steps=3, outward=True)",
 ]
 
 

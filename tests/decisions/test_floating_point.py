@@ -13,7 +13,13 @@ from torch import Tensor, nn
 import robust_plugins as rp
 from robust_plugins.intervals import rounding
 
-NAMES = [c.name for c in rp.certifiers() if "outward" in c.parameters]
+NAMES = [
+    "interval:ibp",
+    "interval:crown-ibp",
+    "interval:crown",
+    "interval:alpha-crown(steps=2)",
+    "interval:alpha-crown(steps=2, memory=3000)",  # through the graph
+]
 
 
 def points(x: Tensor, ball: rp.Ball, draw: torch.Generator) -> list[Tensor]:
@@ -57,8 +63,17 @@ def violations(name: str, kind: str, dtype: torch.dtype, *, outward: bool, seeds
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", NAMES)
+def test_all_that_round_outward_take_part() -> None:
+    assert {name.split("(")[0] for name in NAMES} == {c.name for c in rp.certifiers() if "outward" in c.parameters}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("interval:crown-ibp", kind) for kind in KINDS),
+        *((name, kind) for name in NAMES for kind in ("stable", "residual", "smooth")),
+    ],
+)
 def test_nothing_leaves_the_bounds_in_any_order_of_summation(name: str, kind: str) -> None:
     dtype = torch.float64 if kind in ("hidden", "image") else torch.float32
     assert violations(name, kind, dtype, outward=True, seeds=1, radii=(0.0, 1e-2)) == 0
@@ -72,9 +87,8 @@ def test_nothing_leaves_the_bounds_of_more_networks(name: str, kind: str, dtype:
     assert violations(name, kind, dtype, outward=True, seeds=20, radii=(0.0, 1e-6, 1e-4, 1e-2)) == 0
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_without_outward_rounding_it_does(name: str) -> None:
-    assert violations(name, "stable", torch.float32, outward=False, seeds=1, radii=(0.0,)) > 0
+def test_without_outward_rounding_it_does() -> None:
+    assert violations("interval:crown", "stable", torch.float32, outward=False, seeds=1, radii=(0.0,)) > 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,3 +97,12 @@ def test_errors_that_are_not_counted_are_noticed(name: str, monkeypatch: pytest.
         monkeypatch.setattr(rounding, gamma, lambda *_: 0.0)
     monkeypatch.setattr(rounding, "lessened", lambda number, by: number - by)
     assert violations(name, "stable", torch.float32, outward=True, seeds=1, radii=(0.0,)) > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_of_one_number_a_sample(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1), nn.Flatten(0))
+    x = torch.rand(3, 2)
+    found = rp.certifier(name, outward=True)(model, x, (model(x) > 0).long(), rp.Linf(eps=1e-3, clip=None))
+    assert found.certified.all()

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from robust_plugins.intervals import rounding
+
 MOMENTS = (0.9, 0.999)
 
 
@@ -40,6 +42,12 @@ class Dual(ABC):
     ) -> Float[Tensor, " rows"]:
         """The same bounds, differentiable in all that the dual was made from."""
 
+    @abstractmethod
+    def outward_bound(
+        self, rows: Float[Tensor, "entries rows"], const: Float[Tensor, " rows"], slopes: Float[Tensor, "units rows"]
+    ) -> Float[Tensor, " rows"]:
+        """The same bounds, without history, rounded outward."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ascent:
@@ -66,9 +74,12 @@ class Ascent:
         found = [const.new_zeros(0)]
         for part in torch.arange(len(const), device=const.device).split(max(1, min(at_once, len(const)))):
             c, k = rows[:, part], const[part]
-            enough = None if threshold is None else threshold[part]
-            best, slopes = self._searched(dual, c, k, enough, keep_slopes=differentiable)
-            found.append(best if slopes is None else dual.differentiable_bound(c, k, slopes))
+            enough, outward = None if threshold is None else threshold[part], rounding.active()
+            best, slopes = self._searched(dual, c, k, enough, keep_slopes=differentiable or outward)
+            if slopes is not None:
+                bound = dual.differentiable_bound(c, k, slopes) if differentiable else best
+                best = _rounded(bound, dual.outward_bound(c, k, slopes)) if outward else bound
+            found.append(best)
         return torch.cat(found)
 
     def maximise(
@@ -121,3 +132,11 @@ class Ascent:
             slopes.addcdiv_(mean, square.sqrt().add_(1e-8), value=rate)
             torch.minimum(torch.maximum(slopes, dual.least, out=slopes), dual.most, out=slopes)
         return best, found
+
+
+def _rounded(bound: Tensor, outward: Tensor) -> Tensor:
+    """`outward`, or a little less, with the gradient of `bound`: whatever the slopes are, only this has to be right."""
+    if not bound.requires_grad:
+        return outward
+    nothing = torch.zeros_like(outward)
+    return rounding.lessened(bound + rounding.lessened(outward - bound.detach(), nothing), nothing)

@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from robust_plugins.intervals import rounding
 from robust_plugins.intervals.methods.ascent import Dual, Gradient
 
 SPARSE = 0.12
@@ -79,6 +80,11 @@ class Compact(Dual):
         self.blocks: list[Block] = []
         none = like.new_zeros((0, 1))
         self.offset, self.least, self.most, self.chord, self.intercept = none, none, none, none, none
+        self.error, self.terms = none, none
+        """For outward rounding, of each unit: how far its input may be from `matrix s + offset`, and the sum of the
+        absolute values of all terms of it."""
+        self.largest = like.new_ones((inputs, 1))
+        """For outward rounding, the largest absolute value of each entry of the state."""
 
     @property
     def size(self) -> int:
@@ -100,12 +106,25 @@ class Compact(Dual):
         most: Float[Tensor, " units"],
         chord: Float[Tensor, " units"],
         intercept: Float[Tensor, " units"],
+        error: Float[Tensor, " units"] | None = None,
+        largest: Float[Tensor, " units"] | None = None,
     ) -> None:
         """Adds a block of units with the inputs `matrix s[start:] + offset`.
 
-        `least z <= h <= chord z + intercept` and `most z <= h` hold for all that z can be; a slope is chosen between
-        `least` and `most`. `matrix` may end before the state does.
+        - `least z <= h <= chord z + intercept` and `most z <= h` hold for all that z can be; a slope is chosen between
+          `least` and `most`
+        - `matrix` may end before the state does
+        - `error`, `largest`: with outward rounding, how far z may be from that, and the largest |h|; None: it is the
+          largest |z|
         """
+        if error is not None:
+            with torch.no_grad():
+                stop = start + matrix.shape[1]
+                terms = matrix.abs() @ self.largest[start:stop, 0] + offset.abs() + error
+                self.error = torch.cat([self.error, error.unsqueeze(1)])
+                self.terms = torch.cat([self.terms, terms.unsqueeze(1)])
+                top = terms * (1 + 2 * rounding.once(matrix.shape[1], terms.dtype)) if largest is None else largest
+                self.largest = torch.cat([self.largest, top.unsqueeze(1)])
         first = self.size
         if not matrix.requires_grad:
             used = (matrix != 0).any(0).nonzero().flatten().tolist()
@@ -200,6 +219,35 @@ class Compact(Dual):
             changed = coefficients[block.start : stop] + block.transposed @ p
             coefficients = torch.cat([coefficients[: block.start], changed, coefficients[stop : block.first]])
         return value - coefficients.abs().sum(0)
+
+    @torch.no_grad()
+    def outward_bound(
+        self, rows: Float[Tensor, "state rows"], const: Float[Tensor, " rows"], slopes: Float[Tensor, "units rows"]
+    ) -> Float[Tensor, " rows"]:
+        """`bound(...).value` less all rounding errors, where every unit was added with its `error`.
+
+        With the products p as they are computed, the coefficients of state entries are off by
+        `e = gamma (|rows| + |M|^T |p|)` at most, and these by themselves move the bound by `e largest`; a unit's input
+        is off by its `error`; and the sums of the bound itself are off by gamma of the sum of their absolute values.
+        """
+        n, a, value, summed = self.inputs, rows.clone(), const.clone(), const.abs()
+        once = rounding.once(2 * self.size + len(self.blocks), rows.dtype)
+        paid = once * (rows.abs() * self.largest).sum(0)
+        for block in reversed(self.blocks):
+            at = slice(block.first - n, block.last - n)
+            reached = a[block.first : block.last]
+            p = reached * torch.where(reached >= 0, slopes[at], self.chord[at])
+            size = p.abs().t()
+            value.add_(torch.mv(p.t(), self.offset[at, 0]))
+            summed = summed + torch.mv(size, self.offset[at, 0].abs())
+            paid = paid + torch.mv(size, self.error[at, 0] + once * self.terms[at, 0])
+            before = a[block.start : block.start + len(block.transposed)]
+            torch.addmm(before, block.transposed, p, out=before)
+        negative, inputs = a[n:].clamp(max=0), a[:n].abs().sum(0)
+        value = value + (negative * self.intercept).sum(0) - inputs
+        summed = summed + (negative.abs() * self.intercept.abs()).sum(0) + inputs
+        floor = rounding.underflow(4 * self.size, rows.dtype) * (1 + self.largest.sum() + self.terms.sum())
+        return rounding.lessened(value, (1 + 2 * once) * paid + 2 * once * summed + floor)
 
 
 def _sparse(matrix: Tensor) -> bool:

@@ -13,10 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.methods.ascent import Dual, Gradient
 from robust_plugins.intervals.methods.piecewise import PiecewiseLinear, piecewise_linear
-from robust_plugins.intervals.methods.relaxation import Relaxation
+from robust_plugins.intervals.methods.reach import arriving, dot
+from robust_plugins.intervals.methods.relaxation import Relaxation, lower_sum
 from robust_plugins.intervals.network.graph import Network
 
 
@@ -65,6 +67,8 @@ class GraphDual(Dual):
         last, value = len(self.network.nodes) - 1, const.unsqueeze(0)
         waiting = {last: rows.t().reshape(1, -1, *self.values[last].shape[1:])}
         number: Tensor | None
+        if rounding.active():  # whoever adds up the outputs errs too
+            value = rounding.lessened(value, dot(waiting[last].detach().abs(), arriving(self.values[last])))
         for index in range(last, 0, -1):
             if index not in waiting:
                 continue
@@ -76,14 +80,25 @@ class GraphDual(Dual):
                 step = self.relaxation.substituted(index, a, None)
                 number, inputs = step.lower, [c for c, _ in step.inputs if c is not None]
             if number is not None:
-                value = value + number
+                value = lower_sum(value, number)
             for source, c in zip(self.network.nodes[index].inputs, inputs, strict=bool(inputs)):
-                waiting[source] = waiting[source] + c if source in waiting else c
+                if source in waiting:
+                    for part in (waiting[source], c):
+                        lost, _ = self.relaxation.errors(source, (part, None))
+                        value = value if lost is None else rounding.lessened(value, lost)
+                    c = waiting[source] + c
+                waiting[source] = c
         if 0 in waiting:
             least, _ = self.relaxation.over_inputs(waiting[0], None)
             assert least is not None  # it was asked for
-            value = value + least
+            value = lower_sum(value, least)
         return value.expand(1, rows.shape[1])[0]
+
+    @torch.no_grad()
+    def outward_bound(  # noqa: D102 (inherited)
+        self, rows: Float[Tensor, "outputs rows"], const: Float[Tensor, " rows"], slopes: Float[Tensor, "units rows"]
+    ) -> Float[Tensor, " rows"]:
+        return self.differentiable_bound(rows, const, slopes)
 
     def _piecewise(self, index: int, a: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients of the pieces and of the kinks that may be passed, sent to z, and what is constant."""
@@ -97,7 +112,21 @@ class GraphDual(Dual):
             through = positive * slopes[at].t() + negative * kink.chord
             below = below.index_add(1, kink.entries, through)
             number = number - through.sum(1) * kink.kink + (negative * kink.intercept).sum(1)
+        if rounding.active():
+            number = rounding.lessened(number, self._roundings(index, pieces, flat.detach().abs()))
         return number.unsqueeze(0), below.view(a.shape)
+
+    @torch.no_grad()
+    def _roundings(self, index: int, pieces: _Pieces, size: Tensor) -> Tensor:
+        """The errors of all that `_piecewise` computes from coefficients of this size, and of the layer itself."""
+        z, y = (self.values[i].magnitude.flatten() for i in (self.network.nodes[index].inputs[0], index))
+        changes = sum(abs(kink.change) for kink in pieces.kinks)
+        terms = (pieces.slope.abs() + 2 * changes) * z + y + pieces.offset.abs()
+        for kink in pieces.kinks:
+            terms = terms + 2 * abs(kink.change * kink.kink)
+            terms = terms.index_add(0, kink.entries, abs(kink.change) * kink.intercept.abs())
+        once = rounding.once(len(terms) + 8 * len(pieces.kinks), terms.dtype)
+        return size @ (once * terms + rounding.underflow(8, terms.dtype))
 
 
 class _Kink(NamedTuple):
@@ -132,7 +161,13 @@ def _pieces(z: Interval, function: PiecewiseLinear, first: int) -> _Pieces:
         active = change * (low >= 0).to(low)
         slope, offset = slope + active, offset - kink * active
         entries = ((low < 0) & (up > 0)).nonzero().flatten()
-        chord = up[entries] / (up[entries] - low[entries])
-        kinks.append(_Kink(kink, change, first, entries, chord, -chord * low[entries]))
+        low, up = low[entries], up[entries]
+        chord = up / (up - low)
+        intercept = -chord * low
+        if rounding.active():  # no less than at either end
+            scale = (low.abs() + up.abs() + abs(kink)).detach()
+            intercept = torch.maximum(intercept, up - chord * up)
+            intercept = rounding.widened(intercept, intercept, ulps=8, scale=scale)[1]
+        kinks.append(_Kink(kink, change, first, entries, chord, intercept))
         first += len(entries)
     return _Pieces(slope, offset, kinks)

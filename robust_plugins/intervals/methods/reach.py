@@ -113,21 +113,28 @@ def reach_of_affine(network: Network, index: int, inputs: Sequence[Interval], of
     terms = terms_of(network, index, inputs)
     if terms == (0, 0):  # what is only moved has no errors of its own
         return Reach.of(offset) if bool(offset.magnitude.any()) else Reach(offset.lower, None)
-    rules, layer, dtype = network.rules[index], network.layers[index], offset.dtype
+    dtype = offset.dtype
+    with torch.no_grad():
+        largest = [i.magnitude for i in inputs]
+        forward, backward, arriving = (rounding.once(n, dtype) for n in (*terms, ARRIVING))
+        error = (forward + backward + arriving) * (1 + forward) * size_of(network, index, largest)
+        error = error + rounding.underflow(terms[0], dtype)
+        floor = offset.lower.new_full((1, 1), rounding.underflow(terms[1], dtype))
+        for t in largest:
+            floor = floor * (1 + t.reshape(len(t), -1).sum(1, keepdim=True))
+    return Reach.of(Interval(offset.lower - error, offset.upper + error), floor=floor)
+
+
+def size_of(network: Network, index: int, inputs: Sequence[Tensor]) -> Tensor:
+    """The sum of the absolute values of the terms of an affine node, for inputs of these absolute values."""
+    rules, layer = network.rules[index], network.layers[index]
     with torch.no_grad(), rounding.outward(False):
-        sizes = [Interval.point(i.magnitude) for i in inputs]
+        points = [Interval.point(t) for t in inputs]
         own = {k: None if p is None else Interval.point(p.magnitude) for k, p in network.parameters[index].items()}
         if rules.size is not None:
-            size = rules.size(layer, *sizes, **own)
-        else:
-            assert rules.forward is not None  # checked when the network was bound
-            size = rules.forward(layer, *sizes, **own).lower.abs()
-        forward, backward, arriving = (rounding.once(n, dtype) for n in (*terms, ARRIVING))
-        error = (forward + backward + arriving) * (1 + forward) * size + rounding.underflow(terms[0], dtype)
-        floor = offset.lower.new_full((1, 1), rounding.underflow(terms[1], dtype))
-        for s in sizes:
-            floor = floor * (1 + s.lower.flatten(1).sum(1, keepdim=True))
-    return Reach.of(Interval(offset.lower - error, offset.upper + error), floor=floor)
+            return rules.size(layer, *points, **own)
+        assert rules.forward is not None  # checked when the network was bound
+        return rules.forward(layer, *points, **own).lower.abs()
 
 
 def refusal(network: Network, index: int, what: str) -> UnsupportedModelError:

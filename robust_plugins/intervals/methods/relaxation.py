@@ -205,7 +205,7 @@ class Relaxation:
                     largest = max(largest, places.samples * places.width * self._largest(index))
                 else:
                     self.work += self.efforts[index] * w.rows * w.values[0].numel() * (2 if w.split else 1)
-                    low, up = _lower_sum(low, step.lower), _upper_sum(up, step.upper)
+                    low, up = lower_sum(low, step.lower), upper_sum(up, step.upper)
                     for source, below in zip(self.network.nodes[index].inputs, step.inputs, strict=bool(step.inputs)):
                         if source in waiting:
                             for windows in (waiting[source], below):
@@ -218,7 +218,7 @@ class Relaxation:
             self.work, part.work = self.work + part.work, 0.0
         shape = (places.samples, places.width)
         others = (places.flat(end.expand(shape)) for end in (whole.low, whole.up))
-        return _lower_sum(low, next(others)), _upper_sum(up, next(others)), largest
+        return lower_sum(low, next(others)), upper_sum(up, next(others)), largest
 
     def _window_step(self, index: int, w: Windows) -> WindowStep | None:
         if index:
@@ -268,11 +268,11 @@ class Relaxation:
         above = list(below)
         if lower is not None:
             positive, negative = _parts(lower)
-            low = _lower_sum(dot(positive, under.offset), dot(negative, over.offset), under.offset[0].numel())
+            low = lower_sum(dot(positive, under.offset), dot(negative, over.offset), under.offset[0].numel())
             below = _each(under.transpose(positive), over.transpose(negative))
         if upper is not None:
             positive, negative = _parts(upper)
-            up = _upper_sum(dot(positive, over.offset), dot(negative, under.offset), under.offset[0].numel())
+            up = upper_sum(dot(positive, over.offset), dot(negative, under.offset), under.offset[0].numel())
             above = _each(over.transpose(positive), under.transpose(negative))
         return Substituted(low, up, list(zip(below, above, strict=True)))
 
@@ -501,8 +501,8 @@ class _Pass:
             self.add(source, below)
 
     def _number(self, low: Tensor | None, up: Tensor | None) -> None:
-        self.low = self.low if low is None else _lower_sum(self.low, low)
-        self.up = self.up if up is None else _upper_sum(self.up, up)
+        self.low = self.low if low is None else lower_sum(self.low, low)
+        self.up = self.up if up is None else upper_sum(self.up, up)
 
     def _error(self, low: Tensor | None, up: Tensor | None) -> None:
         self.low = self.low if low is None else rounding.lessened(self.low, low)
@@ -557,7 +557,7 @@ def _parts(a: Tensor) -> tuple[Tensor, Tensor]:
     return a.clamp(min=0), a.clamp(max=0)
 
 
-def _lower_sum(one: Tensor, two: Tensor, terms: int = 0) -> Tensor:
+def lower_sum(one: Tensor, two: Tensor, terms: int = 0) -> Tensor:
     """`one + two`; with outward rounding no more, less what products of so many terms may lose to underflow."""
     found = one + two
     if not rounding.active():
@@ -565,6 +565,6 @@ def _lower_sum(one: Tensor, two: Tensor, terms: int = 0) -> Tensor:
     return rounding.lessened(found, torch.full_like(found, rounding.underflow(2 * terms, found.dtype)))
 
 
-def _upper_sum(one: Tensor, two: Tensor, terms: int = 0) -> Tensor:
-    """`one + two`; with outward rounding no less than that, as `_lower_sum` no more."""
-    return -_lower_sum(-one, -two, terms)
+def upper_sum(one: Tensor, two: Tensor, terms: int = 0) -> Tensor:
+    """`one + two`; with outward rounding no less than that, as `lower_sum` no more."""
+    return -lower_sum(-one, -two, terms)
