@@ -118,6 +118,7 @@ class Builder:
         )
 
     def _add_dependent(self, node: fx.Node) -> None:
+        self._check_known(node)
         value = self.values[node]
         node = next((user for user in node.users if user.target in ("item", "tolist", "numpy")), node)
         if node.op == "call_method" and node.target in ("item", "tolist", "numpy"):
@@ -242,6 +243,19 @@ class Builder:
     def _without_part(self, source: fx.Node, why: str) -> UnsupportedModelError:
         return UnsupportedModelError(f"{self._place(source)} is not supported as it is used: {why}")
 
+    def _check_known(self, node: fx.Node) -> None:
+        """Raises UnsupportedModelError for layers without rules."""
+        if node.op != "call_module":
+            return
+        layer, path = self.root.get_submodule(str(node.target)), path_in_model(str(node.target))
+        if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
+            raise UnsupportedModelError(
+                f"layer {path!r} ({type(layer).__name__}) is recurrent and has no interval rule; write its steps in "
+                "forward, with linear layers, torch.sigmoid and torch.tanh, for a number of steps kept as an attribute"
+            )
+        if rules_for(layer) is None and expansion(layer) is None:
+            raise unsupported(path, layer)
+
     def _check_layouts(self, node: fx.Node) -> None:
         for source in node.all_input_nodes:
             value = self.values[source]
@@ -296,8 +310,6 @@ class Builder:
                 results = build_module(expand, emit, path, layer, args, kwargs, turned=node.graph is not self.graph)
                 self._check_batch(node)
                 return results
-            if rules_for(layer) is None:
-                raise unsupported(path, layer)
             inputs = [source for source in node.all_input_nodes if source in self.index]
             if len(inputs) != len(node.all_input_nodes) or node.kwargs or len(inputs) != len(node.args):
                 raise UnsupportedModelError(

@@ -195,10 +195,16 @@ def interpolated(emit: Emit, input: Any, size: Any, scale_factor: Any, mode: str
 
 
 @_means(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
-def _adaptive_max_pool(emit: Emit, input: Any, output_size: Any, return_indices: bool = False, *, like: Any) -> Any:
-    if return_indices:
-        raise _ArgumentsError("leave return_indices=False")
+def _adaptive_max_pool(emit: Emit, input: Any, output_size: Any, return_indices: bool = False, *, like: Tensor) -> int:
     return adaptive_max_pool(emit, input, output_size)
+
+
+@_means(
+    F.adaptive_max_pool1d_with_indices, F.adaptive_max_pool2d_with_indices, F.adaptive_max_pool3d_with_indices,
+    F.max_pool1d_with_indices, F.max_pool2d_with_indices, F.max_pool3d_with_indices,
+)  # fmt: skip
+def _pool_with_indices(emit: Emit, *_: Any, like: Any, **__: Any) -> int:
+    raise _ArgumentsError("leave return_indices=False")
 
 
 def adaptive_max_pool(emit: Emit, input: Any, output_size: Any) -> int:

@@ -14,10 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
 from robust_plugins.errors import UnsupportedModelError
+from robust_plugins.intervals.network.transformers import LAYERS, simplified
 from robust_plugins.intervals.rules.registry import overridden, rules_for
-
-TRANSFORMERS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder, nn.TransformerDecoderLayer)
-"""Layers of torch.nn that are made of others, and are traced through as a user's are."""
 
 PROBES = (3, 2)
 """Batch sizes that the model is run with while it is traced: what differs between them is the batch axis."""
@@ -76,7 +74,7 @@ class Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: D102 (torch.fx calls it)
         if overridden(m) or _hooked(m):
             return False
-        if isinstance(m, TRANSFORMERS):
+        if isinstance(m, LAYERS):
             return False
         return rules_for(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
@@ -91,7 +89,8 @@ class Tracer(fx.Tracer):
         try:
             if _hooked(m) and rules_for(m) is not None:
                 return self._between_hooks(m, forward, args, kwargs)
-            return super().call_module(m, forward, args, kwargs)
+            simple = None if _hooked(m) else simplified(m)
+            return super().call_module(m, simple or forward, args, kwargs)
         except Exception:
             path = path_in_model(self.path_of_module(m))
             self.failed = self.failed or f"{path or 'the model'} ({type(m).__name__})"

@@ -77,7 +77,14 @@ def _cause(error: Exception, tracer: Tracer) -> tuple[str, str]:
             "it uses a parameter that torch does not see",
             "keep it as an attribute, or in a torch.nn.ParameterList",
         )
-    if any(part in text for part in ("__index__", "as an integer", "as an index", "'len' is not supported", "int()")):
+    if "takes 1 positional argument but" in text:
+        return (
+            "it gives sizes one by one, the first of them of the input",
+            "give them as one tuple, as in torch.zeros((x.shape[0], 3)) or mask.expand((x.shape[0], -1))",
+        )
+    if "'len' is not supported" in text:
+        return "it asks for the length of a symbol", "write x.shape[0] in place of len(x)"
+    if any(part in text for part in ("__index__", "as an integer", "as an index", "int()")):
         return (
             "it needs a number where tracing has a symbol",
             "use x.shape[i] in conditions and reshapes only, and keep sizes as attributes",
