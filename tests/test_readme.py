@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import onnx_files
 
 from robust_plugins.testing import attack_checks, certifier_checks, fresh_registry  # noqa: F401 (a fixture)
 
@@ -69,6 +70,15 @@ def _commands() -> list[str]:
     ]
 
 
+def _verification_files(folder: Path) -> None:
+    """The network, the property and the list that the README's commands name."""
+    onnx_files.mlp(folder / "net.onnx", (2, 4, 1))
+    names = "".join(f"(declare-const {name} Real)" for name in ("X_0", "X_1", "Y_0"))
+    box = "".join(f"(assert (<= X_{i} 1))(assert (>= X_{i} 0))" for i in range(2))
+    (folder / "prop.vnnlib").write_text(f"{names}{box}(assert (>= Y_0 100))")
+    (folder / "instances.csv").write_text("net.onnx,prop.vnnlib,60\n")
+
+
 def test_there_are_commands() -> None:
     kinds = {command.split()[0] for command in _commands()}
     assert {"make", "pip", "robust-plugins"} <= kinds
@@ -78,6 +88,8 @@ def test_there_are_commands() -> None:
 def test_shell_commands_work(command, tmp_path) -> None:
     """Commands of ours are run; installations and make targets are checked for what they name."""
     words = shlex.split(command)
+    if words[1:2] == ["verify"]:
+        _verification_files(tmp_path)
     if words[0] == "robust-plugins":
         done = subprocess.run(
             [sys.executable, "-m", "robust_plugins", *words[1:]], cwd=tmp_path, capture_output=True, text=True
