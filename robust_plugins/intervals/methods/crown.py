@@ -85,7 +85,7 @@ def _continued(
             values[index] = relaxation.sharpened(index, needed)
             continue
         wanted = int(needed.sum())
-        if samples := zonotopes.samples(index):
+        if samples := zonotopes.samples(index, wanted):
             if samples < len(value):
                 share = zonotopes.credit * samples / len(value)
                 parts = [slice(i, i + samples) for i in range(0, len(value), samples)]

@@ -28,8 +28,8 @@ MAGNIFIED = 2.0**20
 """By how much directions are enlarged on their way: layers add their constant parts, which are taken away again, and
 the rounding error of that then counts a millionth."""
 
-ALIVE = 4
-"""How many tensors of the size of the largest node's directions are alive: two branches, before and behind a layer."""
+GROWTH = 8.0
+"""By how much a node's rows are expected to cost more than those of the one before it, at most."""
 
 
 class Zonotope(NamedTuple):
@@ -46,38 +46,46 @@ class Zonotopes:
 
     `values` are sound intervals of the nodes' outputs, `values[0]` the box itself; more are appended while bounds are
     computed. Neurons that rows were spent on in vain are credited, and the pass forward is made once it costs no more
-    than they did: in the worst case both together take twice the time of the better one. Directions take `memory`
-    bytes at most. Sound in real arithmetic, in evaluation mode.
+    than they did, and than the next node's are expected to: in the worst case both together take some two or three
+    times as long as the better one. Directions take `memory` bytes at most. Sound in real arithmetic, in evaluation
+    mode.
     """
 
     def __init__(self, network: Network, values: Sequence[Interval], *, memory: int, credit: float = 0.0) -> None:
         self.network, self.values, self.credit = network, values, credit
         box = values[0].lower.detach()
         self.moving = (values[0].radius.detach() > 0).flatten(1).any(0).nonzero().flatten()
-        self.room = max(0, memory - CHUNK) // (ALIVE * box.element_size())
+        self.room = max(0, memory - CHUNK) // box.element_size()
         self.scale = MAGNIFIED if torch.finfo(box.dtype).max > MAGNIFIED**2 else 1.0
         self.efforts = efforts(network)
         self.last = {j: index for index, node in enumerate(network.nodes) for j in node.inputs}
         self.done = 0
         self._made: dict[int, Zonotope] = {}
-        self._per_row = 0.0
+        self._per_row = self._in_vain = 0.0
+        self._growth = 1.0
 
-    def samples(self, node: int) -> int:
-        """How many samples may be handled at a time up to `node`: none where it is not worth it, or cannot be done."""
+    def samples(self, node: int, wanted: int) -> int:
+        """How many samples may be handled at a time up to a node of which `wanted` entries would need rows.
+
+        None where it is not worth it, or cannot be done.
+        """
         network, steps = self.network, range(self.done + 1, node + 1)
         if not all(network.rules[i].affine or _line(network, i) is not None for i in steps):
             return 0
         found = self._made.get(self.done)
         directions = len(self.moving) if found is None else found.directions.shape[1]
         cost = sum(self.efforts[i] * prod(self.values[i].shape) for i in steps) * directions
-        if cost > self.credit:
+        if cost > self.credit + wanted * self._in_vain * self._per_row * self._growth:
             return 0
-        alive = {*steps, *(self._made or [0])}
-        largest = max(prod(self.values[i].shape[1:]) for i in alive)
+        alive, numbers = {*(self._made or [0])}, 0
+        for i in steps:
+            alive.add(i)
+            numbers = max(numbers, sum(prod(self.values[j].shape[1:]) for j in alive))
+            alive -= {j for j in network.nodes[i].inputs if self.last[j] == i}
         more = max(
             (int(self._bent(i).flatten(1).sum(1).max()) for i in steps if not network.rules[i].affine), default=0
         )
-        return int(self.room // max(1, (directions + more) * largest))
+        return int(self.room // max(1, (directions + more) * numbers))
 
     def learn(self, wanted: int, rows: int, straight: int, work: float) -> None:
         """Credits what rows cost that could have been left out.
@@ -85,8 +93,10 @@ class Zonotopes:
         Of `wanted` entries a zonotope left `rows`, of which `straight` turned out to need none; they took `work`.
         """
         if rows:
-            self._per_row = work / rows
-        self.credit += (wanted - rows + straight) * self._per_row
+            before, self._per_row = self._per_row, work / rows
+            self._growth = min(GROWTH, self._per_row / before) if before else 1.0
+        self._in_vain = (wanted - rows + straight) / max(1, wanted)
+        self.credit += wanted * self._in_vain * self._per_row
 
     @torch.no_grad()
     def interval(self, node: int) -> Interval:

@@ -26,7 +26,7 @@ def around(x: Tensor, eps: float) -> Interval:
 def found(network: Network, values: Sequence[Interval]) -> list[Interval]:
     """The intervals of all nodes by zonotopes alone."""
     forward = Zonotopes(network, values, memory=MEMORY, credit=torch.inf)
-    assert forward.samples(len(values) - 1) >= len(values[0])
+    assert forward.samples(len(values) - 1, 0) >= len(values[0])
     return [forward.interval(index) for index in range(len(values))]
 
 
@@ -113,7 +113,7 @@ def test_rows_that_are_spared_leave_the_bounds_of_the_output(monkeypatch: pytest
         monkeypatch.setattr(module, "Zonotopes", lambda *a, credit, **k: Zonotopes(*a, credit=torch.inf, **k))
         spared, after = crown(network, box, entries="bent"), sum(rows)
         # Where the memory is enough for the zonotopes of one sample at a time:
-        one = CHUNK + 8 * zonotopes.ALIVE * 2 * (x[0].numel() + 400) * 400
+        one = CHUNK + 8 * 4 * (x[0].numel() + 400) * 400
         parts = crown(network, box, entries="bent", memory=one)
     assert after < 0.8 * before
     size = float(plain[-1].magnitude.max())
