@@ -15,6 +15,7 @@ from robust_plugins.intervals.rules.elementwise import activation_of
 
 MODELS = strangers()
 CERTIFIERS = [info.name for info in rp.certifiers() if info.name.startswith("interval:")]
+SLOW = ("interval:alpha-crown", "interval:branch-and-bound")  # whose bounds are the same
 REFUSED: dict[str, str] = {}
 if activation_of(nn.Hardswish()) is None:
     REFUSED["mobilenet"] = r"layer 'features.2' \(Hardswish\)"
@@ -22,9 +23,7 @@ models = pytest.mark.parametrize("name", MODELS)
 
 
 @models
-@pytest.mark.parametrize(
-    "certifier", [pytest.param(c, marks=[pytest.mark.slow] * (c == "interval:alpha-crown")) for c in CERTIFIERS]
-)
+@pytest.mark.parametrize("certifier", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in CERTIFIERS])
 def test_every_certifier_of_the_engine_bounds_them(name: str, certifier: str) -> None:
     model, shape = MODELS[name]
     x, ball = torch.rand(2, *shape), rp.Linf(eps=0.002, clip=(0, 1))

@@ -1,6 +1,7 @@
 """A complete verifier: attack, linear relaxation, then branch and bound over the signs of unstable neurons."""
 
 from robust_plugins.decisions.verifier.properties import Answer, Halfspaces
-from robust_plugins.decisions.verifier.verify import Engine, verify_property
+from robust_plugins.decisions.verifier.stages import Engine
+from robust_plugins.decisions.verifier.verify import verify_property
 
 __all__ = ["Answer", "Engine", "Halfspaces", "verify_property"]

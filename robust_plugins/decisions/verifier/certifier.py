@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Integer
@@ -19,7 +20,8 @@ from robust_plugins.decisions.verifier.clock import Clock
 from robust_plugins.decisions.verifier.domains import DualAscent
 from robust_plugins.decisions.verifier.properties import Halfspaces, Unsafe
 from robust_plugins.decisions.verifier.search import Found
-from robust_plugins.decisions.verifier.verify import MEMORY, Engine, decide, prepared
+from robust_plugins.decisions.verifier.stages import MEMORY, Engine
+from robust_plugins.decisions.verifier.verify import decide, prepared
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.component import ERRORS
 from robust_plugins.harness.evaluation import evaluation_error
@@ -37,9 +39,10 @@ class BranchAndBound(Certifier):
     """Complete verification of piecewise linear networks: attack, linear relaxation, then a search over neurons' signs.
 
     A sample is CERTIFIED, FALSIFIED with a witness, or TIMEOUT after `timeout` seconds, with the best margin that was
-    proved for the root. UNKNOWN is left for margins that are zero up to rounding, and for networks too large for
+    proved for the whole ball. UNKNOWN is left for margins that are zero up to rounding, and for networks too large for
     `memory`, the bytes for open domains and for the coefficients of one layer. ReLU, LeakyReLU, PReLU, abs, clamps,
-    maxima and max pooling are split; any other nonlinear layer is refused by name.
+    maxima and max pooling are split; any other nonlinear layer is refused by name. `clock="cpu"` counts the seconds
+    that the process computes, for comparisons on busy machines.
 
     Sound for every ball, over the smallest box around it; witnesses lie in the ball itself. Complete for L-infinity:
     for other norms a sample stays UNKNOWN where an input of the box is misclassified, but none of the ball was found.
@@ -54,6 +57,7 @@ class BranchAndBound(Certifier):
     soundness = "real arithmetic; every bound evaluated in float64 with its rounding errors taken off"
 
     timeout: float = 60.0
+    clock: Literal["wall", "cpu"] = "wall"
     seed: int = 0
     memory: int = MEMORY
     progress: bool = False
@@ -73,6 +77,8 @@ class BranchAndBound(Certifier):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ArgumentError(name, value, accepted="an integer of at least 1", hint="The default is usual.")
+        if self.clock not in ("wall", "cpu"):
+            raise ArgumentError("clock", repr(self.clock), accepted="'wall' or 'cpu'", hint="Leave it out for seconds.")
         if not isinstance(self.branching, Branching):
             raise ArgumentError(
                 "branching", self.branching, accepted="an object with the method `candidates`",
@@ -118,7 +124,7 @@ class BranchAndBound(Certifier):
                 else:
                     unsafe = Unsafe([Halfspaces(row.unsqueeze(0), -least[i : i + 1]) for row in spec[i]], spec.shape[2])
                     about = _About(model, y[i : i + 1])
-                    clock = Clock(self.timeout)
+                    clock = Clock(self.timeout, self.clock == "cpu")
                     found = decide(
                         model, form, box.lower[i : i + 1], box.upper[i : i + 1], unsafe, about.broken, clock, self.seed,
                         engine, _Teller(i, say, clock),

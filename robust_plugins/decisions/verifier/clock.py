@@ -12,15 +12,22 @@ class OutOfTimeError(Exception):
 
 @dataclass
 class Clock:
-    """Wall-clock seconds from its making on; `share` makes one for a part of what is left."""
+    """Seconds from its making on: of the wall clock, or with `cpu` those that the process computes."""
 
     seconds: float
-    start: float = field(default_factory=time.perf_counter)
+    cpu: bool = False
+    start: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start = self._now()
+
+    def _now(self) -> float:
+        return time.process_time() if self.cpu else time.perf_counter()
 
     @property
     def spent(self) -> float:
         """Seconds since the start."""
-        return time.perf_counter() - self.start
+        return self._now() - self.start
 
     @property
     def left(self) -> float:

@@ -84,18 +84,27 @@ class DualAscent:
     decay: float = 0.98
     row_rate: float = 2.0
 
-    @torch.no_grad()
     def maximise(self, compact: Compact, asked: Rows, domains: Domains) -> tuple[Float[Tensor, " domains"], Domains]:
         """The best bounds that were found, and the domains with the duals that they were found with last."""
-        best = torch.full((len(domains),), -torch.inf, dtype=asked.const.dtype)
         mixed = bool((domains.weights.count_nonzero(0) > 1).any())
-        combined = asked.combined(domains.weights)
+        return self.improve(compact, *asked.combined(domains.weights), domains, asked if mixed else None)
+
+    @torch.no_grad()
+    def improve(
+        self,
+        compact: Compact,
+        rows: Float[Tensor, "state domains"],
+        const: Float[Tensor, " domains"],
+        domains: Domains,
+        asked: Rows | None = None,
+    ) -> tuple[Float[Tensor, " domains"], Domains]:
+        """The same for a row of each domain's own; with `asked`, the combination of its rows is improved too."""
+        best = torch.full((len(domains),), -torch.inf, dtype=const.dtype)
         live, now = torch.arange(len(domains)), domains.select(torch.arange(len(domains)))
         movable = compact.free * (1 - now.signs.abs())
         found = [torch.empty_like(t) for t in (now.slopes, now.multipliers, now.weights)]
         ascents = [_Adam(now.slopes, self.slope_rate), _Adam(now.multipliers, self.multiplier_rate)]
         for step in range(self.steps + 1):
-            rows, const = combined
             bound = lower_bound(compact, rows, const, now)
             best[live] = torch.maximum(best[live], bound.value)
             done = bound.value > 0
@@ -108,7 +117,7 @@ class DualAscent:
                 if not len(stay):
                     break
                 live, now, bound, movable = live[stay], now.select(stay), bound.select(stay), movable[:, stay]
-                combined = rows[:, stay], const[stay]
+                rows, const = rows[:, stay], const[stay]
                 for ascent, t in zip(ascents, (now.slopes, now.multipliers), strict=True):
                     ascent.select(t, stay)
             state, z = compact.minimiser(bound)
@@ -117,12 +126,12 @@ class DualAscent:
             now.slopes.clamp_(0, 1)
             ascents[1].step(z.mul_(now.signs).neg_(), rate)
             now.multipliers.clamp_(min=0)
-            if mixed:
+            if asked is not None:
                 value = asked.rows.t() @ state + asked.const.unsqueeze(1)
                 scale = value.abs().amax(0, keepdim=True).clamp(min=1e-9)
                 moved = now.weights * torch.exp(self.row_rate / (1 + 0.3 * step) * value / scale)
                 now.weights.copy_(moved / moved.sum(0, keepdim=True))
-                combined = asked.combined(now.weights)
+                rows, const = asked.combined(now.weights)
         return best, Domains(domains.signs, *found)
 
 

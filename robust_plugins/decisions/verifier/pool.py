@@ -35,6 +35,12 @@ class Pool:
         """The lowest bound; infinity where no domain is open."""
         return self._heap[0][0] if self._heap else torch.inf
 
+    @property
+    def open(self) -> Int[Tensor, " open"]:
+        """The conjunctions of which some domain is open."""
+        found: Tensor = self._about[[place for _, place in self._heap]].unique()
+        return found
+
     def push(
         self, domains: Domains, bounds: Float[Tensor, " domains"], about: Int[Tensor, " domains"], units: Tensor
     ) -> None:

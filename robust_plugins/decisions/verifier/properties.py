@@ -56,6 +56,14 @@ class Unsafe:
         owner = torch.arange(len(parts)).repeat_interleave(counts)
         self.member = (owner == torch.arange(len(parts)).unsqueeze(1)).double()
 
+    def select(self, parts: Tensor) -> Unsafe:
+        """The union of some of the conjunctions."""
+        found = Unsafe.__new__(Unsafe)
+        rows = self.member[parts].any(0).nonzero().flatten()
+        found.weights, found.offsets = self.weights[rows], self.offsets[rows]
+        found.member = self.member[parts][:, rows]
+        return found
+
     def excess(self, rows: Float[Tensor, "points rows"]) -> Float[Tensor, "points conjunctions"]:
         """From values of the rows, the largest of each conjunction: it is reached where that is not above zero."""
         outside = (1 - self.member).to(rows) * torch.finfo(rows.dtype).max

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.decisions.verifier.clock import Clock
+from robust_plugins.decisions.verifier.trees import Trees
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.methods.compact import Bound, Compact
@@ -53,6 +54,8 @@ class Root(Unfolding):
     """
 
     clock: Clock = field(kw_only=True)
+    trees: Trees | None = field(default=None, kw_only=True)
+    """How bounds are improved that `known` has already optimised; None: not."""
 
     def __post_init__(self) -> None:
         box = self.known[0]
@@ -182,7 +185,10 @@ class Root(Unfolding):
         kinks = sorted({k for layer in readers for k, _ in (piecewise_linear(layer) or NONE).kinks})
         if None in map(piecewise_linear, readers) or not kinks:
             kinks = [-torch.inf]
-        for bound in (self._by_columns, self._by_usual_slopes, self._by_ascent):
+        ways = [self._by_columns, self._by_usual_slopes, self._by_ascent]
+        if len(self.known) > 1:  # known from another unfolding, whose ways need not be gone again
+            ways = [self._by_columns] if self.trees is None else [self._by_columns, self._by_trees]
+        for bound in ways:
             self.clock.check()
             value = self.values[index]
             low, up = value.lower.flatten(), value.upper.flatten()
@@ -223,6 +229,29 @@ class Root(Unfolding):
             return self.ascent.maximise(self.fast, rows.float(), const.float(), threshold)[1].double()
 
         return self._both_ends(index, entries, found)
+
+    def _by_trees(self, index: int, entries: Tensor, kinks: Sequence[float]) -> tuple[Tensor, Tensor]:
+        assert self.trees is not None
+        self._copy()
+        below, above = [], []
+        for part in entries.split(max(1, self.memory // (64 * self.trees.leaves * max(1, self.compact.size)))):
+            rows, const = self.columns[index].rows(self.compact, at=part)
+            rows, const = torch.cat([rows, -rows], 1), torch.cat([const, -const])
+            shift = torch.zeros_like(const)
+            if len(kinks) == 1:  # beyond its only kink a neuron needs no better bound
+                shift = kinks[0] * torch.ones_like(const)
+                shift[len(part) :] *= -1
+            leaves, about = self.trees.grow(self.fast, rows.float(), (const - shift).float(), self.clock)
+            found = torch.full_like(const, torch.inf)
+            for some in torch.arange(len(about)).split(4096):
+                some_leaves, owner = leaves.select(some), about[some]
+                duals = Duals(*(t.double() for t in (some_leaves.slopes, some_leaves.multipliers, some_leaves.signs)))
+                value = self.evaluate(rows[:, owner], const[owner], duals)
+                found.scatter_reduce_(0, owner, value, "amin")
+            low, up = found.chunk(2)
+            below.append(low)
+            above.append(-up)
+        return torch.cat(below), torch.cat(above)
 
     def _both_ends(
         self, index: int, entries: Tensor, slopes: Callable[[Tensor, Tensor], Tensor]

@@ -28,7 +28,7 @@ TARGET = 64
 CHOICES = 4
 WORK = 3e9
 """Multiplications of one round at most, some tenths of a second: between rounds the clock is looked at."""
-LONG = 200
+LONG = 60
 """Steps for a domain in which nothing is left to split."""
 
 
@@ -66,22 +66,28 @@ class Search:
         self.fast = self.root.fast
         self.member = self.unsafe.member.float()
         self.proved = torch.full((len(self.member),), -torch.inf, dtype=torch.float64)
-        self.count, self.stuck = 0, False
-        work = sum(b.matrix.shape[0] * b.matrix.shape[1] for b in self.fast.blocks) + 1
+        self.count, self.stuck, self.begun = 0, False, False
+        self.pool = Pool(len(self.fast.offset), len(const), CHOICES, self.memory)
+        work = sum(self.fast.work())
         self.size = max(8, min(self.batch, int(WORK / (work * (4 * self.ascent.steps + 24)))))
 
+    @property
+    def progress(self) -> float:
+        """How far the lowest bound has come from that of the whole box to zero; 1 at the end."""
+        least = float(self.proved.min())
+        return 1.0 if least >= 0 else 1 - min(0.0, self.pool.worst) / least
+
     @torch.no_grad()
-    def run(self) -> Found:
-        """Searches until there is an answer."""
-        units, conjunctions = len(self.fast.offset), len(self.member)
-        self.pool = Pool(units, len(self.asked.const), CHOICES, self.memory)
+    def run(self, limit: int | None = None) -> Found | None:
+        """Searches until there is an answer; None where as many domains as `limit` were bounded before, to go on later.
+
+        Raises nothing where time or memory end: that is an answer.
+        """
         try:
-            about = torch.arange(conjunctions)
-            none = torch.zeros((units, conjunctions))
-            weights = (self.member / self.member.sum(1, keepdim=True)).t().contiguous()
-            first = Domains(none, self.fast.usual_slopes().repeat(1, conjunctions), none, weights)
-            witness = self._settle(first, torch.full((conjunctions,), -torch.inf), about, self.root_ascent, start=True)
+            witness = None if self.begun else self._begin()
             while witness is None and len(self.pool):
+                if limit is not None and self.count >= limit:
+                    return None
                 self.clock.check()
                 witness = self._round()
                 self.tell(self.count, len(self.pool), self.pool.worst)
@@ -96,6 +102,15 @@ class Search:
             message = "the margin is zero up to rounding: neither a proof nor a witness holds"
             return Found("unknown", None, self.proved, self.count, message)
         return Found("unsat", None, self.proved.clamp(min=0), self.count)
+
+    def _begin(self) -> Tensor | None:
+        self.begun = True
+        units, conjunctions = len(self.fast.offset), len(self.member)
+        none = torch.zeros((units, conjunctions))
+        weights = (self.member / self.member.sum(1, keepdim=True)).t().contiguous()
+        first = Domains(none, self.fast.usual_slopes().repeat(1, conjunctions), none, weights)
+        about = torch.arange(conjunctions)
+        return self._settle(first, torch.full((conjunctions,), -torch.inf), about, self.root_ascent, start=True)
 
     def _round(self) -> Tensor | None:
         levels = 1
@@ -156,34 +171,31 @@ class Search:
         return self.root.evaluate(rows, const, duals) - (self.off @ weights) * (1 + 1e-9)
 
     def _decided(self, domains: Domains, about: Tensor) -> Tensor | None:
-        """Domains on which the network is linear: what their programme's multipliers do not prove, nothing does."""
-        if not solvable():
-            return self._ascended(domains, about)
+        """Domains on which the network is linear: long ascent closes most, and linear programmes decide the others.
+
+        What the multipliers of its programme do not prove, nothing does.
+        """
+        best, domains = DualAscent(steps=LONG, decay=0.97).maximise(self.fast, self.asked, domains)
+        at = (~self._proves(best, domains, about, False)).nonzero().flatten()
+        if not len(at):
+            return None
+        domains, about = domains.select(at), about[at]
+        bound = lower_bound(self.fast, *self.asked.combined(domains.weights), domains)
+        witness = self._witness(self.fast.minimiser(bound)[0][: self.fast.inputs], about)
+        if witness is not None or not solvable():
+            self.stuck = self.stuck or witness is None
+            return witness
         for i in range(len(domains)):
             self.clock.check()
-            domain, point = solved(
-                self.root.compact, self.exact, domains.select(torch.tensor([i])), self.member[about[i]]
-            )
-            if bool(self._exactly(domain) > 0):
+            one = domains.select(torch.tensor([i]))
+            one, point = solved(self.root.compact, self.exact, one, self.member[about[i]])
+            if bool(self._exactly(one) > 0):
                 continue
             x = None if point is None else self.root.input_at(point)
             if x is not None and self.confirm(x):
                 return x
             self.stuck = True
         return None
-
-    def _ascended(self, domains: Domains, about: Tensor) -> Tensor | None:
-        """The same by long ascent, which comes near the programme's solution."""
-        best, domains = DualAscent(steps=LONG, decay=0.99).maximise(self.fast, self.asked, domains)
-        open_domains = ~self._proves(best, domains, about, False)
-        if not bool(open_domains.any()):
-            return None
-        at = open_domains.nonzero().flatten()
-        domains = domains.select(at)
-        bound = lower_bound(self.fast, *self.asked.combined(domains.weights), domains)
-        witness = self._witness(self.fast.minimiser(bound)[0][: self.fast.inputs], about[at])
-        self.stuck = self.stuck or witness is None
-        return witness
 
     def _witness(self, points: Tensor, about: Tensor) -> Tensor | None:
         """An input that reaches the unsafe set, among those that minimise bounds, (inputs, points)."""

@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robust_plugins.decisions.verifier.attack import Attack, MarginDescent
-from robust_plugins.decisions.verifier.branching import BestChild, Branching
-from robust_plugins.decisions.verifier.clock import Clock, OutOfTimeError
-from robust_plugins.decisions.verifier.domains import DualAscent
+from robust_plugins.decisions.verifier.clock import Clock
 from robust_plugins.decisions.verifier.properties import Answer, Halfspaces, Unsafe
 from robust_plugins.decisions.verifier.relu_form import relu_form
-from robust_plugins.decisions.verifier.root import Root
-from robust_plugins.decisions.verifier.search import Found, Search
+from robust_plugins.decisions.verifier.search import Found
+from robust_plugins.decisions.verifier.stages import Engine, Stages
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.call import calling
 from robust_plugins.intervals import Interval, trace
-from robust_plugins.intervals.methods.ascent import Ascent
-from robust_plugins.intervals.methods.unfolding import TooLargeError
 from robust_plugins.intervals.network.graph import Network
-
-MEMORY = 2**30
-
-
-@dataclass(frozen=True, kw_only=True)
-class Engine:
-    """The parts of a verification, each of which can be exchanged."""
-
-    attack: Attack = field(default_factory=MarginDescent)
-    branching: Branching = field(default_factory=BestChild)
-    ascent: Ascent = field(default_factory=lambda: Ascent(steps=20, learning_rate=0.1, decay=0.98))
-    """Of the slopes of intermediate bounds."""
-    root_ascent: DualAscent = field(default_factory=lambda: DualAscent(steps=60))
-    leaf_ascent: DualAscent = field(default_factory=lambda: DualAscent(steps=6))
-    batch: int = 256
-    memory: int = MEMORY
 
 
 def verify_property(
@@ -97,23 +75,12 @@ def decide(
     x = engine.attack(model, lower, upper, unsafe, generator, clock)
     if x is not None and confirm(x):
         return Found("sat", x, proved, 0)
-    box = Interval(lower.cpu().double(), upper.cpu().double())
-    try:
-        root = Root(form, [box], engine.ascent, engine.memory, clock=clock)
-    except OutOfTimeError:
-        return Found("timeout", None, proved, 0, "the time is used up before the root was bounded")
-    except TooLargeError:
-        message = f"the network unfolded over this box does not fit the memory of {engine.memory} bytes"
-        return Found("unknown", None, proved, 0, message)
 
     def confirmed(z: Tensor) -> bool:
         return confirm(torch.maximum(torch.minimum(z.to(lower), upper), lower))
 
-    search = Search(
-        root, unsafe, confirmed, clock, engine.branching, engine.root_ascent, engine.leaf_ascent, engine.batch,
-        engine.memory, tell,
-    )  # fmt: skip
-    found = search.run()
+    box = Interval(lower.cpu().double(), upper.cpu().double())
+    found = Stages(form, box, unsafe, confirmed, clock, engine, tell).run()
     if found.witness is None:
         return found
     witness = torch.maximum(torch.minimum(found.witness.to(lower), upper), lower)

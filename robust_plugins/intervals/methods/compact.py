@@ -139,6 +139,15 @@ class Compact(Dual):
         ):  # fmt: skip
             setattr(self, name, torch.cat([getattr(self, name), values.unsqueeze(1)]))
 
+    def work(self) -> list[int]:
+        """The operations that one bound of one row takes for each block, about."""
+        sizes = []
+        for block in self.blocks:
+            dense = block.matrix.layout == torch.strided
+            entries = block.matrix.numel() if dense else block.matrix.values().numel()
+            sizes.append(entries + 32 * (block.last - block.first + block.matrix.shape[1]))
+        return sizes
+
     def usual_slopes(self) -> Float[Tensor, "units 1"]:
         """CROWN's choice, nearest to the function: for a ReLU 1 where its chord is steeper than 1/2, else 0."""
         return torch.where(self.chord > 0.5, self.most, self.least)

@@ -10,7 +10,8 @@ def certifiers() -> dict[str, rp.Certifier]:
     found = {}
     for info in rp.certifiers():
         if info.status == "loaded":
-            few = {"steps": 3} if "steps" in info.parameters else {}  # an optimised bound is sound at every step
+            # An optimised bound is sound at every step, and a search at every moment.
+            few = {n: v for n, v in (("steps", 3), ("root_steps", 3), ("timeout", 2.0)) if n in info.parameters}
             found[info.name] = rp.certifier(info.name, **few)
             if "outward" in info.parameters:
                 found[f"{info.name}(outward=True)"] = rp.certifier(info.name, outward=True)

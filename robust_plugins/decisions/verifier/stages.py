@@ -1,0 +1,152 @@
+"""`Stages`: searches on ever tighter bounds of the layers, each as long as that pays.
+
+A search begins on optimised bounds. Where it does not end soon, the bounds are refined by small trees, and where that
+lifts the bound of the whole box by enough, the search begins again on the refined network; else the first one goes on.
+Limits are numbers of domains, so that answers do not depend on the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from robust_plugins.decisions.verifier.attack import Attack, Confirm, MarginDescent
+from robust_plugins.decisions.verifier.branching import BestChild, Branching
+from robust_plugins.decisions.verifier.clock import Clock, OutOfTimeError
+from robust_plugins.decisions.verifier.domains import DualAscent
+from robust_plugins.decisions.verifier.properties import Unsafe
+from robust_plugins.decisions.verifier.root import Root
+from robust_plugins.decisions.verifier.search import Found, Search
+from robust_plugins.decisions.verifier.trees import Trees
+from robust_plugins.intervals.interval import Interval
+from robust_plugins.intervals.methods.ascent import Ascent
+from robust_plugins.intervals.methods.unfolding import TooLargeError
+from robust_plugins.intervals.network.graph import Network
+
+MEMORY = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """When bounds are refined: after a search of so many domains, by trees of so many leaves.
+
+    It is put off while the search has come more than `search` of the way from the lowest bound of the box to zero,
+    and ends where a refinement brings that bound less than `gain` of its way. One that would take more than `share` of
+    all the time, at `speed` multiplications a second, is not begun.
+    """
+
+    leaves: tuple[int, ...] = (4, 16, 64, 256)
+    domains: tuple[int, ...] = (500, 500, 2000, 8000)
+    search: float = 0.5
+    gain: float = 0.15
+    share: float = 0.3
+    speed: float = 1e10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """The parts of a verification, each of which can be exchanged."""
+
+    attack: Attack = field(default_factory=MarginDescent)
+    branching: Branching = field(default_factory=BestChild)
+    refinement: Refinement = field(default_factory=Refinement)
+    ascent: Ascent = field(default_factory=lambda: Ascent(steps=20, learning_rate=0.1, decay=0.98))
+    """That of the slopes of intermediate bounds."""
+    root_ascent: DualAscent = field(default_factory=lambda: DualAscent(steps=60))
+    leaf_ascent: DualAscent = field(default_factory=lambda: DualAscent(steps=6))
+    batch: int = 256
+    memory: int = MEMORY
+
+
+@dataclass(eq=False)
+class Stages:
+    """The verification of one box, once attacks have failed."""
+
+    form: Network
+    box: Interval
+    unsafe: Unsafe
+    confirm: Confirm
+    clock: Clock
+    engine: Engine
+    tell: Callable[[int, int, float], None]
+
+    def __post_init__(self) -> None:
+        self.count = 0
+        self.proved = torch.full((len(self.unsafe.member),), -torch.inf, dtype=torch.float64)
+
+    def run(self) -> Found:
+        """Searches in stages until there is an answer."""
+        try:
+            stage = self._stage(torch.arange(len(self.proved)), [self.box], None)
+        except OutOfTimeError:
+            return Found("timeout", None, self.proved, 0, "the time is used up before the whole box was bounded")
+        except TooLargeError:
+            message = f"the network unfolded over this box does not fit the memory of {self.engine.memory} bytes"
+            return Found("unknown", None, self.proved, 0, message)
+        plan = self.engine.refinement
+        for leaves, domains in zip(plan.leaves, plan.domains, strict=True):
+            limit = domains
+            found = self._run(stage, limit)
+            while found is None and stage.search.progress > plan.search:
+                limit *= 2
+                found = self._run(stage, limit)
+            if found is not None:
+                return found
+            trees = Trees(leaves=leaves)
+            if self._too_long(stage.search, trees):
+                break
+            still = stage.search.pool.open
+            before = float(stage.search.proved[still].min())
+            try:
+                better = self._stage(stage.about[still], stage.search.root.values, trees)
+            except OutOfTimeError:
+                break
+            found = self._run(better, 0)
+            if found is not None:
+                return found
+            if float(better.search.proved.min()) < (1 - plan.gain) * before:
+                break
+            stage = better
+        found = self._run(stage, None)
+        assert found is not None  # there was no limit
+        return found
+
+    def _stage(self, about: Tensor, known: Sequence[Interval], trees: Trees | None) -> _Stage:
+        engine = self.engine
+        root = Root(self.form, known, engine.ascent, engine.memory, clock=self.clock, trees=trees)
+        search = Search(
+            root, self.unsafe.select(about), self.confirm, self.clock, engine.branching, engine.root_ascent,
+            engine.leaf_ascent, engine.batch, engine.memory, self.tell,
+        )  # fmt: skip
+        return _Stage(about, search)
+
+    def _run(self, stage: _Stage, limit: int | None) -> Found | None:
+        """Goes on with a stage; the end of the whole verification, or None at the limit."""
+        counted = stage.search.count
+        found = stage.search.run(limit)
+        self.count += stage.search.count - counted
+        self.proved[stage.about] = torch.maximum(self.proved[stage.about], stage.search.proved)
+        if found is None:
+            still = stage.about[stage.search.pool.open]
+            closed = torch.ones_like(self.proved, dtype=torch.bool)
+            closed[still] = False
+            self.proved[closed] = self.proved[closed].clamp(min=0)
+            return None
+        if found.answer == "unsat":
+            self.proved.clamp_(min=0)
+        return Found(found.answer, found.witness, self.proved, self.count, found.message)
+
+    def _too_long(self, search: Search, trees: Trees) -> bool:
+        plan = self.engine.refinement
+        return trees.work(search.root.fast) > plan.share * self.clock.seconds * plan.speed
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """A search, and which of the conjunctions it is about."""
+
+    about: Tensor
+    search: Search
