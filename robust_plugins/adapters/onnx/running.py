@@ -80,7 +80,7 @@ def run_instances(
         except BaseException as error:  # told failed: the others stop, and the caller is told
             failures.append(error)
         finally:
-            worker.stop()
+            worker.leave()
 
     workers = [threading.Thread(target=work, daemon=True) for _ in range(min(jobs, len(instances)))]
     for thread in workers:
@@ -133,6 +133,13 @@ class _Worker:
         if not self._pipe.poll(BEGINNING):
             raise EOFError
         self._pipe.recv()
+
+    def leave(self) -> None:
+        """Lets the process end by itself, which it does when nobody asks any more; kills it where it does not."""
+        if self._process is not None:
+            self._pipe.close()
+            self._process.join(2)
+        self.stop()
 
     def stop(self) -> None:
         """Kills the process."""

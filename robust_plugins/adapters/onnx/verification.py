@@ -7,19 +7,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robust_plugins.adapters.onnx.attack import Witness, confirmed, search
 from robust_plugins.adapters.onnx.network import OnnxNetwork
 from robust_plugins.adapters.onnx.properties import Case, Property
 from robust_plugins.adapters.onnx.properties.rows import WithInput, box, halfspaces, needs_input
 from robust_plugins.adapters.onnx.splitting import decide_by_splitting
-from robust_plugins.decisions.verifier import verify_property
+from robust_plugins.decisions.verifier import Answer, Halfspaces, verify_property
+from robust_plugins.decisions.verifier.input_splitting import INPUTS, affine_layers, split_inputs
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 
 Word = Literal["unsat", "sat", "unknown", "timeout"]
 ATTACK = 0.02
-"""The share of the time that the search for a counterexample may take before anything is bounded."""
+"""The share of the time, at most half a second, that is spent on counterexamples before anything is bounded."""
+FEW = 6
+"""So many inputs are split rather than neurons."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def verify(network: OnnxNetwork, property: Property, *, timeout: float, seed: in
     end = time.monotonic() + timeout
     check_fits(network, property)
     with torch.random.fork_rng(devices=[]):
-        witness = search(network, property, seconds=ATTACK * timeout, seed=seed)
+        witness = search(network, property, seconds=min(ATTACK * timeout, 0.5), seed=seed)
         if witness is not None:
             return Verified("sat", witness)
         messages: list[str] = []
@@ -76,14 +79,10 @@ def _decided(network: OnnxNetwork, property: Property, case: Case, timeout: floa
     sets = halfspaces(case, property.outputs)
     if not all(len(offsets) for _, offsets in sets):
         return Verified("unknown", message="Every output is unsafe, and onnxruntime found none that is finite.")
-    end = time.monotonic() + timeout
     try:
-        answer, x = verify_property(model, lower, upper, sets, timeout=timeout, seed=seed)
-    except UnsupportedModelError:
-        try:
-            answer, x = decide_by_splitting(model, lower, upper, sets, timeout=end - time.monotonic())
-        except UnsupportedModelError as error:
-            return Verified("unknown", message=str(error))
+        answer, x = _searched(model, lower, upper, sets, timeout, seed)
+    except UnsupportedModelError as error:
+        return Verified("unknown", message=str(error))
     if answer != "sat":
         return Verified(answer)
     assert x is not None
@@ -94,6 +93,24 @@ def _decided(network: OnnxNetwork, property: Property, case: Case, timeout: floa
     if witness is None:
         return Verified("unknown", message="A counterexample of the imported network is none in onnxruntime.")
     return Verified("sat", witness)
+
+
+def _searched(
+    model: nn.Module, lower: Tensor, upper: Tensor, unsafe: list[Halfspaces], timeout: float, seed: int
+) -> Answer:
+    """Halves boxes of few inputs, else branches over neurons; of a number in between first the one, then the other."""
+    end = time.monotonic() + timeout
+    free, layers = int((upper > lower).sum()), affine_layers(model)
+    if layers is not None and free <= FEW:
+        return split_inputs(layers, lower.flatten(), upper.flatten(), unsafe, timeout=timeout)
+    several = layers is not None and free <= INPUTS
+    try:
+        found = verify_property(model, lower, upper, unsafe, timeout=timeout / 2 if several else timeout, seed=seed)
+    except UnsupportedModelError:
+        return decide_by_splitting(model, lower, upper, unsafe, timeout=end - time.monotonic())
+    if found.answer in ("unsat", "sat") or layers is None or not several:
+        return found
+    return split_inputs(layers, lower.flatten(), upper.flatten(), unsafe, timeout=end - time.monotonic())
 
 
 def check_fits(network: OnnxNetwork, property: Property) -> None:

@@ -177,13 +177,14 @@ def test_shapes_computed_by_the_network_are_folded(tmp_path: Path) -> None:
 
 
 def test_all_published_networks() -> None:
-    files = sorted(published().glob("*/**/*.onnx*"))
+    """All but those of acasxu, which differ in their weights alone: one is enough."""
+    files = [p for p in sorted(published().glob("*/**/*.onnx*")) if "run2a" not in p.name or "2a_1_1_" in p.name]
     refused = {}
     for path in files:
         try:
             read_network(path)
         except ArgumentError as error:
             refused[path.name] = str(error)
-    assert len(files) > 90
+    assert len(files) > 50
     assert list(refused) == ["layer-zoo__dropout_training_mode_true.onnx"]
     assert re.search("node 'y' .Dropout.: it is in training mode", *refused.values())
