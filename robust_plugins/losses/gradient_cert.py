@@ -72,7 +72,7 @@ class GradientCertLoss(Regulariser):
             factor = 1.0
         elif epoch is None:
             raise ArgumentError(
-                "epoch", None, accepted="the present epoch", hint="The schedule needs it: penalty(..., epoch=epoch)."
+                "epoch", None, accepted="the present epoch", hint="The schedule needs it: call with epoch=epoch."
             )
         else:
             factor = self.schedule(epoch)
