@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument("--balls", type=int, default=2, help="for each model")
     parser.add_argument("--only", default="", help="components whose names contain this")
     parser.add_argument("--likely", default="", help="steps that should come often, as name=factor,...")
+    parser.add_argument("--rare", action="store_true", help="models of all steps, also of those that few accept")
     parser.add_argument("--kinds", action="store_true", help="show each kind of violation of a component once")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -36,7 +37,9 @@ def main() -> int:
     likely = {name: float(factor) for name, factor in (part.split("=") for part in arguments.likely.split(",") if part)}
     seeds = range(arguments.seed, arguments.seed + arguments.models) if arguments.models else count(arguments.seed)
     end = float("inf") if arguments.models else time.monotonic() + 60 * arguments.minutes
-    tally = run(seeds, chosen, explained, balls=arguments.balls, likely=likely, until=end, report=report)
+    tally = run(
+        seeds, chosen, explained, balls=arguments.balls, likely=likely, until=end, report=report, rare=arguments.rare
+    )
     print(tally)
     return 1 if tally.findings else 0
 

@@ -81,13 +81,14 @@ def run(
     seeds: Iterator[int] | range, certifiers: Certifiers, explanation_certifiers: ExplanationCertifiers, *,
     balls: int = 2, full: bool = True, likely: dict[str, float] | None = None, shrink: bool = True,
     until: float = float("inf"), report: Callable[[Finding], None] | None = None, explain_every: int = 3,
+    rare: bool = False,
 ) -> Tally:  # fmt: skip
-    """Checks one model for each seed, until the clock `time.monotonic()` shows `until`."""
+    """Checks one model for each seed, until the clock `time.monotonic()` shows `until`; `rare` as in `draw_recipe`."""
     tally, seen = Tally(), Counter[tuple[str, str]]()
     for seed in seeds:
         if time.monotonic() > until:
             break
-        recipe = draw_recipe(seed, likely=likely)
+        recipe = draw_recipe(seed, likely=likely, rare=rare)
         cases = cases_of(recipe, seed, balls=balls)
         if not cases:
             continue

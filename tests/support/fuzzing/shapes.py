@@ -110,16 +110,19 @@ def softmax(draft: Draft, random: Random) -> None:
 
 @step(1, rare=True)
 def log_softmax(draft: Draft, random: Random) -> None:
-    draft.run(
-        random.choice(("h = F.log_softmax(h, 1)", "h = h.log_softmax(-1)", f"h = {draft.keep('nn.LogSoftmax(1)')}(h)"))
-    )
+    """And other functions of the whole vector."""
+    draft.run(random.choice((
+        "h = F.log_softmax(h, 1)", "h = h.log_softmax(-1)", f"h = {draft.keep('nn.LogSoftmax(1)')}(h)",
+        "h = F.normalize(h, dim=1)", "h = h * h.norm(dim=1, keepdim=True)", "h = h - h.amax(1, keepdim=True)",
+        "h = F.glu(torch.cat((h, 2 * h), 1), 1)", "h = h * F.cosine_similarity(h, h.tanh(), dim=1).unsqueeze(1)",
+    )))  # fmt: skip
 
 
 @step(2, rare=True)
 def attention(draft: Draft, random: Random) -> None:
     draft.run(random.choice(("h = torch.softmax(h @ h.mT, -1) @ h", "h = torch.bmm(h, h.transpose(1, 2)).tanh() @ h",
                              "h = torch.einsum('bij,bkj->bik', h, h).sigmoid() @ h",
-                             "h = F.scaled_dot_product_attention(h, h, h)",
+                             "h = F.scaled_dot_product_attention(h, h, h)", "h = F.normalize(h, dim=-1) @ h.mT @ h",
                              "h = F.scaled_dot_product_attention(h, h, -h, is_causal=True)",
                              "h = h + torch.softmax(3 * h @ h.mT, -1) @ h.tanh()")))  # fmt: skip
 
