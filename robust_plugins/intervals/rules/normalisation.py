@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.products import product, summing, total
-from robust_plugins.intervals.rules.linear import batch_norm, batch_norm_vjp, batch_norm_weights
+from robust_plugins.intervals.rules.linear import batch_norm, batch_norm_size, batch_norm_vjp, batch_norm_weights
 from robust_plugins.intervals.rules.registry import (
     LinearBound,
     backward_rule,
@@ -71,7 +71,7 @@ def normalise_weights(
     return {"weight": total(grad * group.ungrouped(group.normal), dims), "bias": total(grad, dims)}
 
 
-@relaxation_rule(*KINDS)
+@relaxation_rule(*KINDS, outward=True)
 def normalise_relaxation(
     layer: Any, x: Interval, weight: Interval | None, bias: Interval | None = None
 ) -> tuple[LinearBound, LinearBound]:
@@ -84,7 +84,7 @@ def normalise_relaxation(
     if _has_statistics(layer):
         return _affine(layer, x, weight, bias)
     group = _Group.of(layer, x)
-    lines = _lines(group)
+    lines = outward_lines(group) if rounding.active() else _lines(group)
     shape = (1, *x.shape[1:])
     w, b = (
         Interval.point(x.lower.new_full(shape, default))
@@ -94,9 +94,14 @@ def normalise_relaxation(
     )
     size = group.ungrouped(group.normal).magnitude
     ends = group.ungrouped(Interval(lines.low, lines.up))
-    one, two = w.center * ends.lower, w.center * ends.upper
     spread = w.radius * size
-    low, up = torch.minimum(one, two) - spread + b.lower, torch.maximum(one, two) + spread + b.upper
+    if rounding.active():
+        off = (w - w.center).magnitude * size
+        found = ends * w.center + Interval(-off, off) + b
+        low, up = found.lower, found.upper
+    else:
+        one, two = w.center * ends.lower, w.center * ends.upper
+        low, up = torch.minimum(one, two) - spread + b.lower, torch.maximum(one, two) + spread + b.upper
     factor = w.center.unsqueeze(1)
 
     def transpose(coefficients: Tensor) -> Tensor:
@@ -259,14 +264,20 @@ def _rest(z: Interval) -> tuple[Tensor, Tensor]:
     return (least - slack) * ((n - 1) / n), (most + slack) * ((n - 1) / n)
 
 
-def _rounded(z: Interval, c: Interval, spread: Interval, centred: bool) -> tuple[Interval, Interval]:
-    """Widened by the errors of means and of mean squares, ours and the library's, relative to the entries."""
-    if not rounding.active():
-        return c, spread
+def _errors(z: Interval, centred: bool) -> tuple[Tensor, Tensor]:
+    """The errors of `c` and of V, ours and the library's, relative to the entries."""
     kappa = rounding.kappa(4 * z.shape[-1], z.dtype)
     size = z.magnitude + z.magnitude.mean(-1, keepdim=True) if centred else z.magnitude
     off = kappa * size + rounding.underflow(z.shape[-1], z.dtype)
     square = 4 * kappa * (size**2).mean(-1, keepdim=True) + rounding.underflow(z.shape[-1], z.dtype)
+    return off, square
+
+
+def _rounded(z: Interval, c: Interval, spread: Interval, centred: bool) -> tuple[Interval, Interval]:
+    """Widened by the errors of means and of mean squares."""
+    if not rounding.active():
+        return c, spread
+    off, square = _errors(z, centred)
     if centred:
         c = Interval(c.lower - off, c.upper + off)
     return c, Interval((spread.lower - square).clamp(min=0), spread.upper + square)
@@ -343,6 +354,68 @@ def _lines(group: _Group) -> _Lines:
     )
 
 
+def outward_lines(group: _Group) -> _Lines:
+    """`_lines` for outward rounding: offsets for the function with the slopes as they are computed, by intervals.
+
+    With `t = along c0 z` for the numbers as they are, `y - s0 c - t c0 = c0 (s - s0 - t) + (c - c0) (s - s0)`; and
+    with `A = along n / 2`, whatever the number: `t = A (V - mean((c - c0)^2)) + along (|c0|^2 / 2 + mean(z) sum(c0))`.
+    """
+    z, c0, n = group.x, group.middle, group.x.shape[-1]
+    near = _lines(group)
+    s0, along = near.straight, near.along
+    axes = (z.lower.dim() - 1,)
+
+    def summed(t: Interval) -> Interval:
+        return total(t, axes).map(lambda u: u.unsqueeze(-1))
+
+    point, slope = Interval.point(c0), Interval.point(along) * (n / 2)
+    off, square = _errors(z, group.centred)
+    gap = off.amax(-1, keepdim=True) if group.centred else torch.zeros_like(s0)  # of c0 from the centred centre
+    radius = torch.maximum(z.upper - z.center, z.center - z.lower)
+    distance = (radius**2).mean(-1, keepdim=True).sqrt() + gap
+    curved = rounding.widened(distance**2, distance**2, ulps=4 * (n + 16))[1]
+    shift = summed(point * point) * 0.5
+    if group.centred:
+        shift = shift + summed(z) * (1 / n) * summed(point)
+    range_of_s = _over(slope, group.spread, group.eps)
+    bracket = range_of_s + slope * Interval(torch.zeros_like(curved), curved) - s0 - Interval.point(along) * shift
+    residual = point * bracket + (group.c - c0) * (group.inverse - s0)
+    # What the library errs by, and the coefficients on their way back.
+    most, size = group.inverse.upper, z.magnitude
+    own = off * most + group.c.magnitude * most**3 * square
+    own = rounding.widened(own, own, ulps=16, scale=own + group.normal.magnitude)[1]
+    mean = size.mean(-1, keepdim=True)
+    back = s0 * (size + mean) + along.abs() * c0.abs() * (c0.abs() * size).sum(-1, keepdim=True)
+    room = own + 4 * rounding.once(2 * n, z.dtype) * back
+    found = Interval(residual.lower - room, residual.upper + room)
+    keep = (found.width < group.normal.width) & found.width.isfinite()
+    return _Lines(
+        s0,
+        along,
+        torch.where(keep, found.lower, group.normal.lower),
+        torch.where(keep, found.upper, group.normal.upper),
+        keep.to(c0),
+    )
+
+
+def _over(slope: Interval, spread: Interval, eps: float) -> Interval:
+    """The range of `(V + eps)^(-1/2) - slope V` over V: convex, so below its ends, and above every tangent."""
+
+    def root(v: Tensor) -> Interval:
+        moved = Interval.point(v) + eps
+        return Interval(*rounding.widened(torch.rsqrt(moved.upper), torch.rsqrt(moved.lower), ulps=8))
+
+    ends = [root(v) - slope * v for v in (spread.lower, spread.upper)]
+    at = ((-2 * slope.center).clamp(min=torch.finfo(spread.dtype).tiny) ** (-2 / 3) - eps).clamp(min=0)
+    at = torch.minimum(torch.maximum(at, spread.lower), spread.upper)
+    value = root(at)
+    tangent = value * value * value * -0.5
+    above = value + tangent * (spread - at) - slope * spread
+    below = value - slope * at + (tangent - slope) * (spread - at)
+    low = torch.maximum(above.lower, below.lower)
+    return Interval(low, torch.maximum(ends[0].upper, ends[1].upper))
+
+
 def _has_statistics(layer: nn.Module) -> bool:
     """Whether it normalises by running statistics, as batch norm does."""
     return isinstance(layer, INSTANCE) and layer.running_mean is not None
@@ -359,7 +432,13 @@ def _affine(layer: Any, x: Interval, weight: Interval | None, bias: Interval | N
 
     def transpose(coefficients: Tensor) -> Tensor:
         flat = Interval.point(coefficients.flatten(0, 1))
-        return batch_norm_vjp(layer, x, flat, center, None).lower.view(coefficients.shape)
+        with rounding.outward(False):
+            return batch_norm_vjp(layer, x, flat, center, None).lower.view(coefficients.shape)
 
+    if rounding.active():  # of the library, and of coefficients
+        sizes = [None if p is None else Interval.point(p.magnitude) for p in (weight, bias)]
+        size = batch_norm_size(layer, Interval.point(x.magnitude), *sizes)
+        room = 4 * rounding.once(16, x.dtype) * size + rounding.underflow(16, x.dtype)
+        offset = Interval(offset.lower - room, offset.upper + room)
     low, up = (t.expand(x.shape) for t in (offset.lower, offset.upper))
     return LinearBound(transpose, low), LinearBound(transpose, up)

@@ -9,11 +9,11 @@ import torch
 from support.interval_examples import EXAMPLES
 from torch import nn
 
+import robust_plugins as rp
 from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals import Interval, Relaxation, rounding, trace
 from robust_plugins.intervals.layers import Reshape
-
-REFUSED: set[str] = {"LayerNorm", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "RMSNorm"}
+from robust_plugins.intervals.rules.registry import BUILTIN
 
 
 def behind(layer: nn.Module, shape: tuple[int, ...], draw: torch.Generator) -> nn.Module:
@@ -28,7 +28,7 @@ def behind(layer: nn.Module, shape: tuple[int, ...], draw: torch.Generator) -> n
 
 
 def check(index: int, dtype: torch.dtype, eps: float, scale: float, points: int) -> None:
-    kind, layer, shape = EXAMPLES[index]
+    _, layer, shape = EXAMPLES[index]
     draw = torch.Generator().manual_seed(index)
     torch.manual_seed(index)
     model = behind(layer, shape, draw).to(dtype)
@@ -36,12 +36,7 @@ def check(index: int, dtype: torch.dtype, eps: float, scale: float, points: int)
     network, box = trace(model, x), Interval(x - eps, x + eps)
     with torch.no_grad(), rounding.outward():
         values, spec = network.forward(box), torch.eye(3, dtype=dtype).expand(2, 3, 3)
-        relaxation = Relaxation(network, values)
-        if kind.__name__ in REFUSED:
-            with pytest.raises(UnsupportedModelError, match=kind.__name__):
-                relaxation.bounds(len(values) - 1, spec)
-            return
-        found = relaxation.bounds(len(values) - 1, spec).to(torch.float64)
+        found = Relaxation(network, values).bounds(len(values) - 1, spec).to(torch.float64)
     double = copy.deepcopy(model).double()
     with torch.no_grad():
         for k in range(points):
@@ -55,6 +50,18 @@ def check(index: int, dtype: torch.dtype, eps: float, scale: float, points: int)
 @pytest.mark.parametrize("index", sorted({kind: i for i, (kind, _, _) in enumerate(EXAMPLES)}.values()))
 def test_the_lines_of_every_layer_hold_in_floating_point(index: int) -> None:
     check(index, (torch.float32, torch.float64)[index % 2], (0.0, 1e-4, 0.3)[index % 3], 1.0, 2)
+
+
+@pytest.mark.parametrize(("kind", "known"), [(nn.Tanh, "outward"), (nn.Linear, "terms")])
+def test_layers_of_which_too_little_is_known_are_refused_by_name(
+    kind: type[nn.Module], known: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BUILTIN.entry(kind), known, None)
+    model, x = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3)), torch.rand(2, 3)
+    for name in ("interval:crown", "interval:crown-ibp", "interval:alpha-crown"):
+        with pytest.raises(UnsupportedModelError, match=rf"'\d' \({kind.__name__}\) .* cannot be rounded outward"):
+            rp.certifier(name, outward=True).bounds(model, x, rp.Linf(eps=0.1, clip=None))
+    assert rp.certifier("interval:ibp", outward=True)(model, x, model(x).argmax(1), rp.Linf(eps=0.0, clip=None))
 
 
 @pytest.mark.slow
