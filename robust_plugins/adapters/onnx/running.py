@@ -154,7 +154,7 @@ def _serve(pipe: Connection, folder: str, counterexamples: str, seed: int, threa
     """Answers instances until the other end is closed."""
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(min(torch.get_num_threads(), threads))
     pipe.send("ready")
     while True:
         try:

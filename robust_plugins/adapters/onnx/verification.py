@@ -100,7 +100,7 @@ def _searched(
 ) -> Answer:
     """Halves boxes of few inputs, else branches over neurons; of a number in between first the one, then the other."""
     end = time.monotonic() + timeout
-    free, layers = int((upper > lower).sum()), affine_layers(model)
+    free, layers = int((upper > lower).sum()), affine_layers(model, lower.numel())
     if layers is not None and free <= FEW:
         return split_inputs(layers, lower.flatten(), upper.flatten(), unsafe, timeout=timeout)
     several = layers is not None and free <= INPUTS

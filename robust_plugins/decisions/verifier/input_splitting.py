@@ -29,13 +29,18 @@ INPUTS = 24
 Layers = list[tuple[Tensor, Tensor]]
 
 
-def affine_layers(model: nn.Module) -> Layers | None:
-    """The weights and biases of a chain of linear layers with ReLUs between them, in double precision; else None."""
+def affine_layers(model: nn.Module, inputs: int) -> Layers | None:
+    """The weights and biases of a chain of linear layers with ReLUs between them, in double precision; else None.
+
+    A chain of so many `inputs`: layers that act on each row of a matrix are none.
+    """
     found: Layers = []
     bent = True  # whether the next linear layer begins a new one
     for layer in _flattened(model):
         if isinstance(layer, nn.Linear):
             weight = layer.weight.detach().double()
+            if weight.shape[1] != (len(found[-1][1]) if found else inputs):
+                return None
             bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double()
             if bent or not found:
                 found.append((weight, bias))

@@ -86,6 +86,16 @@ def test_smooth_networks_are_decided_by_splitting_boxes(tmp_path: Path) -> None:
     assert verify(network, asked(tmp_path, "-1", "1", "(>= Y_1 0.7)"), timeout=20).answer == "sat"
 
 
+def test_layers_that_act_on_rows_of_a_matrix(tmp_path: Path) -> None:
+    """An input without a batch axis: `relu(x) 1` is the sum of each row's positive part."""
+    nodes = [helper.make_node("Relu", ["x"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["y"])]
+    network = read_network(
+        write(tmp_path / "r.onnx", nodes, inputs={"x": (2, 2)}, constants={"w": np.ones((2, 1), np.float32)})
+    )
+    assert verify(network, asked(tmp_path, "-1", "1", "(>= Y_1 2.1)", inputs=4), timeout=20).answer == "unsat"
+    assert verify(network, asked(tmp_path, "-1", "1", "(>= (+ Y_0 Y_1) 3.9)", inputs=4), timeout=20).answer == "sat"
+
+
 def test_random_networks_agree_with_a_grid(tmp_path: Path) -> None:
     """`unsat` is never said of what a fine grid contradicts, and `sat` always has its witness."""
     points = torch.cartesian_prod(*[torch.linspace(-0.5, 0.5, 101)] * 2)

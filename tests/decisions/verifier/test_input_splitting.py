@@ -43,7 +43,7 @@ def reached(model: nn.Module, x: Tensor, unsafe: list[Halfspaces]) -> bool:
 
 
 def answered(model: nn.Module, unsafe: list[Halfspaces]) -> tuple[str, Tensor | None]:
-    layers = affine_layers(model)
+    layers = affine_layers(model, 2)
     assert layers is not None
     end = torch.full((2,), 0.5, dtype=torch.float64)
     return split_inputs(layers, -end, end, unsafe, timeout=20)
@@ -67,7 +67,7 @@ def test_bounds_hold_for_what_is_sampled(width: float) -> None:
     """Of all neurons, and the lines under the rows; of children inside what their parents had."""
     for seed in range(4):
         model = network(seed)
-        layers = affine_layers(model)
+        layers = affine_layers(model, 2)
         assert layers is not None
         search = _Search(layers, [Halfspaces(torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))])
         generator = torch.Generator().manual_seed(seed)
@@ -117,10 +117,11 @@ def test_planted_faults_are_noticed(fault: str, monkeypatch: pytest.MonkeyPatch)
 
 def test_only_chains_of_linear_layers_and_relus_are_taken() -> None:
     linear = nn.Linear(2, 2)
-    assert affine_layers(nn.Sequential(linear, nn.Sigmoid(), linear)) is None
-    assert affine_layers(nn.Sequential(linear, nn.ReLU())) is None
-    assert affine_layers(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), linear)) is None
-    joined = affine_layers(nn.Sequential(nn.Flatten(), nn.Sequential(linear, linear), nn.ReLU(), linear))
+    assert affine_layers(nn.Sequential(linear, nn.Sigmoid(), linear), 2) is None
+    assert affine_layers(nn.Sequential(linear, nn.ReLU()), 2) is None
+    assert affine_layers(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), linear), 2) is None
+    assert affine_layers(nn.Sequential(linear, nn.Flatten(), nn.Linear(4, 1)), 4) is None  # on each row of 2 x 2
+    joined = affine_layers(nn.Sequential(nn.Flatten(), nn.Sequential(linear, linear), nn.ReLU(), linear), 2)
     assert joined is not None
     assert len(joined) == 2
     x = torch.rand(3, 2)
@@ -129,7 +130,7 @@ def test_only_chains_of_linear_layers_and_relus_are_taken() -> None:
 
 def test_the_time_is_kept() -> None:
     model = network(0, (12, 40, 40, 3))
-    layers = affine_layers(model)
+    layers = affine_layers(model, 12)
     assert layers is not None
     top = model(torch.rand(500, 12, dtype=torch.float64) * 4 - 2).amax(0)[:1]
     unsafe = [Halfspaces(-torch.eye(3, dtype=torch.float64)[:1], 3 * top)]
