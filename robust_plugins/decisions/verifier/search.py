@@ -68,7 +68,7 @@ class Search:
         self.proved = torch.full((len(self.member),), -torch.inf, dtype=torch.float64)
         self.count, self.stuck, self.begun = 0, False, False
         self.pool = Pool(len(self.fast.offset), len(const), CHOICES, self.memory)
-        work = sum(self.fast.work())
+        work = 1 + sum(self.fast.work())
         self.size = max(8, min(self.batch, int(WORK / (work * (4 * self.ascent.steps + 24)))))
 
     @property
