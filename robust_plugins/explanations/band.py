@@ -55,6 +55,7 @@ class Band:
         if explained.of == "loss":  # p_y - 1 is rounded as 1 is: to 0, where p_y is near enough
             own = Explained("logit", explained.y, -explained.coefficients).gradient(model, x)
             error = torch.maximum(error, torch.finfo(x.dtype).eps * _largest(own).to(error))
+        error = torch.maximum(error, _of_probabilities(model, x, explained).to(error))
         return cls(value, error.to(x.dtype), (value == 0) & (other == 0))
 
     @classmethod
@@ -126,6 +127,27 @@ def _gradient_in(dtype: torch.dtype, model: nn.Module, x: Tensor, explained: Exp
         except Exception:  # a device without float64, an operation of one dtype: whatever the model is made of
             continue
     return None
+
+
+def _of_probabilities(model: nn.Module, x: Tensor, explained: Explained) -> Tensor:
+    """What softmax at the end of a model loses of its gradient `p_i sum_j p_j (g_i - g_j)`: an ulp of each p_i g_j.
+
+    Where one probability is nearly 1 that is more than the gradient itself, and both precisions may lose the same.
+    """
+    with torch.no_grad():
+        p = model(x)
+    if p.dim() != 2 or not bool(((p >= 0) & (p <= 1)).all()) or not bool(((p.sum(1) - 1).abs() < 1e-4).all()):
+        return x.new_zeros(len(x))
+    sizes = []
+    for classes in (explained.y.long(), *p.topk(min(2, p.shape[1]), 1).indices.unbind(1)):
+        own = torch.nn.functional.one_hot(classes, p.shape[1]).to(p)
+        logarithm = Explained("logit", classes, own)
+        # Of probabilities that have become 0 nothing is left.
+        slope = logarithm.gradient(lambda z: model(z).clamp(min=torch.finfo(x.dtype).tiny).log(), x)
+        sizes.append(_largest(slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)))
+    share = p.amax(1) if explained.of == "loss" else (explained.coefficients.abs() * p).amax(1)
+    found: Tensor = torch.stack(sizes).amax(0) * share * (4 * torch.finfo(x.dtype).eps)
+    return found
 
 
 class _Casting(TorchFunctionMode):

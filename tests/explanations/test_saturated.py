@@ -1,0 +1,64 @@
+"""Softmax at the end of a model, where it is nearly 1: its gradient is smaller than what rounding leaves of it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import robust_plugins as rp
+from robust_plugins.explanations import band
+
+
+class Sharp(nn.Module):
+    """Probabilities of scores times `scale`."""
+
+    def __init__(self, scale: float, seed: int) -> None:
+        super().__init__()
+        self.scale = scale
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.body = nn.Sequential(nn.Linear(6, 16), nn.ReLU() if seed % 2 else nn.Tanh(), nn.Linear(16, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(self.scale * self.body(x), 1)
+
+
+CASES = [("interval:relaxed", 30.0, 0, 1e-6, "margin"), ("interval:relaxed", 30.0, 1, 1e-3, "loss"),
+         ("interval:relaxed", 100.0, 2, 1e-3, "logit"), ("interval:relaxed", 30.0, 7, 1e-3, "logit")]  # fmt: skip
+
+
+def _check(name: str, scale: float, seed: int, eps: float, of: Any) -> int:
+    """The number of samples with an answer."""
+    model, g = Sharp(scale, seed), torch.Generator().manual_seed(seed)
+    x = torch.rand(20, 6, generator=g)
+    y = model(x).argmax(1)
+    ball = rp.Linf(eps=eps, clip=None)
+    bounds = rp.explanation_certifier(name)(model, x, y, ball, of=of, delta=1.0)
+    explained, precise = rp.Explained.at(model, x, y, of), deepcopy(model).double()
+    exactly = rp.Explained(explained.of, explained.y, explained.coefficients.double())
+    for draw in ("uniform", "corner"):
+        for z in ball.sample(x, 4, g, draw=draw):
+            for value in (explained.gradient(model, z).double(), exactly.gradient(precise, z.double())):
+                low, up = bounds.gradient.lower.double(), bounds.gradient.upper.double()
+                assert ((low <= value) & (value <= up)).all()
+    return sum(v is not rp.Verdict.ERROR for v in bounds.verdicts)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_rounded_and_exact_gradients_lie_inside(case: tuple[Any, ...]) -> None:
+    assert _check(*case) >= 16
+
+
+def test_of_other_certifiers_too() -> None:
+    assert _check("interval:crown", 100.0, 1, 1e-3, "logit") >= 16
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_without_that_room_they_do_not(case: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(band, "_of_probabilities", lambda model, x, explained: x.new_zeros(len(x)))
+    with pytest.raises(AssertionError):
+        assert _check(*case) >= 16
