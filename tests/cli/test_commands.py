@@ -112,8 +112,9 @@ def test_plugins_list_shows_what_failed(registry: Registry) -> None:
     assert "broken: UnknownNameError: unknown hook 'register_attack'. Did you mean 'register_attacks'" in result.stdout
     status = {row["name"]: row["status"] for row in json.loads(run("plugins", "list", "--json").stdout)}
     assert status == {
-        "art": "blocked", "lirpa": "blocked", "interval": "blocked", "data": "loaded", "models": "loaded",
-        "explanations": "loaded", "losses": "loaded", "poison": "loaded", "toy": "loaded", "broken": "failed",
+        "art": "blocked", "lirpa": "blocked", "interval": "blocked", "verifier": "loaded", "data": "loaded",
+        "models": "loaded", "explanations": "loaded", "losses": "loaded", "poison": "loaded", "toy": "loaded",
+        "broken": "failed",
     }  # fmt: skip
 
 
