@@ -85,7 +85,9 @@ class Zonotopes:
         more = max(
             (int(self._bent(i).flatten(1).sum(1).max()) for i in steps if not network.rules[i].affine), default=0
         )
-        return int(self.room // max(1, (directions + more) * numbers))
+        each = max(1, (directions + more) * numbers)
+        # Samples share nothing on this way: together they are no quicker than what the caches of a processor hold.
+        return int(min(self.room // each, max(1, CHUNK // (each * self.values[0].lower.element_size()))))
 
     def learn(self, wanted: int, rows: int, straight: int, work: float) -> None:
         """Credits what rows cost that could have been left out.

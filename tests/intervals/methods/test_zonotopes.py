@@ -148,3 +148,29 @@ def test_the_pass_forward_is_made_where_rows_were_spent_in_vain(
         values = crown(trace(model, x), around(x, eps), entries="bent")
     assert bool(made) == starts
     assert outside(values, reached(trace(model, x), around(x, eps))) < 1e-12
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_batch_costs_no_more_than_its_samples(forced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = image_network("residual", torch.float32)
+    x = torch.cat([x, torch.rand_like(x)])
+    network, box = trace(model, x), around(x, 0.01)
+    passes: list[Relaxation] = []
+    made = Relaxation.__init__
+
+    def counted(self: Relaxation, *args: Any, **more: Any) -> None:
+        made(self, *args, **more)
+        passes.append(self)
+
+    def work(boxes: Sequence[Interval]) -> float:
+        passes.clear()
+        with torch.no_grad():
+            for part in boxes:
+                crown(network, part, entries="bent")
+        return sum(relaxation.work for relaxation in passes)
+
+    monkeypatch.setattr(Relaxation, "__init__", counted)
+    if forced:
+        monkeypatch.setattr(module, "Zonotopes", lambda *a, credit, **k: Zonotopes(*a, credit=torch.inf, **k))
+    alone, together = work([box[i : i + 1] for i in range(4)]), work([box])
+    assert 0 < together < 1.1 * alone
