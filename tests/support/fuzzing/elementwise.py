@@ -37,7 +37,10 @@ def function(random: Random, of: str, *, rare: bool = False) -> str:
         f"torch.where(({of}) > {low}, {of}, {slope} * ({of}))",
         f"torch.atan({of})", f"torch.erf({of})", f"torch.sign({of})",
         f"torch.heaviside({of}, torch.zeros_like({of}))", f"torch.round({of})", f"torch.floor(3 * ({of})) / 3",
-        f"torch.reciprocal(1.5 + torch.tanh({of}))",
+        f"torch.reciprocal(1.5 + torch.tanh({of}))", f"F.normalize({of}, dim=1)",
+        f"({of}) / (1 + ({of}).norm(dim=1, keepdim=True))", f"({of}) - ({of}).amax(1, keepdim=True)",
+        f"torch.min({of}, 1, keepdim=True)[0] * ({of})", f"(0.3 + ({of}).abs()) ** torch.tanh({of})",
+        f"torch.clamp({of}, min=torch.tensor({low}, dtype=({of}).dtype))",
     )  # fmt: skip
     if not rare and random.random() < 0.5:
         usual = (f"torch.relu({of})", f"F.relu({of})", f"torch.tanh({of})", f"torch.sigmoid({of})")
