@@ -98,8 +98,9 @@ def draw_case(recipe: Recipe, seed: int, *, batch: int = 3) -> Case | None:
     try:
         with torch.no_grad():
             value = outputs(code.model(), x)
+            outputs(code.model().double(), x.double())  # where points are looked for
     except (RuntimeError, ValueError, TypeError, IndexError):
-        return None  # steps that do not go together, or a sample alone
+        return None  # steps that do not go together, a sample alone, or constants of one precision
     if value.shape[0] != batch or value.dim() != 2 or not 2 <= value.shape[1] <= 40:
         return None
     if not (value.isfinite().all() and value.abs().max() < 1e6):
