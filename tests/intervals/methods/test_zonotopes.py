@@ -173,4 +173,5 @@ def test_a_batch_costs_no_more_than_its_samples(forced: bool, monkeypatch: pytes
     if forced:
         monkeypatch.setattr(module, "Zonotopes", lambda *a, credit, **k: Zonotopes(*a, credit=torch.inf, **k))
     alone, together = work([box[i : i + 1] for i in range(4)]), work([box])
-    assert 0 < together < 1.1 * alone
+    # On whole images all samples have as many rows as the one with the most, which costs some of these few a third.
+    assert 0 < together < 4 / 3 * alone
