@@ -131,7 +131,8 @@ class Relaxed(CROWN):
     SiLU); others always have relaxed gates:
 
     - 0: nothing.
-    - 1, 2: joint gates, which keep the slopes' dependence on the input, with one plane or with three.
+    - 1, 2: joint gates, which keep the slopes' dependence on the input, with one plane or with three; and the network
+      and its backward pass as one, as above, which is tighter on wide balls.
     - 3: as 2, with planes searched for by a few steps of Adam, many times slower; and for networks whose activations
       are all smooth gradients as quadratic functions of the input, where their coefficients for one sample fit
       `memory` (inputs up to about 100) and weights are points.
@@ -225,6 +226,8 @@ class Relaxed(CROWN):
         planes = PLANES[: {0: 0, 1: 1}.get(self.effort, len(PLANES))]
         start, steps = Interval.point(coefficients), STEPS if self.effort == 3 else 0
         found = gradient_interval(network, values, adjoint, start, planes, self.memory, steps=steps, asked=wanted)
+        if planes and any(smooth_of(layer) is not None for layer in network.layers):
+            found = found.agreeing(graph_interval(network, values, "logit", coefficients, memory=self.memory))
         if self.effort < 3:
             return found
         second_order = SecondOrder(network, values, adjoint)
