@@ -24,8 +24,9 @@ CERTIFIERS = {
     "interval:crown": {},
     "interval:alpha-crown": {"steps": 3},
     "interval:branch-and-bound": {"timeout": 5.0, "restarts": 1, "root_steps": 2},
+    "milp:exact": {"timeout": 5.0},
 }
-SLOW = ("lirpa:alpha-crown", "interval:branch-and-bound")
+SLOW = ("lirpa:alpha-crown", "interval:branch-and-bound", "milp:exact")
 
 
 @pytest.mark.parametrize("check", attack_checks)

@@ -18,6 +18,7 @@ from robust_plugins.decisions.verifier.attack import MarginDescent
 from robust_plugins.decisions.verifier.branching import BestChild, Branching
 from robust_plugins.decisions.verifier.clock import Clock
 from robust_plugins.decisions.verifier.domains import DualAscent
+from robust_plugins.decisions.verifier.exact import ExactMILP
 from robust_plugins.decisions.verifier.properties import Halfspaces, Unsafe
 from robust_plugins.decisions.verifier.search import Found
 from robust_plugins.decisions.verifier.stages import MEMORY, Engine
@@ -28,7 +29,7 @@ from robust_plugins.harness.evaluation import evaluation_error
 from robust_plugins.harness.progress import Say, reporting
 from robust_plugins.intervals import Interval
 from robust_plugins.intervals.methods.ascent import Ascent
-from robust_plugins.registry.hookspecs import Register, hookimpl
+from robust_plugins.registry.hookspecs import Backend, Register, hookimpl
 
 EVERY = 2.0
 """Seconds between two lines of progress on one sample."""
@@ -182,5 +183,6 @@ def _down(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 @hookimpl
 def register_certifiers(register: Register) -> None:
-    """Registers branch and bound."""
+    """Registers branch and bound, and its judge."""
     register("interval:branch-and-bound", BranchAndBound)
+    register("milp:exact", ExactMILP, requires=(Backend("scipy", install="pip install scipy"),))
