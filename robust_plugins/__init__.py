@@ -4,6 +4,7 @@ Every quantity is a bracket: what an attack achieved, and what a certifier prove
 """
 
 from robust_plugins.adapters.art.from_art import from_art
+from robust_plugins.adapters.onnx.verification import verify
 from robust_plugins.balls import L1, L2, Ball, Linf
 from robust_plugins.brackets import (
     Comparison,
@@ -156,6 +157,7 @@ __all__ = [
     "register",
     "train",
     "unregister",
+    "verify",
     "write_explanation_report",
     "write_report",
 ]

@@ -33,6 +33,7 @@ def test_python_blocks_run_and_print_what_is_written(tmp_path, monkeypatch, fres
     The README's own tests of its plugin are then run too.
     """
     monkeypatch.chdir(tmp_path)
+    _verification_files(tmp_path)
     namespace: dict[str, object] = {"__name__": "readme"}
     sys.modules["readme"] = type(sys)("readme")  # dataclasses look their module up
     compared = 0

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from robust_plugins.adapters.onnx.attack import Witness, confirmed, search
-from robust_plugins.adapters.onnx.network import OnnxNetwork
-from robust_plugins.adapters.onnx.properties import Case, Property
+from robust_plugins.adapters.onnx.network import OnnxNetwork, read_network
+from robust_plugins.adapters.onnx.properties import Case, Property, read_property
 from robust_plugins.adapters.onnx.properties.rows import WithInput, box, halfspaces, needs_input
 from robust_plugins.adapters.onnx.splitting import decide_by_splitting
 from robust_plugins.decisions.verifier import Answer, Halfspaces, verify_property
@@ -35,17 +36,25 @@ class Verified:
     """Why there is no answer."""
 
 
-def verify(network: OnnxNetwork, property: Property, *, timeout: float, seed: int = 0) -> Verified:
-    """Whether some input of the property's boxes has an unsafe output.
+def verify(
+    network: OnnxNetwork | Path | str, property: Property | Path | str, *, timeout: float, seed: int = 0
+) -> Verified:
+    """Says whether some input of the property's boxes has an unsafe output: `unsat`, or `sat` with a witness.
 
+    - `network`: an ONNX file, plain or gzipped, or one that was read
+    - `property`: a file in VNN-LIB, plain or gzipped, or one that was read
     - `timeout`: seconds, from the call on
     - `seed`: of the search for counterexamples
 
     `sat` has a witness that lies in its box exactly, and whose run in onnxruntime is unsafe exactly. `unsat` is proved
-    for all real inputs of the boxes, in the arithmetic that the verifier states. Raises ArgumentError where network and
-    property do not fit together.
+    for all real inputs of the boxes, in the arithmetic that the verifier states. Raises ArgumentError where a file cannot
+    be read, or network and property do not fit together.
     """
     end = time.monotonic() + timeout
+    if not isinstance(network, OnnxNetwork):
+        network = read_network(network)
+    if not isinstance(property, Property):
+        property = read_property(property)
     check_fits(network, property)
     with torch.random.fork_rng(devices=[]):
         witness = search(network, property, seconds=min(ATTACK * timeout, 0.5), seed=seed)
