@@ -26,7 +26,8 @@ from robust_plugins.registry.registry import registry
     "--component",
     "components",
     multiple=True,
-    help="An attack or a certifier, with parameters: 'art:pgd(steps=20)'; repeatable. Default: all that are there.",
+    help="An attack or a certifier, with parameters: 'art:pgd(steps=20)'; repeatable. Default: all that are there, but "
+    "those that search until a timeout.",
 )
 @as_json
 @click.pass_context
@@ -55,7 +56,15 @@ def compare(
 
 
 def _available() -> list[str]:
-    names = available([Kind.ATTACK, Kind.CERTIFIER])
+    searches = {info.name for info in registry().components(Kind.CERTIFIER) if "timeout" in info.parameters}
+    names = []
+    for name in available([Kind.ATTACK, Kind.CERTIFIER]):
+        if name in searches:
+            click.echo(
+                f"left out: {name}, which may take its timeout for each sample; name it with --component", err=True
+            )
+        else:
+            names.append(name)
     if not names:
         raise PluginError("no attack or certifier is available; see `robust-plugins plugins list`")
     return names

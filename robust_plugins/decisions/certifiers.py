@@ -35,7 +35,7 @@ LAST = 1 / 7
 
 @dataclass(frozen=True, kw_only=True)
 class _OfTheEngine(Certifier):
-    """What the engine's certifiers share: with `outward` their bounds also hold in floating point."""
+    """The engine's certifiers share this: with `outward` their bounds also hold in floating point."""
 
     outward: bool = False
 

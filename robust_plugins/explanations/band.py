@@ -130,7 +130,7 @@ def _gradient_in(dtype: torch.dtype, model: nn.Module, x: Tensor, explained: Exp
 
 
 def _of_probabilities(model: nn.Module, x: Tensor, explained: Explained) -> Tensor:
-    """What softmax at the end of a model loses of its gradient `p_i sum_j p_j (g_i - g_j)`: an ulp of each p_i g_j.
+    """Softmax at the end of a model loses this of its gradient `p_i sum_j p_j (g_i - g_j)`: an ulp of each p_i g_j.
 
     Where one probability is nearly 1 that is more than the gradient itself, and both precisions may lose the same.
     """

@@ -82,7 +82,7 @@ class ExplanationCertifier(Component, ABC):
         radius: float,
         wanted: Bool[Tensor, "batch *features"],
     ) -> Interval:
-        """As `gradient_bounds`, where only some components are `wanted`: bounds on others may be as wide as they are.
+        """Bounds the gradients where only some components are `wanted`: others may be as wide as they are.
 
         By default it bounds all of them.
         """
@@ -304,7 +304,7 @@ class ExplanationCertifier(Component, ABC):
     def _staged(
         self, model: nn.Module, x: Tensor, ball: Ball, explained: Explained, radius: float, allowed: Tensor
     ) -> _Judged:
-        """As `_judge`, with a cheaper certifier's bounds for what it proves to be robust."""
+        """Judges as `_judge`, with a cheaper certifier's bounds for what it proves to be robust."""
         first = self.cheaper(model, x) if len(x) and bool(allowed.isfinite().any()) else None
         if first is None:
             return self._judge(model, x, ball, explained, radius)

@@ -33,7 +33,7 @@ STEPS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class _OfTheEngine(ExplanationCertifier):
-    """What the engine's certifiers share: with `outward` their bounds also hold in floating point."""
+    """The engine's certifiers share this: with `outward` their bounds also hold in floating point."""
 
     outward: bool = False
 

@@ -73,7 +73,7 @@ class Broken:
 @pytest.fixture(autouse=True)
 def registry() -> Iterator[Registry]:
     """The plugin above and the built-in ones, without their attacks and certifiers: the toys are all there are."""
-    with using(Registry(entry_points=False, block=["art", "lirpa", "interval"])) as fresh:
+    with using(Registry(entry_points=False, block=["art", "lirpa", "interval", "verifier"])) as fresh:
         fresh.register(Plugin(), "toy")
         yield fresh
 
@@ -112,7 +112,7 @@ def test_plugins_list_shows_what_failed(registry: Registry) -> None:
     assert "broken: UnknownNameError: unknown hook 'register_attack'. Did you mean 'register_attacks'" in result.stdout
     status = {row["name"]: row["status"] for row in json.loads(run("plugins", "list", "--json").stdout)}
     assert status == {
-        "art": "blocked", "lirpa": "blocked", "interval": "blocked", "verifier": "loaded", "data": "loaded",
+        "art": "blocked", "lirpa": "blocked", "interval": "blocked", "verifier": "blocked", "data": "loaded",
         "models": "loaded", "explanations": "loaded", "losses": "loaded", "poison": "loaded", "toy": "loaded",
         "broken": "failed",
     }  # fmt: skip
@@ -144,6 +144,25 @@ def test_compare_trains_and_prints_one_table() -> None:
     assert "toy:corner" in result.stdout
     assert "training on 800 samples of moons for 3 epochs" in result.stderr
     assert "left out: toy:absent, backend missing; install it: pip install no_such_backend" in result.stderr
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(Fixed):
+    timeout: float = 60.0
+
+
+class Searches:
+    @rp.hookimpl
+    def register_certifiers(self, register: Any) -> None:
+        register("toy:search", Search)
+
+
+def test_compare_runs_searches_where_they_are_named(registry: Registry) -> None:
+    registry.register(Searches(), "searches")
+    result = run(*COMPARE, "--epochs", "0")
+    assert (result.exit_code, "toy:search" in result.stdout) == (0, False)
+    assert "left out: toy:search, which may take its timeout for each sample" in result.stderr
+    assert "toy:search" in run(*COMPARE, "--epochs", "0", "--component", "toy:search").stdout
 
 
 def test_compare_json_is_the_comparison_itself() -> None:

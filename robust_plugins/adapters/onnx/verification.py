@@ -47,8 +47,8 @@ def verify(
     - `seed`: of the search for counterexamples
 
     `sat` has a witness that lies in its box exactly, and whose run in onnxruntime is unsafe exactly. `unsat` is proved
-    for all real inputs of the boxes, in the arithmetic that the verifier states. Raises ArgumentError where a file cannot
-    be read, or network and property do not fit together.
+    for all real inputs of the boxes, in the arithmetic that the verifier states. Raises ArgumentError where a file
+    cannot be read, or network and property do not fit together.
     """
     end = time.monotonic() + timeout
     if not isinstance(network, OnnxNetwork):

@@ -86,7 +86,7 @@ def dot(a: Float[Tensor, "any rows *shape"], b: Float[Tensor, "samples *shape"])
 
 
 def arriving(value: Interval) -> Tensor:
-    """What is to be paid for coefficients of 1 of a node with these values, at once: (batch, *shape)."""
+    """The price of coefficients of 1 of a node with these values, at once: (batch, *shape)."""
     with torch.no_grad():
         once = rounding.once(value.lower[0].numel() + ARRIVING, value.dtype)
         return once * value.magnitude + rounding.underflow(1, value.dtype)

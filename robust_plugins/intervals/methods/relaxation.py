@@ -288,7 +288,7 @@ class Relaxation:
         return least if self.support is None else torch.maximum(least, self.support(a))
 
     def errors(self, node: int, pair: Coefficients) -> tuple[Tensor | None, Tensor | None]:
-        """What coefficients of a node may be off by, times its values: paid where others are added to them.
+        """The errors of a node's coefficients, times its values: paid where others are added to them.
 
         None where nothing is rounded outward.
         """
@@ -324,7 +324,7 @@ class Relaxation:
         return found
 
     def _reach(self, index: int) -> Reach:
-        """Of the output of an affine layer for input zero, and of what its weights' intervals add; see `Reach`."""
+        """The reach of an affine layer's output for input zero, and of what its weights' intervals add; see `Reach`."""
         if index not in self._reaches:
             network = self.network
             rule, layer = network.rules[index].forward, network.layers[index]

@@ -68,7 +68,7 @@ class Columns(NamedTuple):
             return flat.view(self.offset.shape) + self.offset.abs()
 
     def room(self, compact: Compact) -> Tensor:
-        """What an output may be off by, in sums of outputs times coefficients of 1: (outputs,)."""
+        """The error of an output, in sums of outputs times coefficients of 1: (outputs,)."""
         assert self.error is not None
         size = self.size(compact)
         terms = size.numel() + len(self.coefficients)
@@ -221,7 +221,7 @@ class Unfolding:
 
     @torch.no_grad()
     def _affine_error(self, index: int) -> Tensor:
-        """What an affine node makes of the errors of its inputs, and those of its evaluations: the network's, and ours.
+        """The errors behind an affine node: those of its inputs, and of its evaluations, the network's and ours.
 
         Columns are moved one by one, each with the node's constant part, which is then taken away again.
         """

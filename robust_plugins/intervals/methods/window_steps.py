@@ -127,7 +127,7 @@ class WindowSteps:
         return self._box.ends(w)
 
     def errors(self, node: int, w: Windows) -> tuple[Tensor, Tensor]:
-        """What coefficients of a node may be off by, as `Relaxation.errors` has it, for lower and upper bounds."""
+        """The errors of a node's coefficients, as `Relaxation.errors` has them, for lower and upper bounds."""
         if not rounding.active():
             zero = w.values.new_zeros(w.rows)
             return zero, zero

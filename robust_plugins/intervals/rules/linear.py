@@ -121,7 +121,7 @@ def conv_weights(
 
 
 def batch_norm_terms(layer: BatchNorm, x: Interval, weight: Interval | None, bias: Interval | None) -> tuple[int, int]:
-    """As for `size` below: a few units of the largest term, whichever way mean, scale and shift are folded."""
+    """Counts for `size` below a few units of the largest term, whichever way mean, scale and shift are folded."""
     return 16, 16
 
 
