@@ -115,7 +115,7 @@ def choose_vjp(layer: Choose, x: Interval, y: Interval, grad: Interval) -> tuple
 
 
 def average_terms(layer: nn.Module, x: Interval) -> tuple[int, int]:
-    """Counts as many terms for the exact and for the evaluated sum."""
+    """Counts as many products for an output as the gradient rule has for an input."""
     return _terms(layer, x), _terms(layer, x)
 
 
