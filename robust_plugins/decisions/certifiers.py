@@ -289,7 +289,7 @@ def _uncrossed(found: Interval, before: Interval, inside: Interval, values: Sequ
     gap = torch.maximum(found.lower - torch.minimum(found.upper, inside.upper), inside.lower - found.upper)
     if not bool((gap > 0).any()):
         return found
-    size = max(float(v.magnitude.max()) for v in values if v.lower.numel())
+    size = max(float(v.magnitude.detach().max()) for v in values if v.lower.numel())
     apart = (gap > 0) & (gap <= ROUNDINGS * torch.finfo(gap.dtype).eps * size)
     return Interval(
         torch.where(apart, before.lower - gap, found.lower), torch.where(apart, before.upper + gap, found.upper)

@@ -53,10 +53,10 @@ class Stale(Boxes):
     """Remembers the weights of the first call."""
 
     def propagate(self, model: nn.Module, x: Tensor, ball: rp.Ball, spec: Tensor | None) -> rp.Interval:
-        return super().propagate(_REMEMBERED.setdefault(id(model), deepcopy(model)), x, ball, spec)
+        return super().propagate(_REMEMBERED.setdefault(model, deepcopy(model)), x, ball, spec)
 
 
-_REMEMBERED: dict[int, nn.Module] = {}
+_REMEMBERED: dict[nn.Module, nn.Module] = {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -175,7 +175,7 @@ class Root(Unfolding):
 
     def _magnitude(self, columns: Columns) -> Tensor:
         size = self.sizes[columns.start : columns.start + len(columns.coefficients)]
-        return (size @ columns.coefficients.flatten(1).abs() / columns.scale).view(columns.offset.shape)
+        return (size @ columns.flat().abs()).view(columns.offset.shape)
 
     def _sharpen(self, index: int, readers: Sequence[nn.Module]) -> None:
         """Bounds the node's entries that may pass a kink by their columns, then with CROWN's slopes, then with others.

@@ -19,12 +19,13 @@ from robust_plugins.intervals.rules.registry import BUILTIN
 def behind(layer: nn.Module, shape: tuple[int, ...], draw: torch.Generator) -> nn.Module:
     """The layer between two linear ones, the last of which takes differences of what is large."""
     first = nn.Linear(shape[-1], shape[-1])
-    size = layer.eval()(torch.zeros(1, *shape)).numel()
+    layer = copy.deepcopy(layer).float().eval()  # other tests make it double
+    size = layer(torch.zeros(1, *shape)).numel()
     last = nn.Linear(size, 3)
     with torch.no_grad():
         last.weight.mul_(10 ** (4 * torch.rand(last.weight.shape, generator=draw)))
         last.weight[:, -1] = -last.weight[:, :-1].sum(1)
-    return nn.Sequential(first, copy.deepcopy(layer), Reshape((size,)), last).eval()
+    return nn.Sequential(first, layer, Reshape((size,)), last).eval()
 
 
 def check(index: int, dtype: torch.dtype, eps: float, scale: float, points: int) -> None:
