@@ -13,15 +13,13 @@ from torch import Tensor, nn
 
 from robust_plugins.adapters.onnx.attack import excesses
 from robust_plugins.decisions.verifier import Answer, Halfspaces
-from robust_plugins.intervals import Interval, trace
+from robust_plugins.intervals import Interval, rounding, trace
 from robust_plugins.intervals.methods.crown import crown
 
 BATCH = 64
 """Boxes that are bounded at once."""
 INPUTS = 24
 """With more inputs than that, whose box is no point, halving it once in each does not end."""
-MARGIN = 1e-9
-"""What a bound must exceed zero by, relative to the rows' values: double precision rounds by far less."""
 
 
 def decide_by_splitting(
@@ -34,8 +32,9 @@ def decide_by_splitting(
 ) -> Answer:
     """Whether some input of the box has an unsafe output: `unsat`, `sat` with the input, `unknown` or `timeout`.
 
-    For networks with smooth activations, which branching over neurons does not cover. `unsat` is proved in double
-    precision, up to its rounding. Raises UnsupportedModelError where a layer has no bounds.
+    For networks with smooth activations, which branching over neurons does not cover. `unsat` holds in real arithmetic:
+    bounds are computed in double precision and rounded outward. Raises UnsupportedModelError where a layer has no such
+    bounds.
     """
     end = time.monotonic() + timeout
     rows = torch.cat([weights for weights, _ in unsafe])
@@ -53,13 +52,12 @@ def decide_by_splitting(
         batch = [heapq.heappop(heap) for _ in range(min(BATCH, len(heap)))]
         low, up = torch.cat([b[2] for b in batch]), torch.cat([b[3] for b in batch])
         centre = low + (up - low) / 2
-        with torch.no_grad():
+        with torch.no_grad(), rounding.outward():
             hit = (excesses(exact, centre, unsafe).amin(1) <= 0).nonzero()
             if len(hit):
                 return Answer("sat", centre[hit[0, 0]].to(lower.dtype))
             bounds = crown(trace(network, low), Interval(low, up))[-1]
-        proved = bounds.lower - MARGIN * (1 + bounds.magnitude)
-        worst = torch.stack([proved[:, owner == k].amax(1) for k in range(len(unsafe))], 1).amin(1)
+        worst = torch.stack([bounds.lower[:, owner == k].amax(1) for k in range(len(unsafe))], 1).amin(1)
         for i in (~(worst > 0)).nonzero().flatten().tolist():
             if not splittable:
                 return Answer("unknown", None)
