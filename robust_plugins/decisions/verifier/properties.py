@@ -55,13 +55,15 @@ class Unsafe:
         counts = torch.tensor([len(o) for _, o in parts])
         owner = torch.arange(len(parts)).repeat_interleave(counts)
         self.member = (owner == torch.arange(len(parts)).unsqueeze(1)).double()
+        self.parts = torch.arange(len(parts))
+        """Which of the conjunctions that were asked about these are."""
 
     def select(self, parts: Tensor) -> Unsafe:
         """The union of some of the conjunctions."""
         found = Unsafe.__new__(Unsafe)
         rows = self.member[parts].any(0).nonzero().flatten()
         found.weights, found.offsets = self.weights[rows], self.offsets[rows]
-        found.member = self.member[parts][:, rows]
+        found.member, found.parts = self.member[parts][:, rows], self.parts[parts]
         return found
 
     def excess(self, rows: Float[Tensor, "points rows"]) -> Float[Tensor, "points conjunctions"]:

@@ -189,7 +189,7 @@ class Search:
             self.clock.check()
             one = domains.select(torch.tensor([i]))
             one, point = solved(self.root.compact, self.exact, one, self.member[about[i]])
-            if bool(self._exactly(one) > 0):
+            if bool(self._proves(torch.ones(1), one, about[i : i + 1], False)):
                 continue
             x = None if point is None else self.root.input_at(point)
             if x is not None and self.confirm(x):

@@ -59,6 +59,9 @@ class Engine:
     leaf_ascent: DualAscent = field(default_factory=lambda: DualAscent(steps=6))
     batch: int = 256
     memory: int = MEMORY
+    root: Callable[..., Root] = Root
+    search: Callable[..., Search] = Search
+    """What makes these: subclasses that write down what they find."""
 
 
 @dataclass(eq=False)
@@ -116,8 +119,8 @@ class Stages:
 
     def _stage(self, about: Tensor, known: Sequence[Interval], trees: Trees | None) -> _Stage:
         engine = self.engine
-        root = Root(self.form, known, engine.ascent, engine.memory, clock=self.clock, trees=trees)
-        search = Search(
+        root = engine.root(self.form, known, engine.ascent, engine.memory, clock=self.clock, trees=trees)
+        search = engine.search(
             root, self.unsafe.select(about), self.confirm, self.clock, engine.branching, engine.root_ascent,
             engine.leaf_ascent, engine.batch, engine.memory, self.tell,
         )  # fmt: skip
