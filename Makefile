@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 # Every current torch is newer than what this release states that it needs, so its dependencies are not asked for;
 # those that it really imports are in the extra `lirpa`.
 LIRPA := auto_LiRPA==0.3
-EXTRAS := art,lirpa,data,report,mnist5k,safetensors,captum,onnx,test,check
+EXTRAS := art,lirpa,data,report,mnist5k,safetensors,captum,onnx,bench,test,check
 
 # The first Python that is new enough; choose another with `make PYTHON=...`.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14 python; do \

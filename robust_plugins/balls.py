@@ -310,6 +310,10 @@ class L1(Ball):
         return sign * (draws / draws.sum(-1, keepdim=True))[..., :dims]
 
 
+BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2, "l1": L1}
+"""The balls by the names of their norms in files and on the command line."""
+
+
 def _random(kind: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:
     # A generator draws on its own device only; its values move to where the inputs are.
     device = generator.device if generator is not None else like.device

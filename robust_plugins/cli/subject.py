@@ -11,7 +11,7 @@ import click
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.balls import L1, L2, Ball, Linf
+from robust_plugins.balls import BALLS, Ball
 from robust_plugins.data import Dataset, dataset
 from robust_plugins.networks import is_file, load_model, train
 from robust_plugins.networks.loading import models
@@ -19,7 +19,6 @@ from robust_plugins.registry.information import Kind, Status
 from robust_plugins.registry.naming import parse_component
 from robust_plugins.registry.registry import registry
 
-BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2, "l1": L1}
 EPOCHS = 10
 """For a network of the zoo that is given no weights."""
 

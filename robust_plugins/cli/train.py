@@ -18,10 +18,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from robust_plugins.balls import BALLS
 from robust_plugins.cli.folder import claimed
 from robust_plugins.cli.loss_options import REGULARISERS, loss_of, ramp_of
 from robust_plugins.cli.printing import as_json, finite, print_json
-from robust_plugins.cli.subject import BALLS
 from robust_plugins.cli.trial import suiting, tried
 from robust_plugins.data import dataset
 from robust_plugins.decisions.registered import attack, certifier

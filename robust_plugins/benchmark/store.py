@@ -1,0 +1,243 @@
+"""`Store`: the records of studies in one SQLite file, keyed by identity, with one writer at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from robust_plugins.benchmark.records import COLUMNS, Record, digest
+from robust_plugins.errors import ArgumentError, PluginError
+
+FORMAT = 1
+"""Raised when the columns change; a store of another format is refused, not misread."""
+
+_SQL = {"str": "TEXT NOT NULL", "int": "INTEGER NOT NULL", "float": "REAL NOT NULL", "int | None": "INTEGER",
+        "float | None": "REAL", "bool | None": "INTEGER"}  # fmt: skip
+_FIELDS = tuple(field.name for field in fields(Record))
+_BOOLEANS = tuple(field.name for field in fields(Record) if field.type == "bool | None")
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS records (
+    identity TEXT NOT NULL UNIQUE, {", ".join(f"{field.name} {_SQL[str(field.type)]}" for field in fields(Record))}
+);
+CREATE TABLE IF NOT EXISTS artifacts (hash TEXT NOT NULL UNIQUE, content BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS studies (hash TEXT NOT NULL UNIQUE, configuration TEXT NOT NULL, created TEXT NOT NULL);
+"""
+
+
+class Store:
+    """The records in one SQLite file: rows of `Record`, the studies that made them, and examples that were kept.
+
+    Opened to read, as by default, it waits for nobody and sees what was written last. `Store(path, write=True)` makes
+    the file where there is none, and is the only writer: a second one, of any process of the machine, is refused.
+    Use it in a `with` block, which closes it. What is inserted at once is written as a whole or not at all, also where
+    the process is killed.
+
+    Raises ArgumentError for a file that is missing, no store, of another format or being written already.
+    """
+
+    def __init__(self, path: str | Path, *, write: bool = False) -> None:
+        self.path = Path(path)
+        self._lock = _locked(self.path) if write else None
+        try:
+            self._connection = self._opened(write)
+        except BaseException:
+            self._unlock()
+            raise
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file; what was inserted is in it."""
+        self._connection.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __len__(self) -> int:
+        (count,) = self._connection.execute("SELECT count(*) FROM records").fetchone()
+        return int(count)
+
+    def insert(
+        self, records: Iterable[Record], artifacts: Mapping[str, bytes] | None = None, *, replace: bool = False
+    ) -> int:
+        """Writes records and artifacts in one transaction, and returns how many records were new.
+
+        - `artifacts`: contents by `artifact_hash`
+        - `replace`: a record that is there already gives way to the new one; else it stays
+        """
+        # Not OR IGNORE, which passes over rows that lack something, too.
+        verb, otherwise = ("INSERT OR REPLACE", "") if replace else ("INSERT", " ON CONFLICT (identity) DO NOTHING")
+        marks = ", ".join("?" * len(COLUMNS))
+        values = [(record.identity, *(getattr(record, name) for name in _FIELDS)) for record in records]
+        before = len(self)
+        with self._connection:
+            self._connection.executemany(f"{verb} INTO records VALUES ({marks}){otherwise}", values)
+            kept = list((artifacts or {}).items())
+            self._connection.executemany("INSERT OR IGNORE INTO artifacts VALUES (?, ?)", kept)
+        return len(self) - before
+
+    def identities(self, *, answered: bool = False) -> set[str]:
+        """The identities of all records; with `answered` of those alone that are neither `error` nor `timeout`."""
+        condition = " WHERE verdict NOT IN ('error', 'timeout')" if answered else ""
+        return {identity for (identity,) in self._connection.execute(f"SELECT identity FROM records{condition}")}
+
+    def columns(self, *names: str, where: Mapping[str, Any] | None = None) -> dict[str, list[Any]]:
+        """The records by columns, in the order in which they were written; all columns where none is named.
+
+        `where` keeps records whose column has that value, or one of several in a list. A hundred thousand records take
+        a second or two, three columns of them a tenth.
+        """
+        names = names or COLUMNS
+        for name in (*names, *(where or ())):
+            if name not in COLUMNS:
+                raise ArgumentError("column", repr(name), accepted=", ".join(COLUMNS), hint="Name one of them.")
+        condition, values = _condition(where or {})
+        rows = self._connection.execute(
+            f"SELECT {', '.join(names)} FROM records{condition} ORDER BY rowid", values
+        ).fetchall()
+        found = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {n: [] for n in names}
+        for name in _BOOLEANS:
+            if name in found:
+                found[name] = [None if value is None else bool(value) for value in found[name]]
+        return found
+
+    def records(self, *, where: Mapping[str, Any] | None = None) -> Iterator[Record]:
+        """The records one by one, in the order in which they were written; `where` as for `columns`."""
+        found = self.columns(*_FIELDS, where=where)
+        for values in zip(*found.values(), strict=True):
+            yield Record(**dict(zip(_FIELDS, values, strict=True)))
+
+    def frame(self, *names: str, where: Mapping[str, Any] | None = None) -> Any:
+        """`columns` as a data frame of pandas, or of polars where pandas is not installed.
+
+        Raises PluginError where neither is.
+        """
+        return frame(self.columns(*names, where=where))
+
+    def artifact(self, hash: str) -> bytes:
+        """An adversarial example or witness that was kept: a safetensors file. Raises KeyError where it was not."""
+        row = self._connection.execute("SELECT content FROM artifacts WHERE hash = ?", (hash,)).fetchone()
+        if row is None:
+            raise KeyError(hash)
+        return bytes(row[0])
+
+    def remember(self, configuration: Mapping[str, Any], created: str) -> str:
+        """Keeps the configuration of a study that writes into this store, once, and returns its hash."""
+        text = json.dumps(configuration, sort_keys=True)
+        with self._connection:
+            values = (digest(text), text, created)
+            self._connection.execute("INSERT OR IGNORE INTO studies VALUES (?, ?, ?)", values)
+        return digest(text)
+
+    def studies(self) -> list[dict[str, Any]]:
+        """The configurations of all studies that wrote into this store, oldest first."""
+        found = self._connection.execute("SELECT configuration FROM studies ORDER BY rowid").fetchall()
+        return [json.loads(text) for (text,) in found]
+
+    def _opened(self, write: bool) -> sqlite3.Connection:
+        if not write and not self.path.is_file():
+            raise _refused(self.path, "no file", "Run a study first: robust-plugins bench run study.toml.")
+        try:
+            if not write:
+                return self._for_reading()
+            connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
+            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if tables:
+                self._check_format(connection)
+            connection.execute("PRAGMA journal_mode = WAL")
+            # A power cut may lose the last batches, which are computed again; it damages nothing.
+            connection.execute("PRAGMA synchronous = NORMAL")
+            with connection:
+                for statement in _TABLES.split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {FORMAT}")
+        except sqlite3.DatabaseError as error:
+            raise _refused(self.path, f"no store ({error})", "Name another file.") from error
+        return connection
+
+    def _for_reading(self) -> sqlite3.Connection:
+        uri = self.path.resolve().as_uri()
+        connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=60, check_same_thread=False)
+        try:
+            self._check_format(connection)
+        except sqlite3.OperationalError:  # in a folder that cannot be written to, where SQLite has no place for its log
+            connection.close()
+            connection = sqlite3.connect(f"{uri}?immutable=1", uri=True, check_same_thread=False)
+            self._check_format(connection)
+        return connection
+
+    def _check_format(self, connection: sqlite3.Connection) -> None:
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found != FORMAT:
+            what = (
+                "no store of studies" if not found else f"a store of format {found}, where this version reads {FORMAT}"
+            )
+            raise _refused(self.path, what, "Name another file, or use the version that wrote it.")
+
+
+def artifact_hash(content: bytes) -> str:
+    """The name that an artifact is kept under."""
+    return digest(content)
+
+
+def frame(columns: Mapping[str, Sequence[Any]]) -> Any:
+    """A data frame of pandas, or of polars where pandas is not installed; raises PluginError where neither is."""
+    try:
+        import pandas
+    except ImportError:
+        try:
+            import polars
+        except ImportError:
+            raise PluginError(
+                "a data frame needs pandas or polars; install one: pip install pandas. `columns` needs neither."
+            ) from None
+        return polars.DataFrame(columns, infer_schema_length=None)
+    return pandas.DataFrame(columns)
+
+
+def _condition(where: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    parts, values = [], []
+    for name, value in where.items():
+        several = list(value) if isinstance(value, Collection) and not isinstance(value, str | bytes) else [value]
+        parts.append(f"{name} IN ({', '.join('?' * len(several))})")
+        values += several
+    return (f" WHERE {' AND '.join(parts)}" if parts else ""), values
+
+
+def _locked(path: Path) -> int | None:
+    """A lock on a file beside the store, which ends with the process however it ends; None where there are none."""
+    try:
+        import fcntl
+    except ImportError:  # on Windows SQLite's own locks still keep the file whole
+        return None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise _refused(
+            path, f"not to be written ({error})", "Name a file in a folder that you may write to."
+        ) from error
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(held)
+        raise _refused(
+            path, "being written by another run", "Wait for it, or write to another store and compare the two."
+        ) from None
+    return held
+
+
+def _refused(path: Path, found: str, hint: str) -> ArgumentError:
+    return ArgumentError("store", f"{str(path)!r}: {found}", accepted="a store of `bench run`", hint=hint)

@@ -1,0 +1,217 @@
+"""Records and their store: identities, transactions, one writer, columns of many records."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+import robust_plugins as rp
+from robust_plugins.benchmark.records import COLUMNS, Record, ball_fields, digest, ranges, samples_of
+from robust_plugins.benchmark.store import Store, artifact_hash
+
+RECORD = Record(
+    model="small", data="digits", sample=3, norm="linf", eps=0.1, clip="[0.0,1.0]", component="pgd", method="art:pgd",
+    kind="attack", parameters='{"steps":40}', seed=0, verdict="falsified", success=True, margin=-0.5, distance=0.1,
+    loss=1.2, label=1, prediction=7, queries=41, seconds=0.01, backend_seconds=0.008, error="", artifact="",
+    model_hash="m", input_hash="x", component_hash="c", versions='{"torch":"2"}', device="cpu", threads=1,
+    batch_size=64, batch="0-63", machine="here", created="2026-01-01T00:00:00Z",
+)  # fmt: skip
+SILENT = replace(RECORD, sample=4, input_hash="y", verdict="timeout", success=None, margin=None, queries=None)
+
+
+def many(count: int) -> list[Record]:
+    return [replace(RECORD, sample=i, input_hash=str(i), margin=i / 7) for i in range(count)]
+
+
+def test_every_field_comes_back(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite", write=True) as store:
+        assert store.insert([RECORD, SILENT]) == 2
+    with Store(tmp_path / "s.sqlite") as store:
+        assert list(store.records()) == [RECORD, SILENT]
+        assert store.columns("sample", "success", "margin", where={"verdict": ["timeout", "error"]}) == {
+            "sample": [4], "success": [None], "margin": [None],
+        }  # fmt: skip
+        assert list(store.columns()) == list(COLUMNS)
+        assert store.identities() == {RECORD.identity, SILENT.identity}
+        assert store.identities(answered=True) == {RECORD.identity}
+
+
+def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite", write=True) as store:
+        store.insert([replace(RECORD, margin=-math.inf, loss=math.nan)])
+        (found,) = store.records()
+    assert found.margin == -math.inf
+    assert found.loss is None
+
+
+IDENTIFYING = {
+    "model_hash", "input_hash", "label", "norm", "eps", "clip", "kind", "component_hash", "versions", "seed", "device",
+    "batch_size",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Record)])
+def test_what_can_change_an_answer_changes_the_identity_and_nothing_else_does(name: str) -> None:
+    value = getattr(RECORD, name)
+    other = f"{value}!" if isinstance(value, str) else not value if isinstance(value, bool) else value + 1
+    assert (replace(RECORD, **{name: other}).identity != RECORD.identity) is (name in IDENTIFYING)
+
+
+def test_parts_of_a_hash_do_not_run_together() -> None:
+    assert digest("ab", "c") != digest("a", "bc")
+    assert digest("ab") == digest(b"ab")
+
+
+def test_balls_come_back() -> None:
+    for ball in (rp.Linf(eps=0.1, clip=(0, 1)), rp.L2(eps=0.5, clip=None), rp.L1(eps=3, clip=(-1, 1))):
+        assert replace(RECORD, **ball_fields(ball)).ball() == ball
+    assert replace(RECORD, **ball_fields(None)).ball() is None
+
+
+def test_samples_are_written_as_ranges() -> None:
+    assert ranges([3, 5, 6, 7]) == "3,5-7"
+    assert samples_of("3,5-7") == [3, 5, 6, 7]
+    assert samples_of(ranges([])) == []
+
+
+def test_a_record_that_is_there_stays_unless_replaced(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite", write=True) as store:
+        store.insert([RECORD])
+        later = replace(RECORD, seconds=9.0, machine="there")
+        assert store.insert([later, SILENT]) == 1
+        assert list(store.records()) == [RECORD, SILENT]
+        assert store.insert([later], replace=True) == 0
+        assert set(store.records()) == {later, SILENT}
+
+
+def test_a_batch_is_written_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite", write=True) as store:
+        broken = replace(SILENT)
+        object.__setattr__(broken, "verdict", None)
+        with pytest.raises(sqlite3.Error):
+            store.insert([RECORD, broken])
+        assert len(store) == 0
+
+
+def test_artifacts_and_studies(tmp_path: Path) -> None:
+    name = artifact_hash(b"tensor")
+    with Store(tmp_path / "s.sqlite", write=True) as store:
+        store.insert([replace(RECORD, artifact=name)], {name: b"tensor"})
+        assert store.remember({"b": 1, "a": 2}, "now") == store.remember({"a": 2, "b": 1}, "later")
+        store.remember({"a": 3}, "later")
+    with Store(tmp_path / "s.sqlite") as store:
+        assert store.artifact(name) == b"tensor"
+        assert store.studies() == [{"a": 2, "b": 1}, {"a": 3}]
+        with pytest.raises(KeyError):
+            store.artifact("other")
+
+
+def test_one_writer_and_any_readers(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    with Store(path, write=True) as store, Store(path) as reader:
+        with pytest.raises(rp.ArgumentError, match="written by another run"):
+            Store(path, write=True)
+        store.insert([RECORD])
+        assert len(reader) == 1
+        with pytest.raises(sqlite3.OperationalError):
+            reader.insert([SILENT])
+    with Store(path, write=True) as store:  # the lock is gone with its writer
+        assert len(store) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "match"), [(None, "no file"), (b"words that are no database", "no store"), (b"", "no store of studies")]
+)
+def test_other_files_are_refused(tmp_path: Path, content: bytes | None, match: str) -> None:
+    if content is not None:
+        (tmp_path / "s.sqlite").write_bytes(content * 100)
+    with pytest.raises(rp.ArgumentError, match=match):
+        Store(tmp_path / "s.sqlite")
+
+
+def test_somebody_elses_database_is_not_written_into(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "s.sqlite")
+    connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    with pytest.raises(rp.ArgumentError, match="no store of studies"):
+        Store(tmp_path / "s.sqlite", write=True)
+
+
+def test_unknown_columns_are_refused_by_name(tmp_path: Path) -> None:
+    with (
+        Store(tmp_path / "s.sqlite", write=True) as store,
+        pytest.raises(rp.ArgumentError, match=r"marginn.*accepted: identity"),
+    ):
+        store.columns("marginn")
+
+
+def test_a_frame_has_the_columns(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    with Store(tmp_path / "s.sqlite", write=True) as store:
+        store.insert(many(3))
+        found = store.frame("sample", "margin")
+    assert list(found["sample"]) == [0, 1, 2]
+    assert list(found.columns) == ["sample", "margin"]
+
+
+def test_a_frame_needs_pandas_or_polars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pandas", "polars"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with (
+        Store(tmp_path / "s.sqlite", write=True) as store,
+        pytest.raises(rp.PluginError, match="pip install pandas"),
+    ):
+        store.frame()
+
+
+@pytest.mark.slow
+def test_a_killed_writer_leaves_whole_batches(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    code = (
+        "import pickle, sys\n"
+        "from dataclasses import replace\n"
+        "from robust_plugins.benchmark.store import Store\n"
+        "record = pickle.loads(sys.stdin.buffer.read())\n"
+        f"store = Store({str(path)!r}, write=True)\n"
+        "for batch in range(10**6):\n"
+        "    store.insert([replace(record, sample=7 * batch + i, input_hash=f'{batch} {i}') for i in range(7)])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(pickle.dumps(RECORD))
+    process.stdin.close()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            with Store(path) as store:
+                if len(store) > 70:
+                    break
+        except rp.ArgumentError:
+            time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with Store(path, write=True) as store:
+        assert len(store) > 70
+        assert len(store) % 7 == 0
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_records_are_read_in_seconds(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite", write=True) as store:
+        store.insert(many(100_000))
+        start = time.process_time()
+        assert len(store.columns()["sample"]) == 100_000
+        assert time.process_time() - start < 10
+        start = time.process_time()
+        assert len(store.columns("sample", "margin", "success")["margin"]) == 100_000
+        assert time.process_time() - start < 3
