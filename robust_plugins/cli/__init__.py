@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from robust_plugins.cli import audit_results, compare, explain, poison, train, verify
+from robust_plugins.cli import audit_results, bench, compare, explain, poison, train, verify
 from robust_plugins.cli.listings import data, models, plugins, recipes
 from robust_plugins.errors import ArgumentError, PluginError, RobustPluginsError, UnknownNameError
 from robust_plugins.registry.information import Kind
@@ -69,6 +69,7 @@ for _command in (
     poison.poison,
     verify.verify,
     audit_results.audit_results,
+    bench.bench,
     plugins,
     data,
     models,

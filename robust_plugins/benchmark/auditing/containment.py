@@ -1,0 +1,150 @@
+"""Recorded points inside recorded sets: balls of all norms held in one another, for many records at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robust_plugins.benchmark.columns import Columns
+
+BALL = 1e-6
+"""Relative to the largest of 1 and eps: how far rounding may take a point out of its ball."""
+
+NORMS = ("linf", "l2", "l1")
+
+_EXPONENTS = {"linf": 0.0, "l2": 0.5, "l1": 1.0}
+"""A ball of radius r in one norm lies in that of d^p r in another, where p is by how much its exponent is larger."""
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Inputs that somebody found, one for each place in the columns."""
+
+    places: NDArray[np.int64]
+    values: NDArray[np.float64]
+    """What each point achieved: the smaller, the worse for a claim."""
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """For each claim the worst point inside its set."""
+
+    claims: NDArray[np.int64]
+    points: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
+def radius_of(columns: Columns, places: NDArray[np.int64], norm: str) -> NDArray[np.float64]:
+    """An upper bound of the distance in `norm` of each record's point from its input; inf where none is known.
+
+    From the record's own distance, at most its radius where it keeps to its ball, by the factor between the norms: a
+    point of the L-infinity ball of radius r in d dimensions lies in the L2 ball of sqrt(d) r and in the L1 ball of d r,
+    one of the L2 ball in the L1 ball of sqrt(d) r, and a larger norm bounds a smaller one. Where the example was kept,
+    from its real distance.
+    """
+    eps, distance, own = (columns[name][places] for name in ("eps", "distance", "norm"))
+    slack = BALL * np.maximum(1.0, eps)
+    inside = np.isnan(distance) | (distance <= eps + slack)
+    # The set of one ball is the same for everybody, however distances to its border are rounded; for another ball the
+    # rounding counts.
+    reach = np.where(inside, np.fmin(distance + slack, eps), distance + slack)
+    dims = columns["features"][places]
+    factor = np.full(len(places), np.inf)
+    for name in NORMS:
+        power = max(_EXPONENTS[norm] - _EXPONENTS[name], 0.0)
+        # Without the number of features only what holds for every number of them is known.
+        held = np.where(np.isnan(dims), np.inf, np.nan_to_num(dims, nan=1.0) ** power) if power else 1.0
+        factor = np.where(own == name, held, factor)
+    kept = columns[f"distance_{norm}"][places] + slack
+    with np.errstate(invalid="ignore"):  # a distance of zero by an unknown factor is not known
+        reach = np.where(own == norm, reach, np.fmin(reach * factor, kept))
+    return np.where(own == "", 0.0, reach)  # a clean row is about the input itself
+
+
+def worst_inside(
+    columns: Columns, claims: NDArray[np.int64], points: Points, keys: NDArray[np.int64], *, tolerance: float = 0.0
+) -> Match:
+    """For each claim the point with the smallest value among those of its key inside its ball; claims without are out.
+
+    `keys` are the records' keys: only what agrees in them is about the same model and input. With `tolerance`, points
+    are looked for in the ball that is larger by so much of the largest of 1 and eps.
+    """
+    found = np.full(len(claims), -1, np.int64)
+    best = np.full(len(claims), np.inf)
+    for norm in NORMS:
+        for clip, held in _clips(columns, claims, points.places):
+            mine = np.flatnonzero((columns["norm"][claims] == norm) & (columns["clip"][claims] == clip))
+            theirs = np.flatnonzero(held)
+            if not len(mine) or not len(theirs):
+                continue
+            eps = columns["eps"][claims[mine]]
+            limit = eps + tolerance * np.maximum(1.0, eps)
+            reach = radius_of(columns, points.places[theirs], norm)
+            at = _least(
+                keys[claims[mine]], limit, keys[points.places[theirs]], reach, points.values[theirs]
+            )  # places in theirs
+            hit = at >= 0
+            found[mine[hit]] = theirs[at[hit]]
+            best[mine[hit]] = points.values[theirs[at[hit]]]
+    hit = found >= 0
+    return Match(claims[hit], points.places[found[hit]], best[hit])
+
+
+def _least(
+    claim_keys: NDArray[np.int64],
+    limits: NDArray[np.float64],
+    point_keys: NDArray[np.int64],
+    reaches: NDArray[np.float64],
+    values: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """For each claim the place of the smallest value among the points of its key with `reach <= limit`; -1 for none."""
+    usable = np.flatnonzero(~np.isnan(values) & np.isfinite(reaches))
+    if not len(usable):
+        return np.full(len(claim_keys), -1, np.int64)
+    count = len(usable)
+    keys = np.concatenate((point_keys[usable], claim_keys))
+    _, keys = np.unique(keys, return_inverse=True)
+    order = np.lexsort(
+        (
+            np.repeat((0, 1), (count, len(claim_keys))),  # at equal radii points come first: they lie on the border
+            np.concatenate((reaches[usable], limits)),
+            keys,
+        )
+    )
+    ranks = np.empty(count, np.int64)
+    ranks[np.argsort(values[usable], kind="stable")] = np.arange(count)
+    # One running minimum does for all keys: a later key's scores are all smaller than those of the keys before it.
+    scores = np.full(len(keys), np.iinfo(np.int64).max)
+    last = int(keys.max())
+    scores[:count] = (last - keys[:count]) * count + ranks
+    least = np.minimum.accumulate(scores[order])
+    by_rank = np.empty(count, np.int64)
+    by_rank[ranks] = usable
+    result = np.full(len(keys), -1, np.int64)
+    known = (least != np.iinfo(np.int64).max) & (last - least // count == keys[order])
+    result[order[known]] = by_rank[least[known] % count]
+    return result[count:]
+
+
+def _clips(
+    columns: Columns, claims: NDArray[np.int64], places: NDArray[np.int64]
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Each valid range of the claims, with the points whose own valid range lies in it; clean inputs always do."""
+    clips, norms = columns["clip"][places], columns["norm"][places]
+    for clip in dict.fromkeys(columns["clip"][claims]):
+        inside = {other: _within(other, clip) for other in dict.fromkeys(clips)}
+        held = np.fromiter((inside[other] for other in clips), bool, len(clips))
+        yield clip, held | (norms == "")
+
+
+def _within(inner: str, outer: str) -> bool:
+    if not outer or inner == outer:
+        return True
+    if not inner:
+        return False
+    (low, high), (least, most) = json.loads(inner), json.loads(outer)
+    return bool(least <= low and high <= most)

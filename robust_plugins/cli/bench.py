@@ -1,0 +1,15 @@
+"""`robust-plugins bench`: studies, from the file that describes one to the report that defends it."""
+
+from __future__ import annotations
+
+import click
+
+from robust_plugins.cli.bench_audit import audit
+
+
+@click.group()
+def bench() -> None:
+    """Run studies into a store of records; audit, compare and report what is in it."""
+
+
+bench.add_command(audit)
