@@ -19,6 +19,7 @@ from robust_plugins.brackets import (
 )
 from robust_plugins.data import Dataset, dataset, datasets
 from robust_plugins.decisions.attack import Attack
+from robust_plugins.decisions.cascade import cascade
 from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.decisions.registered import attack, attacks, certifier, certifiers
 from robust_plugins.decisions.results import AttackResult, Certificate, Verdict
@@ -128,6 +129,7 @@ __all__ = [
     "apply_spec",
     "attack",
     "attacks",
+    "cascade",
     "certifier",
     "certifiers",
     "compare",

@@ -27,7 +27,7 @@ from robust_plugins.registry.registry import registry
     "components",
     multiple=True,
     help="An attack or a certifier, with parameters: 'art:pgd(steps=20)'; repeatable. Default: all that are there, but "
-    "those that search until a timeout.",
+    "those that search until a timeout, and cascades of others.",
 )
 @as_json
 @click.pass_context
@@ -56,9 +56,13 @@ def compare(
 
 
 def _available() -> list[str]:
-    searches = {info.name for info in registry().components(Kind.CERTIFIER) if "timeout" in info.parameters}
+    certifiers = registry().components(Kind.CERTIFIER)
+    searches = {info.name for info in certifiers if "timeout" in info.parameters}
+    repeating = {info.name for info in certifiers if "stages" in info.parameters}  # what others have answered already
     names = []
     for name in available([Kind.ATTACK, Kind.CERTIFIER]):
+        if name in repeating:
+            continue
         if name in searches:
             click.echo(
                 f"left out: {name}, which may take its timeout for each sample; name it with --component", err=True

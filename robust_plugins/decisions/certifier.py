@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar, final
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
-from robust_plugins.decisions.results import Certificate, Verdict
+from robust_plugins.decisions.results import Certificate, Stage, Verdict
 from robust_plugins.decisions.specifications import margin_spec
 from robust_plugins.errors import ComponentError, UnsupportedModelError
 from robust_plugins.harness.arguments import as_labels, check_spec, decided, first_decided, logits_of
@@ -47,6 +47,13 @@ class Decision:
     """Which samples were given up before there was an answer; empty for none."""
     messages: tuple[str, ...] = ()
     """Why there is no answer, one for each sample; empty for none."""
+    settled: Bool[Tensor, " batch"] | None = None
+    """Samples that another certifier's public call has certified: from their bounds its rounding is taken off already,
+    and none is taken off again."""
+    undecided: tuple[Verdict, ...] = ()
+    """The verdict on each sample that bounds and witness do not decide; empty for UNKNOWN, or TIMEOUT where stopped."""
+    stages: tuple[Stage, ...] = ()
+    """The record of a cascade."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +260,8 @@ class Certifier(Component, ABC):
         falsified = torch.tensor([v is Verdict.FALSIFIED for v in verdicts], dtype=torch.bool, device=x.device)
         witness = torch.where(falsified.view(-1, *[1] * (x.dim() - 1)), witness, torch.nan)
         soundness = self.soundness + ("; " + LEFT_OUT if is_cut(model) else "")
-        return Certificate(verdicts, margin, logits, certified, witness, messages, call.seconds, soundness)
+        stages = tuple(_joined(same) for same in zip(*(part[4] for part in parts), strict=True))
+        return Certificate(verdicts, margin, logits, certified, witness, messages, call.seconds, soundness, stages)
 
     @final
     def _chunk_size(self, model: nn.Module, x: Tensor, classes: int) -> int | None:
@@ -294,8 +302,8 @@ class Certifier(Component, ABC):
     @final
     def _judge(
         self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, spec: Tensor, logits: Tensor
-    ) -> tuple[Tensor, list[Verdict], list[str], Tensor]:
-        """Margin, verdict, message and witness, where there is one, for each sample of one chunk."""
+    ) -> tuple[Tensor, list[Verdict], list[str], Tensor, tuple[Stage, ...]]:
+        """Margin, verdict, message, and witness where there is one, for each sample of one chunk; its stages."""
         wrong = (logits.argmax(1) != y).tolist()
         try:
             _check_readable(model)
@@ -303,7 +311,7 @@ class Certifier(Component, ABC):
         except UnsupportedModelError as error:
             verdicts = [Verdict.FALSIFIED if w else Verdict.UNSUPPORTED for w in wrong]
             messages = ["" if w else str(error) for w in wrong]
-            return torch.full_like(logits[:, 0], -torch.inf), verdicts, messages, x
+            return torch.full_like(logits[:, 0], -torch.inf), verdicts, messages, x, ()
         found = self._checked(decision.bounds, x, spec.shape[1])
         broken, witness = self._witnesses(decision, model, x, y, ball)
         clean = (spec @ logits.unsqueeze(2)).squeeze(2)
@@ -321,7 +329,8 @@ class Certifier(Component, ABC):
             .logical_or((found.lower - slack <= clean) & (clean <= found.upper + slack))
             .all(1),
         }
-        proved = (found.lower > slack).all(1)
+        least = slack if decision.settled is None else torch.where(decision.settled.unsqueeze(1), 0.0, slack)
+        proved = (found.lower > least).all(1)
         faults["a witness contradicts the bounds"] = proved & broken
         causes = [(text, where.tolist()) for text, where in faults.items()]
         message = [next((text for text, at in causes if at[i]), "") for i in range(len(x))]
@@ -336,10 +345,11 @@ class Certifier(Component, ABC):
                 verdicts.append(Verdict.CERTIFIED)
             else:
                 stopped = bool(decision.stopped) and decision.stopped[i]
-                verdicts.append(Verdict.TIMEOUT if stopped else Verdict.UNKNOWN)
+                open_verdict = Verdict.TIMEOUT if stopped else Verdict.UNKNOWN
+                verdicts.append(decision.undecided[i] if decision.undecided else open_verdict)
                 message[i] = decision.messages[i] if decision.messages else ""
         first = torch.tensor(wrong, dtype=torch.bool, device=x.device).view(-1, *[1] * (x.dim() - 1))
-        return margin, verdicts, message, torch.where(first, x, witness)
+        return margin, verdicts, message, torch.where(first, x, witness), decision.stages
 
     @final
     def _witnesses(
@@ -396,6 +406,12 @@ def _leaves_alone(certifier: Certifier, model: object) -> bool:
 def is_of_the_engine(certifier: Certifier) -> bool:
     """Whether it is one of the engine's own certifiers, and not of a class derived from one."""
     return type(certifier) in _OWN
+
+
+def _joined(parts: Sequence[Stage]) -> Stage:
+    """The record of one stage over all chunks of a batch."""
+    verdicts = tuple(verdict for part in parts for verdict in part.verdicts)
+    return replace(parts[0], verdicts=verdicts, seconds=sum(part.seconds for part in parts))
 
 
 def _check_readable(model: nn.Module) -> None:

@@ -46,6 +46,20 @@ class AttackResult:
 
 
 @dataclass(frozen=True, eq=False)
+class Stage:
+    """One stage of a cascade: its verdicts on the samples that were left to it, and its time."""
+
+    name: str
+    verdicts: tuple[Verdict | None, ...]
+    """One per sample of the whole batch; None where the sample was decided before it came here. An attack that finds
+    nothing says UNKNOWN."""
+    seconds: float
+    """Wall-clock time."""
+    soundness: str
+    """The arithmetic and the assumptions under which its bounds hold; of an attack, that the model confirms it."""
+
+
+@dataclass(frozen=True, eq=False)
 class Certificate:
     """A certificate states, for each sample, what was proved over the ball: the certified side of the bracket.
 
@@ -70,3 +84,19 @@ class Certificate:
     """Wall-clock time of the whole call."""
     soundness: str
     """The arithmetic and the assumptions under which the bounds hold."""
+    stages: tuple[Stage, ...] = ()
+    """Of a cascade, in the order in which samples went through them; else empty."""
+
+    @property
+    def decided_by(self) -> tuple[str | None, ...]:
+        """The name of the stage that decided each sample; `"the model"` where it misclassifies `x` itself, so that no
+        stage was asked; None where the sample is open, and for certificates of no cascade.
+        """
+        answers = (Verdict.CERTIFIED, Verdict.FALSIFIED)
+
+        def by(sample: int) -> str | None:
+            if not self.stages or self.verdicts[sample] not in answers:
+                return None
+            return next((s.name for s in self.stages if s.verdicts[sample] in answers), "the model")
+
+        return tuple(map(by, range(len(self.verdicts))))

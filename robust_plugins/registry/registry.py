@@ -33,6 +33,7 @@ BUILTINS = {
     "lirpa": "robust_plugins.adapters.lirpa",
     "interval": "robust_plugins.decisions.certifiers",
     "verifier": "robust_plugins.decisions.verifier.certifier",
+    "cascade": "robust_plugins.decisions.cascade",
     "data": "robust_plugins.data",
     "models": "robust_plugins.networks",
     "explanations": "robust_plugins.explanations",

@@ -25,8 +25,9 @@ CERTIFIERS = {
     "interval:alpha-crown": {"steps": 3},
     "interval:branch-and-bound": {"timeout": 5.0, "restarts": 1, "root_steps": 2},
     "milp:exact": {"timeout": 5.0},
+    "cascade": {"stages": ("art:fgsm", "interval:ibp", "interval:crown")},
 }
-SLOW = ("lirpa:alpha-crown", "interval:branch-and-bound", "milp:exact")
+SLOW = ("lirpa:alpha-crown", "interval:branch-and-bound", "milp:exact", "cascade")
 
 
 @pytest.mark.parametrize("check", attack_checks)
