@@ -99,8 +99,8 @@ def length_relaxation(layer: Length, x: Interval) -> tuple[LinearBound, LinearBo
     size = x.magnitude.sum(layer.dims)
     zero = torch.zeros_like(size)
     below, _ = rounding.widened(zero, zero, ulps=ulps, scale=size)
-    s = ((x.lower**2 + x.upper**2) / 2).sum(layer.dims, keepdim=True).sqrt()
-    s = s.clamp(min=torch.finfo(x.dtype).tiny ** 0.5)
+    # Not below what is above 0, before the root: its gradient is infinite at 0.
+    s = ((x.lower**2 + x.upper**2) / 2).sum(layer.dims, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny).sqrt()
     half = (s / 2).reshape(size.shape)
     offset = half - (x.lower / s * x.upper / 2).sum(layer.dims)
     scale = half + (x.magnitude / s * x.magnitude).sum(layer.dims)
@@ -113,9 +113,11 @@ def length_relaxation(layer: Length, x: Interval) -> tuple[LinearBound, LinearBo
 
 def _cosine(x: Tensor, others: Tensor) -> Tensor:
     """`x / sqrt(x^2 + others)`; 0 where x is."""
-    size = (x**2 + others).sqrt()
+    square = x**2 + others
+    seen = square > 0
     # Squares that underflow leave the sign.
-    return torch.where(x == 0, 0.0, torch.where(size > 0, x / torch.where(size > 0, size, 1.0), x.sign())).clamp(-1, 1)
+    found = torch.where(seen, x / torch.where(seen, square, 1.0).sqrt(), x.sign())
+    return torch.where(x == 0, 0.0, found).clamp(-1, 1)
 
 
 def _of_others(layer: Length, squares: Tensor) -> Tensor:

@@ -78,15 +78,15 @@ def softmax_relaxation(layer: nn.Softmax, x: Interval) -> tuple[LinearBound, Lin
     (low_slope, low), (up_slope, up) = sigmoid(nn.Sigmoid()).lines(t)
     low_slope, up_slope = low_slope.clamp(min=0), up_slope.clamp(min=0)
     above = up_slope.unsqueeze(-1) * scores.tangent, up_slope * scores.t_center + up
+    below = torch.where(scores.known, low_slope * scores.t_below + low, -torch.inf)
     candidates = [
-        (low_slope.unsqueeze(-1) * scores.below, low_slope * scores.t_below + low),
+        (low_slope.unsqueeze(-1) * scores.below, below),
         _by_logarithms(z, scores),
         _by_differences(z),
         (torch.zeros_like(scores.tangent), p.lower),
     ]
-    below = _best(candidates, 1)
     above = _best([above, (torch.zeros_like(scores.tangent), p.upper)], -1)
-    return _bounds(below, above, z, dim)
+    return _bounds(_best(candidates, 1), above, z, dim)
 
 
 @forward_rule(nn.LogSoftmax)
@@ -144,6 +144,8 @@ class _Scores(NamedTuple):
     tangent: Tensor
     t_below: Tensor
     below: Tensor
+    known: Tensor
+    """Where the linear lower bound is one; elsewhere the others' exponentials are below what is computed."""
 
     @classmethod
     def of(cls, z: Interval) -> _Scores:
@@ -151,19 +153,23 @@ class _Scores(NamedTuple):
         n = z.shape[-1]
         itself = torch.eye(n, dtype=torch.bool, device=z.device)
         center = z.center
-        shares = center.unsqueeze(-2).masked_fill(itself, -torch.inf).softmax(-1)
+        others = center.unsqueeze(-2).masked_fill(itself, torch.finfo(z.dtype).min)
+        shares = others.softmax(-1).masked_fill(itself, 0.0)
         value, slope = _chords(z)
         size = value.unsqueeze(-2).masked_fill(itself, 0.0).sum(-1)
+        known = size > 0
+        size = torch.where(known, size, 1)  # before it is divided by: also its gradient is finite
         slopes = slope.unsqueeze(-2).masked_fill(itself, 0.0) / size.unsqueeze(-1)
         top = z.upper.amax(-1, keepdim=True)
         eye = itself.to(z.dtype)
-        known = size > 0
         return cls(
             lead(z.lower, z.upper), lead(z.upper, z.lower), lead(center, center),
-            eye - shares.nan_to_num(), torch.where(known, center - top - size.log(), -torch.inf),
-            torch.where(known.unsqueeze(-1), eye - slopes, 0),
+            eye - shares, center - top - size.log(), eye - slopes, known,
         )  # fmt: skip
 
+
+LARGEST = 40.0
+"""Up to which difference of scores probabilities are bounded by their ratios; the square of a ratio is finite, too."""
 
 Plane = tuple[Tensor, Tensor]
 """Slopes, (..., n, n), and values in the middle of the box, (..., n)."""
@@ -182,12 +188,14 @@ def _by_differences(z: Interval) -> Plane:
     """`1 / (1 + sum_j chord_ij(z_j - z_i))`, convex."""
     itself = torch.eye(z.shape[-1], dtype=torch.bool, device=z.device)
     differences = z.map(lambda t: t.unsqueeze(-2)) - z.map(lambda t: t.unsqueeze(-1))
+    # What no floating-point number holds is left out before the exponential, whose gradient would be infinite too.
+    known = differences.upper.masked_fill(itself, 0.0).amax(-1) < LARGEST
+    differences = differences.map(lambda t: t.masked_fill(itself | ~known.unsqueeze(-1), 0.0))
     value, slope = _chord(differences)
     size = 1 + value.masked_fill(itself, 0.0).sum(-1)
     slopes = slope.masked_fill(itself, 0.0)
     slopes = torch.where(itself, -slopes.sum(-1, keepdim=True), slopes)
     found = (-slopes / (size**2).unsqueeze(-1)), 1 / size
-    known = size < 1e30
     return torch.where(known.unsqueeze(-1), found[0], 0), torch.where(known, found[1], 0)
 
 
@@ -202,7 +210,8 @@ def _chord(z: Interval) -> tuple[Tensor, Tensor]:
     # (e^b - e^a) / (b - a) = e^m sinh(r) / r, which is right for near ends too.
     r = z.radius
     wide = r > 1e-3
-    series = z.center.exp() * (1 + r**2 / 6 + r**4 / 120)
+    near = torch.where(wide, 0, r)
+    series = z.center.exp() * (1 + near**2 / 6 + near**4 / 120)
     slope = torch.where(wide, (last - first) / torch.where(wide, 2 * r, 1), series)
     return (first + last) / 2, slope
 
