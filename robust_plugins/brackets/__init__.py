@@ -8,16 +8,21 @@ from robust_plugins.brackets.explanation_comparison import ExplanationComparison
 from robust_plugins.brackets.explanation_page import write_explanation_report
 from robust_plugins.brackets.explanations import compare_explanations
 from robust_plugins.brackets.poisoning import PoisoningBracket, poisoning_bracket
+from robust_plugins.brackets.radii import CriticalRadius, RadiusRow
+from robust_plugins.brackets.radius_search import critical_radius
 
 __all__ = [
     "Comparison",
+    "CriticalRadius",
     "Crossing",
     "ExplanationComparison",
     "ExplanationRow",
     "PoisoningBracket",
+    "RadiusRow",
     "Row",
     "compare",
     "compare_explanations",
+    "critical_radius",
     "poisoning_bracket",
     "write_explanation_report",
     "write_report",

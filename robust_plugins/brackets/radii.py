@@ -1,0 +1,119 @@
+"""`CriticalRadius`: the radii between which each sample's critical radius lies, as a bracket, a table and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from robust_plugins.balls import Ball
+from robust_plugins.brackets.answers import closing, gathered
+from robust_plugins.brackets.crossing import Crossing
+from robust_plugins.brackets.table import Table, ball_name
+from robust_plugins.harness.bracket import Bracket
+from robust_plugins.registry.information import Kind
+
+
+@dataclass(frozen=True, eq=False)
+class RadiusRow:
+    """The radii of one component, from its own bisection."""
+
+    name: str
+    kind: Kind
+    broken: Float[Tensor, " batch"] | None
+    """The distance of the nearest witness that it found, inf where it found none; None for certifiers that search for
+    none."""
+    certified: Float[Tensor, " batch"] | None
+    """The largest radius that it certified; None for attacks, and where it had no answer on any sample."""
+    calls: int
+    asked: int
+    """Samples, over all calls."""
+    seconds: float
+    """Wall-clock time, loading and warming up included."""
+    causes: tuple[str, ...]
+    """Why samples had no answer just above the radius that is stated, with their number."""
+
+
+class CriticalRadius(Bracket[Tensor]):
+    """The bracket of each sample's critical radius, up to which its decision is proved and from which it is broken.
+
+    `empirical` holds the distances of the nearest witnesses, inf where none was found; `certified` the largest radii
+    that were certified. Both are zero where the model misclassifies `x` itself. Printing it gives a table.
+    """
+
+    ball: Ball
+    """The largest radius that was asked for, and the clip range."""
+    seed: int
+    """The seed of all attacks."""
+    witness: Tensor
+    """The nearest misclassified inputs that were found, (batch, *features); NaN where there is none."""
+    rows: tuple[RadiusRow, ...]
+    crossings: tuple[Crossing, ...]
+    """Witnesses nearer than a certified radius: an attack or a certifier is wrong."""
+
+    @classmethod
+    def joined(
+        cls, rows: Sequence[RadiusRow], *, ball: Ball, seed: int, witness: Tensor, crossings: Sequence[Crossing]
+    ) -> CriticalRadius:
+        """The bracket of all components: the nearest witness of any, and the largest radius that any certified."""
+        broken = [row.broken for row in rows if row.broken is not None]
+        certified = [row.certified for row in rows if row.certified is not None]
+        nearest = torch.stack(broken).amin(0) if broken else None
+        found = cast(CriticalRadius, cls(nearest, torch.stack(certified).amax(0) if certified else None))
+        found.ball, found.seed, found.witness = ball, seed, witness
+        found.rows, found.crossings = tuple(rows), tuple(crossings)
+        return found
+
+    def plot(self) -> str:
+        """The distribution of the critical radius as SVG: for each radius, the share of samples whose own is below it.
+
+        A curve for each component: of a certifier from above, of an attack from below; the truth lies in the shaded
+        band.
+        """
+        from robust_plugins.brackets.radius_plots import radius_plot
+
+        curves = [(row.name, row.kind, half) for row in self.rows for half in _halves(row)]
+        return radius_plot(self, curves, axis=f"radius ({type(self.ball).__name__}, input units)")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the witnesses, ready for JSON; None for infinite radii and halves without an answer."""
+        return {
+            "bracket": {name: _finite(half) for name, half in (("empirical", self[0]), ("certified", self[1]))},
+            "seed": self.seed,
+            "rows": [
+                {
+                    "name": row.name, "kind": row.kind.value, "broken": _finite(row.broken),
+                    "certified": _finite(row.certified), "calls": row.calls, "asked": row.asked,
+                    "seconds": row.seconds, "causes": list(row.causes),
+                }
+                for row in self.rows
+            ],
+            "crossings": [crossing.to_dict() for crossing in self.crossings],
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        rows = []
+        for row in self.rows:
+            for half in _halves(row):
+                known = half[half.isfinite()].double()
+                level = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+                figures = known.cpu().quantile(level).tolist() if len(known) else []
+                what = "certified up to" if half is row.certified else "broken at"
+                cells = [f"{value:.4g}" for value in figures] or [""] * 3
+                rows.append((row.name, what, *cells, f"{len(known)} of {len(half)}", f"{row.seconds:.2f}"))
+        columns = ("radius of", "is", "smallest", "median", "largest", "samples", "seconds")
+        causes = gathered((row.name, cause) for row in self.rows for cause in row.causes)
+        said = [f"at {ball_name(self.ball)}, {crossing}" for crossing in self.crossings]
+        return "\n".join([str(Table(columns, tuple(rows))), "", *causes, *closing(said, self.complete)])
+
+
+def _halves(row: RadiusRow) -> list[Tensor]:
+    return [half for half in (row.broken, row.certified) if half is not None]
+
+
+def _finite(half: Tensor | None) -> list[float | None] | None:
+    return None if half is None else [value if value < float("inf") else None for value in half.tolist()]

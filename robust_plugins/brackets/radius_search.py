@@ -1,0 +1,183 @@
+"""`critical_radius`: for each sample, up to which radius its decision is proved and from which it is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor, nn
+
+from robust_plugins.balls import Ball
+from robust_plugins.brackets.answers import NO_ANSWER, causes
+from robust_plugins.brackets.components import resolved, with_bar
+from robust_plugins.brackets.crossing import Crossing, crossings
+from robust_plugins.brackets.radii import CriticalRadius, RadiusRow
+from robust_plugins.decisions.attack import Attack
+from robust_plugins.decisions.certifier import Certifier
+from robust_plugins.decisions.results import Verdict
+from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.arguments import as_labels, decided
+from robust_plugins.harness.call import calling, ordinary
+from robust_plugins.harness.evaluation import fresh_seed
+from robust_plugins.harness.wrappers import Model
+from robust_plugins.registry.information import Kind
+
+ROUNDING = 1e-6
+"""Relative: how much nearer than a certified radius a witness may lie, by the rounding of its distance."""
+
+
+def critical_radius(
+    component: str | Attack | Certifier | Sequence[str | Attack | Certifier],
+    model: Model,
+    x: Float[Tensor, "batch *features"],
+    y: Integer[Tensor, " batch"],
+    ball: Ball,
+    *,
+    tolerance: float = 0.01,
+    calls: int = 20,
+    seed: int | None = None,
+    progress: bool = False,
+) -> CriticalRadius:
+    """Bisects, for all samples at once, the radius at which the decision can be changed.
+
+    - `component`: an attack, a certifier, or several, each by its registered name or itself. Each makes its own
+      bisection, so that one can contradict another.
+    - `ball`: its norm and clip range, and the largest radius to ask for: one, or one per sample.
+    - `tolerance`: a sample is done, and is in no further call, when the radii next to its critical one are within this
+      part of the larger.
+    - `calls`: the most calls of a component. The first is made at the largest radius.
+    - `seed`: of all attacks; None draws one, which the result states.
+
+    Returns the bracket of radii, of shape (batch,): `empirical`, the distance of the nearest input that was found to be
+    misclassified, inf for none; and `certified`, the largest radius that was proved. Attacks give the first, certifiers
+    the second, and those that search for witnesses both. Every radius stated was certified itself, and every distance
+    is that of a witness, in `witness`, so both hold for components that succeed at some radius and fail at a larger or
+    a smaller one: for these the bracket is wider than it could be, never wrong. A witness nearer than a certified
+    radius is a contradiction, in `crossings`.
+
+    Raises ArgumentError for unusable arguments, UnknownNameError for an unknown component.
+    """
+    if not (isinstance(tolerance, int | float) and 0 < tolerance < 1):
+        raise ArgumentError(
+            "tolerance", repr(tolerance), accepted="a number above 0 and below 1", hint="0.01 is one per cent."
+        )
+    if not isinstance(calls, int) or isinstance(calls, bool) or calls < 1:
+        raise ArgumentError("calls", repr(calls), accepted="an integer of at least 1", hint="20 is enough for most.")
+    components = [component] if isinstance(component, str | Attack | Certifier) else component
+    named = resolved(components, {Kind.ATTACK: Attack, Kind.CERTIFIER: Certifier})
+    if not named:
+        raise ArgumentError("component", "an empty list", accepted="attacks or certifiers", hint="Name one.")
+    size = min((c.batch_size for _, c in named if c.batch_size is not None), default=None)
+    with torch.no_grad(), calling(model, x, ball) as call:
+        module, x = call.model, call.x.detach()
+        _, logits = decided(module, x, size=size)
+        y = as_labels(ordinary(y), x, logits.shape[1])
+    right = (logits.argmax(1) == y) & ~logits.isnan().any(1)
+    seed = fresh_seed() if seed is None else seed
+    rows: list[RadiusRow] = []
+    nearest, witness = torch.full_like(logits[:, 0], torch.inf), torch.full_like(x, torch.nan)
+    for name, one in with_bar(named, progress):
+        start = perf_counter()
+        search = _Search(one, module, x, y, ball, right, seed)
+        search.run(tolerance, calls)
+        rows.append(search.row(name, perf_counter() - start))
+        nearer = search.found < nearest
+        nearest, witness = torch.where(nearer, search.found, nearest), _where(nearer, search.witness, witness)
+    return CriticalRadius.joined(rows, ball=ball, seed=seed, witness=witness, crossings=_crossings(rows, x))
+
+
+@dataclass(eq=False)
+class _Search:
+    """The bisection of one component: `low` is where it last could not be broken, `high` where it was, or was open."""
+
+    component: Attack | Certifier
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    ball: Ball
+    right: Bool[Tensor, " batch"]
+    seed: int
+    calls: int = 0
+    asked: int = 0
+    answered: bool = False
+    low: Float[Tensor, " batch"] = field(init=False)
+    high: Float[Tensor, " batch"] = field(init=False)
+    found: Float[Tensor, " batch"] = field(init=False)
+    witness: Tensor = field(init=False)
+    verdicts: list[Verdict] = field(init=False)
+    messages: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Radii are numbers of x's dtype, in which the sets are evaluated: what is stated is what was asked.
+        start = self.ball.eps_for(self.x).flatten()
+        self.low, self.high = torch.zeros_like(start), torch.where(self.right, start, 0.0)
+        self.found = torch.where(self.right, torch.inf, 0.0).to(start)
+        self.witness = _where(self.right, torch.full_like(self.x, torch.nan), self.x)
+        self.verdicts, self.messages = [Verdict.UNKNOWN] * len(self.x), [""] * len(self.x)
+
+    def run(self, tolerance: float, calls: int) -> None:
+        for self.calls in range(calls):
+            radii = self.high if self.calls == 0 else (self.low + self.high) / 2
+            between = (radii > self.low) & ((radii < self.high) | (self.calls == 0))
+            at = (between & (self.high - self.low > tolerance * self.high)).nonzero().flatten()
+            if not len(at):
+                return
+            self._ask(at, radii[at])
+        self.calls = calls
+
+    def _ask(self, at: Tensor, radii: Tensor) -> None:
+        """Moves one end of each sample to the radius at which it was asked, or to a nearer witness."""
+        x, y, ball = self.x[at], self.y[at], replace(self.ball, eps=tuple(radii.tolist()))
+        self.asked += len(at)
+        if isinstance(self.component, Attack):
+            result = self.component(self.model, x, y, ball, seed=self.seed)
+            held, broken, z = ~result.success, result.success, result.x_adv
+            self.answered = True
+        else:
+            certificate = self.component(self.model, x, y, ball)
+            held, z = certificate.certified, certificate.witness
+            broken = z.isfinite().flatten(1).all(1)
+            for i, sample in enumerate(at.tolist()):
+                verdict = certificate.verdicts[i]
+                self.answered |= verdict not in NO_ANSWER
+                if verdict is not Verdict.CERTIFIED:  # of the smallest radius that was not
+                    self.verdicts[sample], self.messages[sample] = verdict, certificate.messages[i]
+        distance = torch.where(broken, ball.distance(_where(broken, z, x), x), torch.inf)
+        nearer = distance < self.found[at]
+        self.witness[at] = _where(nearer, z, self.witness[at])
+        self.found[at] = torch.minimum(distance, self.found[at])
+        self.low[at] = torch.where(held, radii, self.low[at])
+        self.high[at] = torch.minimum(torch.where(held, self.high[at], radii), self.found[at])
+
+    def row(self, name: str, seconds: float) -> RadiusRow:
+        attacks = isinstance(self.component, Attack)
+        searches = attacks or type(self.component).decide is not Certifier.decide  # type: ignore[union-attr]
+        silent = not self.answered and self.asked > 0
+        return RadiusRow(
+            name, Kind.ATTACK if attacks else Kind.CERTIFIER,
+            broken=self.found if searches and not silent else None,
+            certified=None if attacks or silent else self.low,
+            calls=self.calls, asked=self.asked, seconds=seconds,
+            causes=() if attacks else tuple(causes(self.verdicts, self.messages)),
+        )  # fmt: skip
+
+
+def _where(samples: Bool[Tensor, " batch"], these: Tensor, those: Tensor) -> Tensor:
+    return torch.where(samples.view(-1, *[1] * (these.dim() - 1)), these, those)
+
+
+def _crossings(rows: Sequence[RadiusRow], x: Tensor) -> list[Crossing]:
+    found: list[Crossing] = []
+    largest = x.flatten(1).abs().amax(1).double() if x.numel() else x.new_zeros(len(x)).double()
+    for attack in rows:
+        for certifier in rows:
+            if attack.broken is not None and certifier.certified is not None:
+                slack = ROUNDING * certifier.certified.double() + 4 * torch.finfo(x.dtype).eps * largest
+                found += crossings(
+                    attack.name, certifier.name, "the critical radius", attack.broken, certifier.certified,
+                    side="at least", slack=slack,
+                )  # fmt: skip
+    return found
