@@ -7,12 +7,10 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
-import support.typechecker  # noqa: F401 (the import hook below looks it up)
+import support.typechecker
 from hypothesis import HealthCheck, settings
-from jaxtyping import install_import_hook
 
-# Before the first import of the package: every annotated tensor is then checked for shape and dtype.
-install_import_hook("robust_plugins", "support.typechecker.check")
+support.typechecker.install("robust_plugins")
 
 from robust_plugins.adapters.lirpa import audit  # noqa: E402 (after the hook)
 
@@ -29,7 +27,15 @@ for name, examples in (("fast", 30), ("all", 100)):
 
 def pytest_configure(config: pytest.Config) -> None:
     """Fewer examples where slow tests are left out; before the tests are imported, which fix theirs by then."""
-    settings.load_profile("fast" if config.option.markexpr == "not slow" else "all")
+    fast = config.option.markexpr == "not slow"
+    settings.load_profile("fast" if fast else "all")
+    support.typechecker.checks.calls = 20 if fast else float("inf")
+
+
+@pytest.fixture(autouse=True)
+def shape_checks() -> None:
+    """The first calls are checked in every test, whatever ran before it."""
+    support.typechecker.checks.start()
 
 
 @pytest.fixture(scope="session")
