@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -94,16 +95,22 @@ class Explained:
             number = self.number(model(z)).sum()
             if not number.requires_grad:
                 return torch.zeros_like(x)
-            try:
-                (found,) = torch.autograd.grad(number, z, create_graph=create_graph, materialize_grads=True)
-            except RuntimeError as error:
-                if "inplace operation" not in str(error):
-                    raise
-                raise UnsupportedModelError(
-                    "the model has no gradient to explain: it changes in place a value that its own backward pass "
-                    "needs; build its layers with inplace=False"
-                ) from error
+            found = derivative(number, z, create_graph=create_graph)
         return found if create_graph else found.detach()
+
+
+def derivative(number: Tensor, z: Tensor, *, create_graph: bool) -> Tensor:
+    """The gradient of what a model returned. Raises UnsupportedModelError where layers in place have left it none."""
+    try:
+        (found,) = torch.autograd.grad(number, z, create_graph=create_graph, materialize_grads=True)
+    except RuntimeError as error:
+        if not re.search("in-?place", str(error), re.IGNORECASE):
+            raise
+        raise UnsupportedModelError(
+            "the model has no gradient to explain: it changes in place a value that its own backward pass needs; "
+            "build its layers with inplace=False"
+        ) from error
+    return found
 
 
 def twice_differentiable(wanted: bool) -> AbstractContextManager[None]:

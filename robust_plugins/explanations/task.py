@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from robust_plugins.balls import Ball
-from robust_plugins.explanations.explained import Explained, twice_differentiable, weight_intervals
+from robust_plugins.explanations.explained import Explained, derivative, twice_differentiable, weight_intervals
 from robust_plugins.harness.functional import called
 
 Goal = Literal["deviation", "top_k", "target"]
@@ -94,7 +94,7 @@ class Task:
         with torch.enable_grad(), twice_differentiable(create_graph):
             z = z if create_graph and z.requires_grad else z.detach().requires_grad_()
             number = self._explained.number(vmap(logits)(dict(weights), z)).sum()
-            (found,) = torch.autograd.grad(number, z, create_graph=create_graph, materialize_grads=True)
+            found = derivative(number, z, create_graph=create_graph)
         return found if create_graph else found.detach()
 
     def objective(

@@ -298,10 +298,15 @@ def test_a_final_softmax_is_part_of_what_is_explained(last: nn.Module, of: str) 
         torch.testing.assert_close(found.center, gradient, rtol=1e-6, atol=1e-9)
 
 
-def test_a_model_whose_own_backward_pass_fails_is_refused() -> None:
-    model = nn.Sequential(nn.Linear(3, 3), nn.Sigmoid(), nn.ReLU(inplace=True), nn.Linear(3, 2))
+@pytest.mark.parametrize("layer", [nn.ReLU(inplace=True), nn.LeakyReLU(-2.0, inplace=True), nn.ELU(-1.0, inplace=True)])
+def test_a_model_whose_own_backward_pass_fails_is_refused(layer: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sigmoid(), copy.deepcopy(layer), nn.Linear(3, 2))
     x, y = torch.rand(2, 3), torch.tensor([0, 1])
     with pytest.raises(rp.UnsupportedModelError, match="inplace=False"):
         rp.explanation_certifier("interval:ibp").bounds(model, x, y, BALL, of="logit")
-    model[2] = nn.ReLU(inplace=False)  # as the message says
+    with pytest.raises(rp.UnsupportedModelError, match="inplace=False"):
+        rp.explanation_attack("gradient:corner-pgd", corners=1, steps=1, restarts=1)(
+            model, x, y, BALL, radius=0.1, seed=0
+        )
+    model[2].inplace = False  # as the message says
     rp.explanation_certifier("interval:ibp").bounds(model, x, y, BALL, of="logit")
