@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robust_plugins.intervals import Interval, Network, Node, rounding
 from robust_plugins.intervals.layers import Add, Input
-from robust_plugins.intervals.network.graph import unsupported
+from robust_plugins.intervals.network.graph import place_of, unsupported
 from robust_plugins.intervals.rules.elementwise import activation_of
 from robust_plugins.intervals.rules.registry import LinearBound, Rules, WindowRules, rules_for
 
@@ -79,16 +79,17 @@ class _Builder:
         """Adds what layer `index` makes of the gradient `above`, for one of its inputs."""
         layer, rules = network.layers[index], network.rules[index]
         inputs = [values[j] for j in network.nodes[index].inputs]
+        place = f"the gradient of {place_of(network.nodes[index], layer)}"
         if rules.slopes is not None and all(i.shape[1:] == inputs[0].shape[1:] for i in inputs):
-            slopes = rules.slopes(layer, *inputs, **network.parameters[index])[slot]
-            found = self._append(network.nodes[index].name, layer, (above,), gate(slopes), {})
+            slopes = network.applied(index, rules.slopes, *inputs)[slot]
+            found = self._append(network.nodes[index].name, layer, (above,), gate(slopes), {}, place)
             if activation_of(layer) is not None:
                 self.gates[found], self.slopes[found] = index, slopes
             return found
         if rules.backward is None:
             raise unsupported(network.nodes[index].name, layer, "has no rule for its gradient")
         exchanged = turned(rules, layer, slot, inputs)
-        return self._append(network.nodes[index].name, layer, (above,), exchanged, network.parameters[index])
+        return self._append(network.nodes[index].name, layer, (above,), exchanged, network.parameters[index], place)
 
     def _append(
         self,
@@ -97,8 +98,9 @@ class _Builder:
         inputs: tuple[int, ...],
         rules: Rules,
         parameters: dict[str, Interval | None],
+        place: str = "",
     ) -> int:
-        self.nodes.append(Node(f"{name} (gradient {len(self.nodes)})", inputs, layer, {}))
+        self.nodes.append(Node(f"{name} (gradient {len(self.nodes)})", inputs, layer, {}, place))
         self.layers.append(layer)
         self.rules.append(rules)
         self.parameters.append(parameters)

@@ -34,7 +34,7 @@ from robust_plugins.intervals.layers import (
     Shift,
     WeightedMean,
 )
-from robust_plugins.intervals.network.graph import unsupported
+from robust_plugins.intervals.network.graph import place_of, unsupported
 from robust_plugins.intervals.rules.bilinear import matrix_product
 from robust_plugins.intervals.rules.contractions import operands
 from robust_plugins.intervals.rules.elementwise import activation_of
@@ -93,10 +93,12 @@ class _Builder:
         self.nodes, self.layers = list(network.nodes), list(network.layers)
         self.rules, self.parameters = list(network.rules), list(network.parameters)
         self.shapes = [tuple(v.shape[1:]) for v in values]
+        self.place = "the gradient of the output"
         reaching: list[list[int]] = [[] for _ in network.nodes]
         reaching[-1].append(self._start(of, coefficients))
         for index in range(len(network.nodes) - 1, 0, -1):
             if reaching[index]:
+                self.place = f"the gradient of {place_of(network.nodes[index], network.layers[index])}"
                 above = self._sum(reaching[index])
                 for slot, source in enumerate(network.nodes[index].inputs):
                     reaching[source].append(self._transposed(index, slot, above))
@@ -139,7 +141,7 @@ class _Builder:
         if smooth is not None:
             return self._append(SmoothGate(), (inputs[0], above), smooth_gate(smooth), {}, shape)
         if rules.slopes is not None and all(v.shape[1:] == values[0].shape[1:] for v in values):
-            slopes = rules.slopes(layer, *values, **self.network.parameters[index])[slot]
+            slopes = self.network.applied(index, rules.slopes, *values)[slot]
             return self._append(layer, (above,), gate(slopes), {}, shape)
         if rules.backward is None:
             raise unsupported(self.network.nodes[index].name, layer, "has no rule for its gradient")
@@ -245,7 +247,7 @@ class _Builder:
         parameters: dict[str, Interval | None],
         shape: tuple[int, ...],
     ) -> int:
-        self.nodes.append(Node(f"gradient {len(self.nodes)} ({type(layer).__name__})", inputs, layer, {}))
+        self.nodes.append(Node(f"gradient {len(self.nodes)} ({type(layer).__name__})", inputs, layer, {}, self.place))
         self.layers.append(layer)
         self.rules.append(rules)
         self.parameters.append(parameters)

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.layers import Scale, Shift
@@ -120,7 +121,10 @@ def bent(network: Network, readers: Sequence[int], value: Interval) -> Tensor | 
         if activation is None or not activation.relaxable:
             return None
         with rounding.outward(False):  # which entries are worth it is no question of rounding
-            slopes = activation.slopes(value.detach())
+            try:
+                slopes = activation.slopes(value.detach())
+            except UnsupportedModelError:  # it rises infinitely fast somewhere
+                return None
         found = found | (slopes.lower != slopes.upper)  # NaN counts
     return found
 

@@ -345,8 +345,7 @@ class Relaxation:
         if index not in self._bounds:
             rule = self.network.rules[index].relaxation
             inputs = [self.values[j] for j in self.network.nodes[index].inputs]
-            parameters = self.network.parameters[index]
-            found = None if rule is None else rule(self.network.layers[index], *inputs, **parameters)
+            found = None if rule is None else self.network.applied(index, rule, *inputs)
             if found is not None and rounding.active():
                 found = self._with_room(index, found)
             self._bounds[index] = found

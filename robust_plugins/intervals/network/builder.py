@@ -59,6 +59,8 @@ class Builder:
         """For calls that return several tensors, ours for each, or why there is none; None for what is no tensor."""
         self.axes: dict[fx.Node, int] = {}
         """For calls that return several tensors, where the first has its batch; 0 where nothing is said."""
+        self.present: fx.Node
+        """The node that is being built."""
         self.turned: dict[fx.Node, Turned] = {}
         """For values whose batch is not axis 0, ours with the batch in front."""
 
@@ -67,6 +69,7 @@ class Builder:
         self.values |= Values(self.root, self.graph).of(self.probe[: PROBES[0]])
         self.others |= Values(self.root, self.graph).of(self.probe[: PROBES[1]])
         for node in live(self.graph):
+            self.present = node
             if node.op == "output":
                 result = node.args[0]
                 if not isinstance(result, fx.Node) or result not in self.index:
@@ -341,7 +344,7 @@ class Builder:
         return parts
 
     def _add(self, name: str, layer: nn.Module | None, inputs: tuple[int, ...], operands: Mapping[str, Operand]) -> int:
-        self.built.append(Node(name, inputs, layer, dict(operands)))
+        self.built.append(Node(name, inputs, layer, dict(operands), self._place(self.present)))
         return len(self.built) - 1
 
     def _argument(self, source: fx.Node) -> Any:
@@ -367,6 +370,12 @@ class Builder:
             index = node.inputs[0]
 
     def _place(self, node: fx.Node) -> str:
+        """What messages call a node: a layer by its path, a call by the module that calls it."""
+        if node.op == "call_module":
+            layer = self.root.get_submodule(str(node.target))
+            return f"layer {path_in_model(str(node.target))!r} ({type(layer).__name__})"
+        if node.op in ("placeholder", "output"):
+            return f"the {'input' if node.op == 'placeholder' else 'output'} of the model"
         stack = node.meta.get("nn_module_stack")
         path, kind = list(stack.values())[-1] if stack else ("", type(self.root.whole))
         kind = kind if isinstance(kind, str) else kind.__name__

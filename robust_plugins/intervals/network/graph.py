@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -17,6 +17,7 @@ from robust_plugins.intervals.rules.registry import Rules, rules_for
 
 Rounding = Literal["nearest", "outward"]
 Built = TypeVar("Built", bound="Network")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,8 @@ class Node:
     """What it computes, for a functional call; None: the module at the path `name`."""
     operands: Mapping[str, Operand]
     """The parameters of a functional call, by local name."""
+    place: str = ""
+    """What messages call it where `name` does not say it: for a call, the function and the module that calls it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,8 +192,17 @@ class Network:
         """The interval of one node's output from those of the nodes before it."""
         rule = self.rules[index].forward
         assert rule is not None  # checked when the network was bound
-        inputs = (values[j] for j in self.nodes[index].inputs)
-        return rule(self.layers[index], *inputs, **self.parameters[index])
+        return self.applied(index, rule, *(values[j] for j in self.nodes[index].inputs))
+
+    def applied(self, index: int, rule: Callable[..., Found], *inputs: Interval, **options: object) -> Found:
+        """What a rule of a node's layer makes of intervals; what it refuses is raised with the node's place before."""
+        try:
+            return rule(self.layers[index], *inputs, **options, **self.parameters[index])
+        except UnsupportedModelError as error:
+            place, text = place_of(self.nodes[index], self.layers[index]), str(error)
+            if place in text:
+                raise
+            raise UnsupportedModelError(f"{place}: {text}") from error
 
     def backward(
         self,
@@ -241,10 +253,10 @@ class Network:
         self, index: int, inputs: Sequence[Interval], grad: Interval, found: list[Interval | None]
     ) -> None:
         """Adds one node's part to the gradients of the nodes before it."""
-        rule, layer = self.rules[index].backward, self.layers[index]
+        rule = self.rules[index].backward
         if rule is None:
-            raise unsupported(self.nodes[index].name, layer, "has no rule for its gradient")
-        below = rule(layer, *inputs, grad, **self.parameters[index])
+            raise unsupported(self.nodes[index].name, self.layers[index], "has no rule for its gradient")
+        below = self.applied(index, rule, *inputs, grad)
         for j, value in zip(self.nodes[index].inputs, below if isinstance(below, tuple) else (below,), strict=True):
             present = found[j]
             found[j] = value if present is None else present + value
@@ -255,7 +267,7 @@ class Network:
         rule, names = self.rules[index].weights, self.names[index]
         if rule is None:
             raise unsupported(self.nodes[index].name, self.layers[index], "has no rule for its weights' gradients")
-        found = rule(self.layers[index], *inputs, grad, summed=summed, **self.parameters[index])
+        found = self.applied(index, rule, *inputs, grad, summed=summed)
         return {names[local]: value for local, value in found.items() if local in names}
 
     def _operand(self, node: Node, local: str) -> Tensor | None:
@@ -278,6 +290,11 @@ class _Evaluator(fx.Interpreter):
 
     def fetch_attr(self, target: str) -> object:
         return self.constants[target] if target in self.constants else super().fetch_attr(target)
+
+
+def place_of(node: Node, layer: nn.Module) -> str:
+    """What messages call a node."""
+    return node.place or f"layer {node.name!r} ({type(layer).__name__})"
 
 
 def unsupported(name: str, layer: nn.Module, what: str = "has no interval rule") -> UnsupportedModelError:
