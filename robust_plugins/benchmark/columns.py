@@ -38,7 +38,7 @@ class Columns:
             raise ValueError(f"columns of {sorted(sizes)} rows")
         self._length = sizes.pop() if sizes else (length or 0)
         self._columns: dict[str, NDArray[Any]] = {}
-        self._codes: dict[str, NDArray[np.int64]] = {}
+        self._codes: dict[tuple[str, ...], NDArray[np.int64]] = {}
         for name in NUMBERS:
             self._columns[name] = _numbers(columns.get(name), self._length)
         for name in TEXTS:
@@ -72,19 +72,20 @@ class Columns:
 
     def codes(self, *names: str) -> NDArray[np.int64]:
         """A number for each record that is the same where all of these columns are: NaN equals NaN."""
-        found = np.zeros(self._length, np.int64)
-        for name in names:
-            if name not in self._codes:
-                self._codes[name] = _coded(self._columns[name])
-            part = self._codes[name]
-            # Coded again at every step, so that the product of many columns does not overflow.
-            found = np.unique(found * (int(part.max(initial=0)) + 1) + part, return_inverse=True)[1].astype(np.int64)
-        return found
+        if names not in self._codes:
+            name, *before = reversed(names)
+            part = _coded(self._columns[name])
+            if before:
+                # Coded again at every step, so that the product of many columns does not overflow.
+                both = self.codes(*reversed(before)) * (int(part.max(initial=0)) + 1) + part
+                part = np.unique(both, return_inverse=True)[1].astype(np.int64)
+            self._codes[names] = part
+        return self._codes[names]
 
     def derive(self, name: str, values: Sequence[str]) -> None:
         """Adds a column of words that the records do not have, to be grouped by."""
         self._columns[name] = _texts(values, self._length)
-        self._codes.pop(name, None)
+        self._codes = {names: codes for names, codes in self._codes.items() if name not in names}
 
     def groups(self, places: NDArray[np.int64], *names: str) -> list[NDArray[np.int64]]:
         """`places` of records, apart by these columns, in the order of first appearance."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from robust_plugins.cli.bench_audit import audit
+from robust_plugins.cli.bench_report import report
 
 
 @click.group()
@@ -13,3 +14,4 @@ def bench() -> None:
 
 
 bench.add_command(audit)
+bench.add_command(report)

@@ -52,9 +52,8 @@ CONTRADICTIONS = {
     "a wider explanation": (Rule.EXPLANATION, [
         record(kind="explanation certifier", margin=0.5), attacked(kind="explanation attack", margin=0.51),
     ]),
-    "a changed explanation": (Rule.EXPLANATION, [
-        record(kind="explanation certifier", verdict="certified", parameters='{"delta":0.1}'),
-        attacked(kind="explanation attack", parameters='{"delta":0.1}'),
+    "a larger deviation": (Rule.EXPLANATION, [
+        record(kind="explanation certifier", loss=0.5), attacked(kind="explanation attack", loss=0.51, eps=0.05),
     ]),
     "a changed prediction of a poisoned training": (Rule.POISONING, [
         record(kind="poisoning certifier", verdict="certified"), attacked(kind="poisoning attack"),
@@ -92,12 +91,12 @@ HARMLESS = {
     ],
     "no answer": [PROOF, attacked(verdict="error"), record(component="b", verdict="timeout")],
     "other explanations": [
-        record(kind="explanation certifier", margin=0.5, parameters='{"of":"logit"}'),
-        attacked(kind="explanation attack", margin=0.51, parameters='{"of":"loss"}'),
+        record(kind="explanation certifier", margin=0.5, parameters='{"call":{"of":"logit"}}'),
+        attacked(kind="explanation attack", margin=0.51, parameters='{"call":{"of":"loss"}}'),
     ],
-    "an explanation with another allowance": [
-        record(kind="explanation certifier", verdict="certified", parameters='{"delta":0.1}'),
-        attacked(kind="explanation attack", parameters='{"delta":0.05}'),
+    "an explanation that changed by more than its threshold, and less than its bound": [
+        record(kind="explanation certifier", verdict="certified", margin=0.5),
+        attacked(kind="explanation attack", verdict="falsified", margin=0.4),
     ],
     "a search with a timeout in another batch": [
         record(verdict="certified", margin=0.5, parameters='{"timeout":2}'),

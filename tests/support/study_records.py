@@ -65,10 +65,11 @@ def synthetic(
                             seconds=float(rng.exponential(0.01 * (a + 1))), backend_seconds=0.005,
                         ))  # fmt: skip
                     for c, certifier in enumerate(certifiers):
-                        proved = size * (0.3 + 0.7 * c / max(len(certifiers) - 1, 1))
+                        proved = size * (0.3 + 0.5 * c / max(len(certifiers) - 1, 1))
+                        complete = c == len(certifiers) - 1
                         verdict = "falsified" if not right[i] else "certified" if eps < proved else "unknown"
-                        if verdict == "unknown" and c == len(certifiers) - 1:
-                            verdict = "timeout" if rng.random() < 0.3 else "falsified"
+                        if verdict == "unknown" and complete:
+                            verdict = "falsified" if eps >= size and rng.random() < 0.7 else "timeout"
                         slow = 0.002 * 4**c
                         error = "stopped after 2 s" if verdict == "timeout" else ""
                         if c == 0 and rng.random() < 0.01:
@@ -79,6 +80,6 @@ def synthetic(
                             margin=30 * (proved - eps) if answered and right[i] else None, error=error,
                             distance=eps if verdict == "falsified" and right[i] else None,
                             seconds=2.0 if verdict == "timeout" else float(rng.exponential(slow)),
-                            parameters='{"timeout":2.0}' if c == len(certifiers) - 1 else "{}",
+                            parameters='{"timeout":2.0}' if complete else "{}",
                         ))  # fmt: skip
     return rows

@@ -14,53 +14,58 @@ ROUNDING = 1e-5
 """Relative to the proved bound: how far what was achieved may pass it before it is a contradiction."""
 
 EXPLAINED = ("of", "radius")
-"""The parameters that say which number is explained, and how far weights may move."""
-
-TRAINED = ("budget", "training")
-"""The parameters that say what the poisoner may do, and to which training."""
+"""What a call says about which number is explained, and how far weights may move."""
 
 
 def bracket_findings(columns: Columns) -> list[Finding]:
     """Explanations and trainings whose brackets cross: more was achieved than was proved to be possible."""
-    explanations = _crossed(columns, "explanation", EXPLAINED, Rule.EXPLANATION)
-    return explanations + _crossed(columns, "poisoning", TRAINED, Rule.POISONING)
+    return _explanations(columns) + _trainings(columns)
 
 
-def _crossed(columns: Columns, subject: str, question: tuple[str, ...], rule: Rule) -> list[Finding]:
-    """Attacks of one subject against its certifiers: verdicts, and the largest value that was reached."""
-    kind, verdict = columns["kind"], columns["verdict"]
-    about = f"_{subject}"
-    columns.derive(about, _asked(columns, question))
-    keys = columns.codes("model_hash", "input_hash", "label", about)
-    strict = columns.codes("model_hash", "input_hash", "label", about, "_allowed")
-    attacks = np.flatnonzero(kind == f"{subject} attack")
-    claims = np.flatnonzero(kind == f"{subject} certifier")
-    certified = claims[verdict[claims] == "certified"]
+def _explanations(columns: Columns) -> list[Finding]:
+    """The largest change of a feature, and the deviation, against the proved width and deviation.
+
+    Verdicts are no part of it: those of attacks are about the deviation, those of certifiers about the width.
+    """
+    kind = columns["kind"]
+    columns.derive("_explained", _called(columns, EXPLAINED))
+    keys = columns.codes("model_hash", "input_hash", "label", "_explained")
+    attacks, claims = (np.flatnonzero(kind == f"explanation {what}") for what in ("attack", "certifier"))
     findings: list[Finding] = []
     for places in columns.groups(attacks, "component_hash"):
-        won = places[verdict[places] == "falsified"]
-        broken = worst_inside(columns, certified, Points(won, np.zeros(len(won))), strict)
-        findings += found(rule, Severity.VIOLATION, broken.claims, broken.points, np.full(len(broken.claims), np.nan))
-        wide = worst_inside(columns, claims, Points(places, -columns["margin"][places]), keys)
-        proved = columns["margin"][wide.claims]
-        excess = -wide.values - proved
-        slack = ROUNDING * np.abs(proved)
-        fresh = ~np.isin(wide.claims, broken.claims) & np.isfinite(proved)
-        for severity, of in (
-            (Severity.VIOLATION, fresh & (excess > slack)),
-            (Severity.NEAR, fresh & (excess > 0) & (excess <= slack)),
-        ):
-            findings += found(rule, severity, wide.claims[of], wide.points[of], excess[of])
+        for measure in ("margin", "loss"):  # width, and deviation
+            match = worst_inside(columns, claims, Points(places, -columns[measure][places]), keys)
+            proved = columns[measure][match.claims]
+            with np.errstate(invalid="ignore"):
+                excess = -match.values - proved
+            slack = ROUNDING * np.abs(proved)
+            for severity, of in (
+                (Severity.VIOLATION, excess > slack),
+                (Severity.NEAR, (excess > 0) & (excess <= slack)),
+            ):
+                of &= np.isfinite(proved)
+                findings += found(Rule.EXPLANATION, severity, match.claims[of], match.points[of], excess[of])
     return findings
 
 
-def _asked(columns: Columns, names: tuple[str, ...]) -> list[str]:
-    """The part of each record's parameters that says what is asked; and beside it how much change is allowed."""
+def _trainings(columns: Columns) -> list[Finding]:
+    """A prediction that poison changed, although it was proved to stay whatever poison the budget allows.
+
+    Model and input stand for the training, the budget and the point that is asked about.
+    """
+    kind, verdict = columns["kind"], columns["verdict"]
+    keys = columns.codes("model_hash", "input_hash", "label", "norm", "eps")
+    proved = np.flatnonzero((kind == "poisoning certifier") & (verdict == "certified"))
+    changed = np.flatnonzero((kind == "poisoning attack") & (verdict == "falsified"))
+    first = {int(key): int(place) for key, place in zip(keys[proved][::-1], proved[::-1], strict=True)}
+    pairs = [(first[int(keys[place])], int(place)) for place in changed if int(keys[place]) in first]
+    return [Finding(Rule.POISONING, Severity.VIOLATION, a, b, float("nan")) for a, b in pairs]
+
+
+def _called(columns: Columns, names: tuple[str, ...]) -> list[str]:
+    """The part of each record's call that says what is asked."""
     known: dict[str, str] = {}
-    allowed: dict[str, str] = {}
     for text in dict.fromkeys(columns["parameters"]):
-        values = json.loads(text) if text else {}
-        known[text] = json.dumps({name: values.get(name) for name in names}, sort_keys=True)
-        allowed[text] = json.dumps(values.get("delta"))
-    columns.derive("_allowed", [allowed[text] for text in columns["parameters"]])
+        call = (json.loads(text) if text else {}).get("call", {})
+        known[text] = json.dumps({name: call.get(name) for name in names}, sort_keys=True)
     return [known[text] for text in columns["parameters"]]

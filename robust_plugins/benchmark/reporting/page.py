@@ -1,0 +1,60 @@
+"""`write_study_report`: the records of studies as one page that needs no other file, and as markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from robust_plugins.benchmark.auditing import Findings, Severity, audit
+from robust_plugins.benchmark.columns import joined, read_columns
+from robust_plugins.benchmark.reporting.contents import Contents
+from robust_plugins.benchmark.store import Store
+from robust_plugins.errors import ArgumentError, PluginError
+
+
+def write_study_report(
+    path: str | Path, stores: str | Path | Sequence[str | Path], *, title: str = "Robustness study"
+) -> Findings:
+    """Writes what is in `stores` as a page to `path`, and as markdown beside it; returns what the audit found.
+
+    The page stands alone: pictures are part of it, it runs no scripts, and it prints. Its first screen is the summary:
+    whether anything contradicts anything, and for each model, data set and norm what is known of the robust accuracy
+    and which side of it is loose. Several stores are shown as one. Missing folders are made.
+
+    Raises ArgumentError for a store without records and a file that is none, PluginError where matplotlib or jinja2
+    is missing.
+    """
+    missing = [module for module in ("jinja2", "matplotlib") if find_spec(module) is None]
+    if missing:
+        raise PluginError(f"a report needs {' and '.join(missing)}; install: pip install 'robust_plugins[report]'")
+    from jinja2 import Environment, PackageLoader
+
+    from robust_plugins.benchmark.reporting.markdown import markdown
+    from robust_plugins.benchmark.reporting.sections import bar, sections
+
+    paths = tuple(Path(p) for p in ([stores] if isinstance(stores, str | Path) else stores))
+    columns = joined([read_columns(p) for p in paths])
+    if not len(columns):
+        raise ArgumentError(
+            "store", ", ".join(map(str, paths)) + ": empty", accepted="a store with records",
+            hint="Run the study first: robust-plugins bench run study.toml.",
+        )  # fmt: skip
+    contents = Contents(title, columns, audit(columns), paths, tuple(s for p in paths for s in _studies(p)))
+    parts = sections(contents)
+    made = f"Made by robust-plugins bench report from {', '.join(p.name for p in paths)}."
+    page = (
+        Environment(loader=PackageLoader("robust_plugins.benchmark.reporting"), autoescape=True)
+        .get_template("study.html")
+        .render(c=contents, sections=parts, bar=bar, made=made, violations=contents.worst(Severity.VIOLATION))
+    )
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page, encoding="utf-8")
+    target.with_suffix(".md").write_text(markdown(contents, parts), encoding="utf-8")
+    return contents.findings
+
+
+def _studies(path: Path) -> list[dict[str, object]]:
+    with Store(path) as store:
+        return store.studies()

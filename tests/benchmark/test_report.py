@@ -1,0 +1,150 @@
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from support.study_records import record, synthetic
+
+from robust_plugins.benchmark.columns import Columns
+from robust_plugins.benchmark.reporting import write_study_report
+from robust_plugins.benchmark.reporting.settings import settings
+from robust_plugins.benchmark.reporting.time import spent
+from robust_plugins.benchmark.reporting.wilson import Share
+from robust_plugins.benchmark.store import Store
+from robust_plugins.errors import ArgumentError
+
+
+def fields(row):
+    return {name: getattr(row, name) for name in row.__dataclass_fields__}
+
+
+def store_of(path, rows):
+    with Store(path, write=True) as store:
+        store.insert(rows)
+    return path
+
+
+class Parts(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.links, self.loaded = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self.links += [attrs["href"][1:]] if tag == "a" else []
+        if tag in ("script", "link", "img") or ("src" in attrs and not attrs["src"].startswith("data:")):
+            self.loaded.append(tag)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    store_of(folder / "study.sqlite", synthetic(12, models=("plain", "robust"), radii=(0.05, 0.1)))
+    findings = write_study_report(folder / "pages" / "study.html", folder / "study.sqlite", title="A & B")
+    assert findings.violations == []
+    return (folder / "pages" / "study.html").read_text(), (folder / "pages" / "study.md").read_text()
+
+
+def test_the_page_stands_alone_and_its_links_and_ids_fit(page):
+    html, _ = page
+    parts = Parts()
+    parts.feed(html)
+    assert parts.loaded == []
+    assert len(parts.ids) == len(set(parts.ids))
+    assert set(parts.links) <= set(parts.ids)
+    assert "<title>A &amp; B</title>" in html
+    assert not re.findall(r"(?:src|href)=.https?:", html.replace('xmlns:xlink="http', ""))
+
+
+def test_page_and_markdown_say_the_same(page):
+    html, text = page
+    for words in ("No contradiction among 312 records", "Accuracies with 95 % intervals", "robust on digits (n = 12)"):
+        assert words in html
+        assert words in text
+    figures = re.findall(r"\d+\.\d % \(\d+\.\d-\d+\.\d\)", text)
+    assert len(figures) > 30
+    assert all(figure in html for figure in figures)
+
+
+def test_a_contradiction_is_what_the_page_says_first(tmp_path):
+    rows = [
+        record(kind="clean", margin=1.0, seconds=1e-3),
+        record(verdict="certified", margin=0.5),
+        record(component="pgd", kind="attack", verdict="falsified", success=True, margin=-0.1, distance=0.1),
+    ]
+    findings = write_study_report(tmp_path / "page.html", store_of(tmp_path / "s.sqlite", rows))
+    html = (tmp_path / "page.html").read_text()
+    assert len(findings.violations) == 1
+    assert html.index("1 contradiction among 3 records") < html.index("<table")
+    assert "but pgd reached the margin -0.1" in html
+
+
+def test_what_has_no_answer_is_no_figure(tmp_path):
+    rows = [
+        record(component="pgd", kind="attack", verdict="error", error="MemoryError: 3 GiB"),
+        record(component="pgd", kind="attack", verdict="error", error="MemoryError: 4 GiB", sample=1),
+        record(verdict="timeout"),
+    ]
+    write_study_report(tmp_path / "page.html", store_of(tmp_path / "s.sqlite", rows))
+    text = (tmp_path / "page.md").read_text()
+    assert "| pgd | attacked | no answer for 2 |" in text
+    assert "| pgd | error | MemoryError: 3 GiB | small, digits sample 0 | 2 |" in text
+    assert "Without an answer: 1 timeout, 2 error." in text
+
+
+def test_a_store_without_records_is_refused(tmp_path):
+    with pytest.raises(ArgumentError, match="empty"):
+        write_study_report(tmp_path / "page.html", store_of(tmp_path / "s.sqlite", []))
+
+
+def test_wilson():
+    # Newcombe 1998, table I
+    for share, (low, high) in {
+        Share(81, 263): (0.2553, 0.3662),
+        Share(0, 20): (0, 0.1611),
+        Share(29, 29): (0.8830, 1),
+    }.items():
+        assert np.allclose(share.interval, (low, high), atol=5e-5)
+
+
+def test_brackets_take_what_other_radii_imply():
+    rows = [
+        record(kind="clean", margin=1.0), record(kind="clean", sample=1, margin=1.0),
+        record(kind="clean", sample=2, verdict="falsified", prediction=0),
+        record(verdict="certified", eps=0.2), record(eps=0.1),
+        record(component="pgd", kind="attack", verdict="falsified", sample=1, eps=0.1, distance=0.08),
+        record(component="pgd", kind="attack", verdict="unknown", sample=1, eps=0.2),
+    ]  # fmt: skip
+    (setting,) = settings(Columns.of(map(fields, rows)))
+    assert (setting.clean.count, setting.clean.total) == (2, 3)
+    assert [setting.certified(eps).count for eps in (0.1, 0.2)] == [1, 1]
+    assert [setting.attacked(eps).count for eps in (0.05, 0.1, 0.2)] == [2, 1, 1]
+    assert setting.loose(0.2) == "closed: every sample is decided"
+
+
+def test_the_loose_side_is_told_by_what_a_verifier_decided():
+    def verified(sample, verdict):
+        return record(component="verifier", sample=sample, verdict=verdict, distance=0.1)
+
+    rows = [record(kind="clean", sample=i, margin=1.0) for i in range(5)]
+    rows += [
+        record(component="pgd", kind="attack", sample=i, verdict="falsified" if i == 2 else "unknown", eps=0.1)
+        for i in range(5)
+    ]
+    rows += [record(sample=i) for i in range(5)]
+    rows += [verified(0, "certified"), verified(1, "certified"), verified(2, "falsified"), verified(3, "timeout")]
+    (setting,) = settings(Columns.of(map(fields, rows)))
+    assert setting.loose(0.1).startswith("2 of 5 undecided: the certified side is loose (bounds missed 2 of 2")
+
+
+def test_time_is_split_where_it_was_measured():
+    rows = [
+        record(kind="clean", seconds=0.01),
+        record(component="pgd", kind="attack", seconds=1.0, backend_seconds=0.75, queries=40),
+        record(seconds=0.5),
+    ]
+    attack, bounds = spent(Columns.of(map(fields, rows)))
+    assert (attack.component, attack.total, attack.backend, attack.layer) == ("pgd", 1.0, 0.75, 0.25)
+    assert attack.model == pytest.approx(0.4)
+    assert (bounds.backend, bounds.model, bounds.layer) == (None, None, None)
