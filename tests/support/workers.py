@@ -1,8 +1,10 @@
-"""Processes in the place of those that verify; importing this imports nothing."""
+"""What processes run in the place of the real work; importing this imports nothing."""
 
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import time
 from typing import Any
 
@@ -20,3 +22,30 @@ def moody(pipe: Any, *_: Any) -> None:
         if name == "hangs":
             time.sleep(1000)
         pipe.send(("unsat", ""))
+
+
+def obeying(pipe: Any, ending: str) -> None:
+    """Does what it is told: to print, to crash, to hang, to say its number, or to repeat."""
+    pipe.send("ready")
+    while True:
+        try:
+            told = pipe.recv()
+        except EOFError:
+            return
+        if told == "print":
+            print("noise", flush=True)
+            told = "printed"
+        elif told == "crash":
+            print("about to crash", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif told == "hang":
+            time.sleep(1000)
+        elif told == "pid":
+            pipe.send(os.getpid())
+            continue
+        pipe.send(told + ending)
+
+
+def unable(pipe: Any) -> None:
+    """Fails before it begins."""
+    raise RuntimeError("cannot begin")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from robust_plugins.adapters.onnx.counterexamples import write_counterexample
 from robust_plugins.adapters.onnx.instances import Instance, Outcome
@@ -18,11 +15,11 @@ from robust_plugins.adapters.onnx.network import read_network
 from robust_plugins.adapters.onnx.properties import read_property
 from robust_plugins.adapters.onnx.verification import verify
 from robust_plugins.errors import RobustPluginsError
+from robust_plugins.harness.served import DiedError, OverdueError, Served
+from robust_plugins.harness.serving import Pipe
 
 GRACE = 1.0
 """Seconds beyond the timeout after which a process is killed; those that keep their time answer by themselves."""
-BEGINNING = 300.0
-"""Seconds that a process has for its imports."""
 
 
 def answer(instance: Instance, folder: Path, counterexample: Path, *, seed: int = 0) -> tuple[str, str]:
@@ -69,10 +66,10 @@ def run_instances(
     threads = max(1, (os.cpu_count() or 1) // jobs)
 
     def work() -> None:
-        worker = _Worker(target or _serve, (str(folder), str(counterexamples), seed, threads))
+        process = Served(target or _serve, (str(folder), str(counterexamples), seed, threads))
         try:
             while not failures:
-                outcome = worker.run(waiting.get_nowait())
+                outcome = _outcome(process, waiting.get_nowait())
                 with lock:
                     told(outcome)
         except queue.Empty:
@@ -80,7 +77,7 @@ def run_instances(
         except BaseException as error:  # told failed: the others stop, and the caller is told
             failures.append(error)
         finally:
-            worker.leave()
+            process.leave()
 
     workers = [threading.Thread(target=work, daemon=True) for _ in range(min(jobs, len(instances)))]
     for thread in workers:
@@ -96,61 +93,21 @@ def run_instances(
         raise failures[0]
 
 
-class _Worker:
-    """A process that answers instances one after the other, begun again when it was killed."""
-
-    def __init__(self, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        self._target, self._arguments = target, arguments
-        self._process: Any = None
-        self._pipe: Any = None
-
-    def run(self, instance: Instance) -> Outcome:
-        """The answer of the process, `timeout` where it was killed, `error` where it died."""
+def _outcome(process: Served, instance: Instance) -> Outcome:
+    """The answer of the process, `timeout` where it was killed, `error` where it died."""
+    began = time.monotonic()
+    try:
+        process.start()
         began = time.monotonic()
-        try:
-            if self._process is None:
-                self._start()
-            began = time.monotonic()
-            self._pipe.send((instance.onnx, instance.vnnlib, instance.timeout))
-            if not self._pipe.poll(instance.timeout + GRACE):
-                self.stop()
-                return Outcome(instance, "timeout", time.monotonic() - began, "killed")
-            found, message = self._pipe.recv()
-        except (EOFError, OSError):
-            self._process.join(5)
-            code = self._process.exitcode
-            self.stop()
-            return Outcome(instance, "error", time.monotonic() - began, f"its process ended with exit code {code}")
-        return Outcome(instance, found, time.monotonic() - began, message)
-
-    def _start(self) -> None:
-        # Forked processes would share locks with threads of this one.
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=self._target, args=(theirs, *self._arguments), daemon=True)
-        self._process.start()
-        theirs.close()
-        if not self._pipe.poll(BEGINNING):
-            raise EOFError
-        self._pipe.recv()
-
-    def leave(self) -> None:
-        """Lets the process end by itself, which it does when nobody asks any more; kills it where it does not."""
-        if self._process is not None:
-            self._pipe.close()
-            self._process.join(2)
-        self.stop()
-
-    def stop(self) -> None:
-        """Kills the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._pipe.close()
-            self._process = None
+        found, message = process.ask((instance.onnx, instance.vnnlib, instance.timeout), instance.timeout + GRACE)
+    except OverdueError:
+        found, message = "timeout", "killed"
+    except DiedError as error:
+        found, message = "error", str(error)
+    return Outcome(instance, found, time.monotonic() - began, message)
 
 
-def _serve(pipe: Connection, folder: str, counterexamples: str, seed: int, threads: int) -> None:
+def _serve(pipe: Pipe, folder: str, counterexamples: str, seed: int, threads: int) -> None:
     """Answers instances until the other end is closed."""
     import torch
 
