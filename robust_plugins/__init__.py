@@ -6,6 +6,7 @@ Every quantity is a bracket: what an attack achieved, and what a certifier prove
 from robust_plugins.adapters.art.from_art import from_art
 from robust_plugins.adapters.onnx.verification import verify
 from robust_plugins.balls import L1, L2, Ball, Linf
+from robust_plugins.benchmark.study import Study, load_study
 from robust_plugins.brackets import (
     Comparison,
     CriticalRadius,
@@ -123,6 +124,7 @@ __all__ = [
     "RandomPoisoning",
     "RobustPluginsError",
     "Scores",
+    "Study",
     "TrainingError",
     "TrainingRecord",
     "UnknownNameError",
@@ -150,6 +152,7 @@ __all__ = [
     "hookimpl",
     "ibp_initialisation",
     "load_model",
+    "load_study",
     "margin_spec",
     "model",
     "models",

@@ -127,7 +127,12 @@ class Store:
         return frame(self.columns(*names, where=where))
 
     def artifact(self, hash: str) -> bytes:
-        """An adversarial example or witness that was kept: a safetensors file. Raises KeyError where it was not."""
+        """What was kept under a hash, as a safetensors file; raises KeyError where nothing was.
+
+        - `artifact` of a record: `x` and `x_adv`, an adversarial example or witness
+        - `input_hash`: `x`, the input
+        - `model_hash`: the state dict
+        """
         row = self._connection.execute("SELECT content FROM artifacts WHERE hash = ?", (hash,)).fetchone()
         if row is None:
             raise KeyError(hash)

@@ -10,7 +10,7 @@ import click
 
 from robust_plugins.cli import audit_results, bench, compare, explain, poison, train, verify
 from robust_plugins.cli.listings import data, models, plugins, recipes
-from robust_plugins.errors import ArgumentError, PluginError, RobustPluginsError, UnknownNameError
+from robust_plugins.errors import PluginError, RobustPluginsError, UnknownNameError
 from robust_plugins.registry.information import Kind
 from robust_plugins.registry.registry import registry
 
@@ -41,7 +41,7 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except RobustPluginsError as error:
             click.echo(f"Error: {error}", err=True)
-            ctx.exit(2 if isinstance(error, ArgumentError | UnknownNameError) else 1)
+            ctx.exit(2 if isinstance(error, ValueError | UnknownNameError) else 1)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:

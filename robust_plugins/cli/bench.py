@@ -6,6 +6,7 @@ import click
 
 from robust_plugins.cli.bench_audit import audit
 from robust_plugins.cli.bench_report import report
+from robust_plugins.cli.bench_study import check, export, init, run, verify
 
 
 @click.group()
@@ -15,3 +16,5 @@ def bench() -> None:
 
 bench.add_command(audit)
 bench.add_command(report)
+for _command in (init, check, run, export, verify):
+    bench.add_command(_command)

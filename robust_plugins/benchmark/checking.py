@@ -1,0 +1,165 @@
+"""`check`: whether a study can run, what is missing, how many records it has and how long it may take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robust_plugins.balls import Ball
+from robust_plugins.benchmark.configuration import Configuration
+from robust_plugins.benchmark.hashing import component_hash
+from robust_plugins.benchmark.planning import Asked, asked, balls_of, batches
+from robust_plugins.benchmark.store import Store
+from robust_plugins.benchmark.subjects import Subject, loss_of, read_data, read_model, samples_of
+from robust_plugins.errors import ArgumentError, RobustPluginsError
+from robust_plugins.harness.arguments import decided
+from robust_plugins.harness.call import calling
+
+
+@dataclass
+class Checked:
+    """What is known of a study before it runs."""
+
+    problems: list[str] = field(default_factory=list)
+    """What keeps it from running, each with what to do."""
+    rows: int = 0
+    """Its records, poisoning apart."""
+    there: int = 0
+    """Of these, in the store already, as far as models that are trained on the fly are there."""
+    expected: float = 0.0
+    """Seconds of components for the rest, from records of the same components in the store."""
+    unknown: dict[str, float] = field(default_factory=dict)
+    """Components without such records, each with the seconds that its timeout allows at most."""
+    trainings: list[str] = field(default_factory=list)
+    """Models that are trained first."""
+
+    def __str__(self) -> str:
+        if self.problems:
+            return "\n".join(f"problem: {text}" for text in self.problems)
+        lines = [f"{self.rows} records, {self.there} of them in the store"]
+        if self.expected:
+            lines.append(f"about {self.expected:.0f} s of components that have run before")
+        lines += [
+            f"{name}: not run yet, {'no timeout' if math.isinf(most) else f'at most {most:.0f} s by its timeout'}"
+            for name, most in self.unknown.items()
+        ]
+        return "\n".join([*lines, *(f"trained first: {name}" for name in self.trainings)])
+
+
+def check(configuration: Configuration, folder: Path, cache: Path, store: Path) -> Checked:
+    """Reads and builds everything that a study names, runs no component, and says what is missing."""
+    found = Checked()
+
+    def tried(what: str, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except (RobustPluginsError, ImportError) as error:
+            found.problems.append(f"{what}: {error}")
+        return None
+
+    for module, wanted in (("distributed", "dask"), ("ray", "ray")):
+        if configuration.run.backend == wanted and find_spec(module) is None:
+            found.problems.append(
+                f'run.backend: {wanted} is missing; install it: pip install "robust_plugins[{wanted}]"'
+            )
+    if configuration.keep and find_spec("safetensors") is None:
+        found.problems.append('keep: safetensors is missing; install it: pip install "robust_plugins[safetensors]"')
+    tried("run.device", lambda: _check_device(configuration.run.device))
+    components = _built(configuration, found)
+    subjects = []
+    for entry in configuration.data:
+        data = tried(f"data.{entry.name}", partial(read_data, entry, folder))
+        for model in configuration.models if data is not None else ():
+            if model.data is not None and entry.name not in model.data:
+                continue
+            what = f"models.{model.name} on {entry.name}"
+            module = tried(what, partial(read_model, model, data, folder))
+            if model.train is not None:
+                tried(f"models.{model.name}.train", partial(loss_of, model.train, data))
+            if module is None:
+                continue
+            drawn = tried(f"data.{entry.name}", partial(samples_of, entry, data, module))
+            if drawn is None:
+                continue
+            x, y = drawn
+            subject = Subject(model.name, entry.name, module, x, y, entry.first, data.clip, model.source)
+            tried(what, partial(_fits, subject, configuration))
+            subjects.append(subject)
+            if model.train is not None and not list(cache.glob(f"{model.name}-*.pt")):
+                found.trainings.append(f"{model.name} on {entry.name}, {model.train.epochs} epochs")
+    if not found.problems:
+        _count(configuration, components, subjects, store, found)
+    return found
+
+
+def _built(configuration: Configuration, found: Checked) -> list[Asked]:
+    """The components that can be built; one problem for each that cannot."""
+    built = []
+    for table in ("components", "explanations"):
+        for entry in getattr(configuration, table):
+            one = configuration.model_copy(update={"components": [], "explanations": []} | {table: [entry]})
+            try:
+                built.append(asked(one)[1])
+            except RobustPluginsError as error:
+                found.problems.append(f"{table}: {error}")
+    return built
+
+
+def _fits(subject: Subject, configuration: Configuration) -> None:
+    """Runs the model on one sample, without any component, and holds it against its labels and balls."""
+    balls: list[Ball | None] = [*balls_of(configuration, subject.clip)]
+    for ball in balls or [None]:
+        with torch.no_grad(), calling(subject.module, subject.x, ball) as call:
+            _, logits = decided(call.model, call.x[:1])
+    classes = logits.shape[1]
+    if int(subject.y.max()) >= classes:
+        raise ArgumentError(
+            "source", f"a model of {classes} classes, where labels go up to {int(subject.y.max())}",
+            accepted="a model for the classes of the data set", hint="Name another, or restrict it with data = [...].",
+        )  # fmt: skip
+
+
+def _count(
+    configuration: Configuration, components: list[Asked], subjects: list[Subject], store: Path, found: Checked
+) -> None:
+    there: set[str] = set()
+    known: dict[str, float] = {}
+    if store.is_file():
+        with Store(store) as kept:
+            there = kept.identities()
+            columns = kept.columns("component_hash", "seconds")
+        sums: dict[str, list[float]] = {}
+        for name, seconds in zip(columns["component_hash"], columns["seconds"], strict=True):
+            if seconds is not None:
+                sums.setdefault(name, []).append(seconds)
+        known = {name: sum(all_) / len(all_) for name, all_ in sums.items()}
+    limits = {a.name: a.timeout for a in components}
+    hashes = {a.name: component_hash(a.method, a.component, a.parameters) for a in components}
+    for batch in batches(configuration, subjects, (), ""):
+        left = [record for record in batch.records if record.identity not in there]
+        found.rows += len(batch.records)
+        found.there += len(batch.records) - len(left)
+        name = batch.records[0].component
+        if name not in hashes:
+            continue
+        if hashes[name] in known:
+            found.expected += known[hashes[name]] * len(left)
+        elif left:
+            found.unknown[name] = found.unknown.get(name, 0.0) + limits[name] * len(left)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        cause = str(error).splitlines()[0]
+        raise ArgumentError(
+            "device", f"{device!r}: {cause}", accepted="'cpu', or 'cuda' where torch has one", hint="Set run.device."
+        ) from error

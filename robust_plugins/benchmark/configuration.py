@@ -1,0 +1,314 @@
+"""The configuration of a study: what its file may say, and messages that say what to do about what it may not."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import nn
+
+from robust_plugins.data import Dataset
+from robust_plugins.errors import ArgumentError, RobustPluginsError
+
+Norm = Literal["linf", "l2", "l1"]
+Backend = Literal["threading", "loky", "dask", "ray"]
+Kept = Literal["examples", "inputs", "weights"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0)]
+Radius = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class _Table(BaseModel):
+    """A table of the file: unknown keys are refused, and numbers are numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+
+
+class Training(_Table):
+    """How a model is trained before it is studied; its weights are kept beside the store for the next time."""
+
+    epochs: Count
+    recipe: str = "standard"
+    """With its parameters: `"ibp(gamma=0.5)"`."""
+    eps: Radius | None = None
+    """Of the recipe's ball; recipes other than `standard` need it."""
+    norm: Norm = "linf"
+    lr: Positive = 1e-3
+    batch_size: Count = 64
+    seed: Seed = 0
+
+
+class Model(_Table):
+    """A model under the name that the study gives it."""
+
+    name: Name
+    source: str | nn.Module
+    """A network of the zoo, an ONNX, TorchScript or torch.export file, `package.module:factory`; from Python also a
+    module itself."""
+    weights: str | None = None
+    """A state dict or safetensors."""
+    train: Training | None = None
+    seed: Seed = 0
+    """Of the initial weights."""
+    data: list[str] | None = None
+    """The names of the data sets that it is for; None for all."""
+
+
+class Data(_Table):
+    """Samples of a data set."""
+
+    name: Name
+    source: str | Dataset | None = None
+    """A registered data set with its parameters or an .npz file; None for the one of that name."""
+    part: Literal["test", "train"] = "test"
+    first: Annotated[int, Field(ge=0)] = 0
+    samples: Count
+    """At most so many, from the sample `first` on."""
+
+
+class Balls(_Table):
+    """Balls of one norm, one for each radius."""
+
+    norm: Norm = "linf"
+    eps: Annotated[list[Radius], Field(min_length=1)]
+    clip: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """The valid range of inputs; None for that of each data set."""
+
+
+class Component(_Table):
+    """An attack or a certifier of decisions."""
+
+    use: str
+    """A registered name, with parameters where wanted: `"art:pgd(steps=40)"`."""
+    name: Name | None = None
+    """What the study calls it; None for `use`."""
+    parameters: dict[str, Any] = {}
+    """More of them, as a table."""
+    timeout: Seconds | None = None
+    """Seconds for each sample; None for the study's."""
+    data: list[str] | None = None
+    models: list[str] | None = None
+
+
+class Explanation(Component):
+    """An attack or a certifier of explanations."""
+
+    of: Literal["logit", "margin", "loss"] = "logit"
+    delta: Positive | None = None
+    """The width allowed to each feature: of certifiers, which need one."""
+    threshold: Radius | None = None
+    """The relative deviation from which on an attack has succeeded; None where it is only measured."""
+    radius: Radius = 0.0
+    """The relative radius by which weights may be moved, too."""
+
+
+class Poisoning(_Table):
+    """A training, what a poisoner may do to its data, and who tries; asked at the samples of one data set."""
+
+    name: Name
+    model: Name
+    """One of the study's models, untrained or a checkpoint to be trained on."""
+    data: Name
+    budget: str
+    """As `robust-plugins poison` takes it: `"points=5,eps=0.01"`, `"removal(k=2)"`."""
+    epochs: Count = 1
+    batch_size: Count = 100
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Positive = 0.1
+    clip_gradient: Positive | None = None
+    domain: Literal["box", "zonotope"] = "box"
+    train_samples: Count | None = None
+    """At most so many training samples, the first; None for all."""
+    attacks: list[str] = []
+    """Registered names; none for the standard ones."""
+    timeout: Seconds = math.inf
+    """Seconds for all of it."""
+
+
+class Run(_Table):
+    """Where and how the work is done; none of it changes an answer, but `batch_size`, by the draws of attacks."""
+
+    backend: Backend = "threading"
+    jobs: int = 1
+    """Batches at once; -1 for one per core."""
+    address: str | None = None
+    """Of the Dask or Ray cluster; None starts a local one."""
+    batch_size: Count = 100
+    isolate: bool = True
+    """Components run in processes of their own, which may crash and are killed at their timeout."""
+    threads: Count = 1
+    """Of each process."""
+    device: str = "cpu"
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if self.jobs < 1 and self.jobs != -1:
+            raise ValueError("jobs: accepted: a number of at least 1, or -1 for one per core")
+        if self.address is not None and self.backend not in ("dask", "ray"):
+            raise ValueError('address: goes with backend = "dask" or "ray"; leave it out')
+        if not self.isolate and self.backend == "threading" and self.jobs != 1:
+            raise ValueError("isolate: threads without processes of their own would wait for each other; set jobs = 1")
+        return self
+
+
+class Configuration(_Table):
+    """All of a study."""
+
+    store: str = "study.sqlite"
+    """Relative to the file of the study, or to the working folder without one."""
+    seed: Seed | list[Seed] = 0
+    """Of attacks; several are run one after the other."""
+    timeout: Seconds = 60.0
+    """Seconds for each sample, `inf` for any number: what has a parameter `timeout` is given it and stops itself; other
+    components are killed when the time of their batch is over."""
+    keep: list[Kept] = []
+    """In the store: `examples`, adversarial examples and witnesses; `inputs` and `weights`, so that whoever has the
+    store alone can derive its records again."""
+    models: Annotated[list[Model], Field(min_length=1)]
+    data: Annotated[list[Data], Field(min_length=1)]
+    balls: list[Balls] = []
+    components: list[Component] = []
+    explanations: list[Explanation] = []
+    poisoning: list[Poisoning] = []
+    run: Run = Run()
+
+    @property
+    def seeds(self) -> list[int]:
+        """All of them."""
+        return [self.seed] if isinstance(self.seed, int) else list(self.seed)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        models, data = [m.name for m in self.models], [d.name for d in self.data]
+        asked = [*self.components, *self.explanations]
+        for table, names in (("models", models), ("data", data), ("poisoning", [p.name for p in self.poisoning])):
+            _once(table, names)
+        _once("components and explanations", [c.name or c.use for c in asked])
+        for where, wanted, known in (
+            *((f"models.{m.name}.data", m.data or [], data) for m in self.models),
+            *((f"{c.use}.data", c.data or [], data) for c in asked),
+            *((f"{c.use}.models", c.models or [], models) for c in asked),
+            *((f"poisoning.{p.name}.model", [p.model], models) for p in self.poisoning),
+            *((f"poisoning.{p.name}.data", [p.data], data) for p in self.poisoning),
+        ):
+            for name in wanted:
+                if name not in known:
+                    raise ValueError(
+                        f"{where}: unknown name {name!r}; accepted: {', '.join(known)}{_near(name, known)}"
+                    )
+        if asked and not self.balls:
+            raise ValueError("balls: missing; components need [[balls]] with a norm and radii eps")
+        if not asked and not self.poisoning:
+            raise ValueError(
+                "components: missing; name at least one in [[components]], [[explanations]] or [[poisoning]]"
+            )
+        if isinstance(self.seed, list) and (not self.seed or len(set(self.seed)) < len(self.seed)):
+            raise ValueError("seed: accepted: one number, or several different ones")
+        return self
+
+
+def read_configuration(path: str | Path) -> Configuration:
+    """The study that a TOML file describes. Raises ArgumentError naming the file, the key and what is accepted."""
+    path = Path(path)
+    try:
+        text = path.read_bytes().decode()
+        content = tomllib.loads(text)
+    except FileNotFoundError:
+        raise ArgumentError(
+            "study", f"{str(path)!r}: no file", accepted="a study in TOML", hint="`bench init` writes an example."
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ArgumentError(
+            "study", f"{str(path)!r}: {error}", accepted="a study in TOML", hint="`bench init` writes an example."
+        ) from error
+    return checked(content, f"{path}")
+
+
+def checked(content: Mapping[str, Any], where: str) -> Configuration:
+    """`content` as a configuration; raises ArgumentError, whose message begins with `where`, the file."""
+    try:
+        return Configuration.model_validate(dict(content))
+    except ValidationError as error:
+        said = [_said(dict(fault), content) for fault in error.errors()]
+        raise ConfigurationError(f"{where}: " + "\n".join(said[:5])) from None
+
+
+class ConfigurationError(RobustPluginsError, ValueError):
+    """A study says something that cannot be used; the message names the file, the key and what is accepted."""
+
+
+def _said(fault: dict[str, Any], content: Mapping[str, Any]) -> str:
+    """One fault in words: the key as a path, its value, what is accepted, and the nearest name."""
+    location = tuple(part for part in fault["loc"] if not _is_type(part))
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    if fault["type"] == "extra_forbidden":
+        known = sorted(_table(location[:-1]).model_fields)
+        return f"unknown key {key!r}; accepted: {', '.join(known)}{_near(str(location[-1]), known)}"
+    if fault["type"] == "missing":
+        field = _table(location[:-1]).model_fields[str(location[-1])]
+        what = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
+        return f"{key!r} is missing; accepted: {what}"
+    if fault["type"] == "value_error":
+        return f"{key}: {fault['ctx']['error']}".lstrip(": ")
+    if fault["type"] == "literal_error":
+        allowed = _allowed(location)
+        return (
+            f"{key!r} is {fault['input']!r}; accepted: {', '.join(map(repr, allowed))}{_near(fault['input'], allowed)}"
+        )
+    return f"{key!r} is {fault['input']!r}; accepted: {fault['msg'].removeprefix('Input should be ')}"
+
+
+def _is_type(part: object) -> bool:
+    """Whether pydantic means one of several types here, and no key."""
+    return isinstance(part, str) and (
+        part in ("str", "int", "float", "constrained-int", "constrained-float") or "[" in part or part.startswith("is-")
+    )
+
+
+def _table(location: tuple[Any, ...]) -> type[BaseModel]:
+    """The table that a path of keys leads to."""
+    found: type[BaseModel] = Configuration
+    for part in location:
+        if isinstance(part, str) and part in found.model_fields:
+            found = _tables_in(found.model_fields[part].annotation)
+    return found
+
+
+def _tables_in(annotation: Any) -> type[BaseModel]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((t for a in get_args(annotation) if (t := _tables_in(a)) is not Configuration), Configuration)
+
+
+def _allowed(location: tuple[Any, ...]) -> list[str]:
+    names = [part for part in location if isinstance(part, str)]
+    annotation = (
+        _table(location[:-1] if isinstance(location[-1], str) else location[:-2]).model_fields[names[-1]].annotation
+    )
+    return [str(value) for value in _literals(annotation)]
+
+
+def _literals(annotation: Any) -> list[Any]:
+    arguments = get_args(annotation)
+    if any(isinstance(a, str) for a in arguments):
+        return [a for a in arguments if isinstance(a, str)]
+    return [value for a in arguments for value in _literals(a)]
+
+
+def _near(name: object, known: list[str]) -> str:
+    found = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f". Did you mean {found[0]!r}?" if found else ""
+
+
+def _once(table: str, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{table}: the name {twice[0]!r} is there twice; give each a name of its own")

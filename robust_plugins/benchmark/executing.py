@@ -1,0 +1,134 @@
+"""`execute`: one job in whatever worker it was sent to, and in a process of its own that may crash or be killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from robust_plugins.benchmark.work import Answers, Job, answered, failed, known, serve
+from robust_plugins.decisions.results import Verdict
+from robust_plugins.harness.served import DiedError, OverdueError, Served
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """A packed subject in a file that every worker can read."""
+
+    path: str
+
+    def read(self) -> bytes:
+        """The packed subject."""
+        return Path(self.path).read_bytes()
+
+
+@dataclass(frozen=True)
+class InRay:
+    """A packed subject in the object store of a Ray cluster."""
+
+    reference: Any
+
+    def read(self) -> bytes:
+        """The packed subject."""
+        import ray
+
+        return bytes(ray.get(self.reference))
+
+
+Parcel = bytes | OnDisk | InRay
+"""A packed subject, or where it is."""
+
+_own = threading.local()
+_all: list[Served] = []
+_guard = threading.Lock()
+
+
+def execute(number: int, job: Job, parcel: Parcel, isolate: bool) -> tuple[int, Answers]:
+    """Runs a job, and returns its answers with its number, whatever happens to the process that computes them."""
+    with _device_of(job) as placed:
+        if not isolate:
+            return number, answered(placed, b"" if known(placed) else _content(parcel))
+        return number, _isolated(placed, parcel)
+
+
+def stop_all() -> None:
+    """Kills the processes of all threads of this one; jobs that run there are answered as errors."""
+    with _guard:
+        for process in _all:
+            process.stop()
+        _all.clear()
+    global _own
+    _own = threading.local()
+
+
+def _isolated(job: Job, parcel: Parcel) -> Answers:
+    process = _process()
+    start = time.perf_counter()
+    limit = None if job.timeout == float("inf") else job.timeout
+    try:
+        process.start()
+        start = time.perf_counter()  # the imports are not its own time
+        answers = process.ask((job, b""), limit)
+        if answers is None:
+            answers = process.ask((job, _content(parcel)), limit)
+    except OverdueError as error:
+        return failed(len(job.samples), Verdict.TIMEOUT, str(error), time.perf_counter() - start)
+    except DiedError as error:
+        return failed(len(job.samples), Verdict.ERROR, str(error), time.perf_counter() - start)
+    assert isinstance(answers, Answers)
+    return answers
+
+
+def _process() -> Served:
+    process: Served | None = getattr(_own, "process", None)
+    if process is None:
+        process = _own.process = Served(serve, quiet=True)
+        with _guard:
+            _all.append(process)
+    return process
+
+
+def _content(parcel: Parcel) -> bytes:
+    return parcel if isinstance(parcel, bytes) else parcel.read()
+
+
+@contextlib.contextmanager
+def _device_of(job: Job) -> Iterator[Job]:
+    """The job on a device that no other job of this machine uses meanwhile; the CPU is everybody's."""
+    if not job.device.startswith("cuda"):
+        yield job
+        return
+    import torch
+
+    count = torch.cuda.device_count()
+    names = [job.device] if ":" in job.device else [f"cuda:{i}" for i in range(count)]
+    while True:
+        for name in names:
+            held = _held(name)
+            if held is not None:
+                try:
+                    yield replace(job, device=name)
+                finally:
+                    os.close(held)
+                return
+        time.sleep(0.05)
+
+
+def _held(name: str) -> int | None:
+    """A lock on a device, which ends with the process that has it; None where another one has it."""
+    import fcntl
+
+    path = Path(tempfile.gettempdir()) / f"robust_plugins-{os.getuid()}-{name.replace(':', '-')}.lock"
+    held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(held)
+        return None
+    return held

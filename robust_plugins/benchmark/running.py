@@ -1,0 +1,196 @@
+"""`run`: the batches of a study as joblib tasks, and their records into its store as they come."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from robust_plugins.benchmark.configuration import Configuration, Run
+from robust_plugins.benchmark.executing import InRay, OnDisk, Parcel, execute, stop_all
+from robust_plugins.benchmark.planning import Batch, batches
+from robust_plugins.benchmark.records import Record
+from robust_plugins.benchmark.store import Store
+from robust_plugins.benchmark.subjects import Subject
+from robust_plugins.errors import PluginError
+
+FAILURES = ("timeout", "error")
+
+
+@dataclass
+class Outcome:
+    """What a run did."""
+
+    store: Path
+    total: int = 0
+    """Records of the study."""
+    there: int = 0
+    """Of these, in the store before the run."""
+    written: int = 0
+    """Of these, by this run."""
+    seconds: float = 0.0
+    """Of the run."""
+    busy: float = 0.0
+    """Of the components, summed over all that ran at once."""
+    failures: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How many of the written records have no answer, by component and cause."""
+    interrupted: bool = False
+
+    def __str__(self) -> str:
+        lines = [f"{self.written} records written in {self.seconds:.1f} s, {self.there} were there, of {self.total}"]
+        lines += [f"{name}: no answer for {n} samples: {cause}" for (name, cause), n in self.failures.most_common(10)]
+        return "\n".join([*lines, f"store: {self.store}"])
+
+
+def run(
+    configuration: Configuration,
+    subjects: Sequence[Subject],
+    store: Store,
+    *,
+    retry: bool = False,
+    told: Callable[[Batch, Sequence[Record]], None] = lambda batch, records: None,
+    begun: Callable[[list[Batch], int], None] = lambda batches, total: None,
+) -> Outcome:
+    """Computes all rows of a study that its store does not have, and writes each batch when it is complete.
+
+    - `retry`: records of errors and timeouts are computed again
+    - `begun`: is told of the batches that are left, and how many rows the study has
+    - `told`: is told of each batch with its records, when they are written
+
+    KeyboardInterrupt drops the batches that are running, and ends the run with `interrupted`; all others are written.
+    """
+    start, created = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    everything = list(batches(configuration, subjects, (), created))
+    there = store.identities(answered=retry)
+    left = list(batches(configuration, subjects, there, created))
+    total = sum(len(batch.records) for batch in everything)
+    outcome = Outcome(store.path, total, total - sum(len(batch.records) for batch in left))
+    begun(left, total)
+    store.insert((), _kept(configuration, subjects))
+    try:
+        with _answers(configuration.run, left) as found:
+            for number, answers in found:
+                records = left[number].answered(answers)
+                store.insert(records, answers.artifacts, replace=retry)
+                outcome.written += len(records)
+                outcome.busy += sum(record.seconds or 0.0 for record in records)
+                outcome.failures.update((r.component, r.error) for r in records if r.verdict in FAILURES)
+                told(left[number], records)
+    except KeyboardInterrupt:
+        outcome.interrupted = True
+    outcome.seconds = time.perf_counter() - start
+    return outcome
+
+
+def _kept(configuration: Configuration, subjects: Sequence[Subject]) -> dict[str, bytes]:
+    """The weights and inputs that are to be in the store, by their hashes."""
+    found: dict[str, bytes] = {}
+    if not {"weights", "inputs"} & set(configuration.keep):
+        return found
+    from safetensors.torch import save
+
+    for subject in subjects:
+        if "weights" in configuration.keep:
+            # Copies, since tensors that share memory cannot be written.
+            state = {name: t.detach().cpu().clone() for name, t in subject.module.state_dict().items()}
+            found[subject.model_hash] = save(state)
+        if "inputs" in configuration.keep:
+            for name, x in zip(subject.input_hashes, subject.x, strict=True):
+                found[name] = save({"x": x.contiguous()})
+    return found
+
+
+@contextmanager
+def _answers(run: Run, left: Sequence[Batch]) -> Iterator[Iterator[tuple[int, Any]]]:
+    """The answers of all batches, with their numbers, as they come; leaving the block ends what still runs."""
+    if not left:
+        yield iter(())
+        return
+    import joblib
+
+    with ExitStack() as stack:
+        stack.callback(stop_all)
+        parcels, options = _backend(run, left, stack)
+        with joblib.parallel_config(**options):
+            # joblib would gather quick tasks, and a gathered one is lost as a whole where its worker is.
+            parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
+            tasks = (
+                joblib.delayed(execute)(number, batch.job, parcels[batch.job.subject], run.isolate)
+                for number, batch in enumerate(left)
+            )
+            found = parallel(tasks)
+            stack.callback(found.close)
+            stack.callback(stop_all)  # before the generator is closed, which waits for the threads
+            yield _surviving(found, left, parcels)
+
+
+def _surviving(
+    found: Iterator[tuple[int, Any]], left: Sequence[Batch], parcels: dict[str, Parcel]
+) -> Iterator[tuple[int, Any]]:
+    """The answers; where a worker died, what is left runs one by one in processes that may."""
+    done: set[int] = set()
+    try:
+        for number, answers in found:
+            done.add(number)
+            yield number, answers
+    except Exception as error:
+        if not any(name in type(error).__name__ for name in ("TerminatedWorker", "BrokenProcessPool", "KilledWorker")):
+            raise
+        for number, batch in enumerate(left):
+            if number not in done:
+                yield execute(number, batch.job, parcels[batch.job.subject], True)
+
+
+def _backend(run: Run, left: Sequence[Batch], stack: ExitStack) -> tuple[dict[str, Parcel], dict[str, Any]]:
+    """Where each subject is for the workers, and the options of joblib."""
+    packed = {batch.job.subject: batch.packed for batch in left}
+    jobs = run.jobs if run.jobs > 0 else os.cpu_count() or 1
+    if run.backend == "threading":
+        return dict(packed), {"backend": "threading", "n_jobs": jobs}
+    if run.backend == "loky":
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for key, content in packed.items():
+            (folder / key).write_bytes(content)
+        stack.callback(_end_loky)
+        return {key: OnDisk(str(folder / key)) for key in packed}, {"backend": "loky", "n_jobs": jobs}
+    if run.backend == "dask":
+        return dict(packed), _dask(run, packed, stack)
+    return _ray(run, packed, stack, jobs)
+
+
+def _end_loky() -> None:
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+
+def _dask(run: Run, packed: dict[str, bytes], stack: ExitStack) -> dict[str, Any]:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise PluginError('backend "dask" needs it; install it: pip install "robust_plugins[dask]"') from error
+    jobs = None if run.jobs == -1 else run.jobs
+    client = Client(run.address) if run.address else Client(n_workers=jobs, threads_per_worker=1)
+    stack.enter_context(client)
+    return {"backend": "dask", "n_jobs": run.jobs, "scatter": list(packed.values()), "client": client}
+
+
+def _ray(run: Run, packed: dict[str, bytes], stack: ExitStack, jobs: int) -> tuple[dict[str, Parcel], dict[str, Any]]:
+    try:
+        import ray
+        from ray.util.joblib import register_ray
+    except ImportError as error:
+        raise PluginError('backend "ray" needs it; install it: pip install "robust_plugins[ray]"') from error
+    if not ray.is_initialized():
+        ray.init(address=run.address, log_to_driver=False, num_cpus=None if run.address else jobs)
+        stack.callback(ray.shutdown)
+    register_ray()
+    parcels: dict[str, Parcel] = {key: InRay(ray.put(content)) for key, content in packed.items()}
+    return parcels, {"backend": "ray", "n_jobs": jobs}
