@@ -25,7 +25,7 @@ from robust_plugins.harness.call import calling
 
 @dataclass
 class Checked:
-    """What is known of a study before it runs."""
+    """Holds all that is known of a study before it runs."""
 
     problems: list[str] = field(default_factory=list)
     """What keeps it from running, each with what to do."""

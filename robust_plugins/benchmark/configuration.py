@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
@@ -149,7 +149,7 @@ class Run(_Table):
     device: str = "cpu"
 
     @model_validator(mode="after")
-    def _checked(self) -> Self:
+    def _checked(self) -> Run:
         if self.jobs < 1 and self.jobs != -1:
             raise ValueError("jobs: accepted: a number of at least 1, or -1 for one per core")
         if self.address is not None and self.backend not in ("dask", "ray"):
@@ -186,7 +186,7 @@ class Configuration(_Table):
         return [self.seed] if isinstance(self.seed, int) else list(self.seed)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> Configuration:
         models, data = [m.name for m in self.models], [d.name for d in self.data]
         asked = [*self.components, *self.explanations]
         for table, names in (("models", models), ("data", data), ("poisoning", [p.name for p in self.poisoning])):

@@ -1,4 +1,4 @@
-"""What is to be computed: every row of a study, its identity, and the batches of those that a store does not have."""
+"""The plan of a study: every row of it, its identity, and the batches of those that a store does not have."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def batches(
             if component.component is not None:
                 balls = list(balls_of(configuration, subject.clip))
             for ball in balls:
-                for seed in configuration.seeds if _random(component) else configuration.seeds[:1]:
+                for seed in configuration.seeds if _random(component) else [0]:
                     yield from _batches(configuration, subject, component, ball, seed, there, created)
 
 

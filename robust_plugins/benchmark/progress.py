@@ -95,7 +95,7 @@ class Bars(Report):
 
 @contextmanager
 def reporting(shown: bool) -> Iterator[Report]:
-    """What is told of a run: nothing, bars on a terminal, or lines."""
+    """Tells of a run: by nothing, by bars on a terminal, or by lines."""
     if not shown:
         yield Report()
         return

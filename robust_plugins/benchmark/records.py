@@ -50,6 +50,7 @@ class Record:
     parameters: str = "{}"
     """All of them, defaults included, as canonical JSON."""
     seed: int
+    """Of attacks; 0 of all that draws nothing, or has a seed among its parameters."""
 
     verdict: str
     """A value of `rp.Verdict`. An attack's is `falsified` where it succeeds and else `unknown`: no failed attack is a

@@ -26,7 +26,7 @@ FAILURES = ("timeout", "error")
 
 @dataclass
 class Outcome:
-    """What a run did."""
+    """The outcome of a run: how many records it wrote, and what failed."""
 
     store: Path
     total: int = 0

@@ -127,7 +127,7 @@ class Store:
         return frame(self.columns(*names, where=where))
 
     def artifact(self, hash: str) -> bytes:
-        """What was kept under a hash, as a safetensors file; raises KeyError where nothing was.
+        """The safetensors file that was kept under a hash; raises KeyError where none was.
 
         - `artifact` of a record: `x` and `x_adv`, an adversarial example or witness
         - `input_hash`: `x`, the input

@@ -50,7 +50,7 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """What paths in the study are relative to."""
+        """The folder that paths in the study are relative to."""
         return Path() if self.path is None else self.path.parent
 
     @property
@@ -104,7 +104,7 @@ class Study:
             return store.frame(*names, where=where)
 
     def to_dict(self) -> dict[str, Any]:
-        """What the study says, ready for JSON; a module or data set that was handed over is named by its type."""
+        """All that the study says, ready for JSON; a module or data set that was handed over is named by its type."""
         found: dict[str, Any] = self.configuration.model_dump(mode="python")
         for table in ("models", "data"):
             for entry in found[table]:

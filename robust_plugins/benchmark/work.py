@@ -1,4 +1,4 @@
-"""What one component answers on one batch: the part of a study that runs in the processes that do the work."""
+"""The answers of one component on one batch: the part of a study that runs in the processes that do the work."""
 
 from __future__ import annotations
 
