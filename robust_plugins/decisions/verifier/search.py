@@ -68,8 +68,9 @@ class Search:
         self.proved = torch.full((len(self.member),), -torch.inf, dtype=torch.float64)
         self.count, self.stuck, self.begun = 0, False, False
         self.pool = Pool(len(self.fast.offset), len(const), CHOICES, self.memory)
-        work = 1 + sum(self.fast.work())
-        self.size = max(8, min(self.batch, int(WORK / (work * (4 * self.ascent.steps + 24)))))
+        self.work = (1 + sum(self.fast.work())) * (4.0 * self.ascent.steps + 24)
+        """Multiplications that a domain needs, about."""
+        self.size = max(8, min(self.batch, int(WORK / self.work)))
 
     @property
     def progress(self) -> float:

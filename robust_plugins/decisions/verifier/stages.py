@@ -2,7 +2,7 @@
 
 A search begins on optimised bounds. Where it does not end soon, the bounds are refined by small trees, and where that
 lifts the bound of the whole box by enough, the search begins again on the refined network; else the first one goes on.
-Limits are numbers of domains, so that answers do not depend on the machine.
+Limits are numbers of operations, so that answers do not depend on the machine.
 """
 
 from __future__ import annotations
@@ -27,21 +27,28 @@ from robust_plugins.intervals.methods.unfolding import TooLargeError
 from robust_plugins.intervals.network.graph import Network
 
 MEMORY = 2**30
+HALF = 0.5
+"""Of the way to zero: from there on a search may end soon."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refinement:
-    """When bounds are refined: after a search of so many domains, by trees of so many leaves.
+    """When bounds are refined, and by trees of how many leaves.
 
-    It is put off while the search has come more than `search` of the way from the lowest bound of the box to zero,
-    and ends where a refinement brings that bound less than `gain` of its way. One that would take more than `share` of
-    all the time, at `speed` multiplications a second, is not begun.
+    Trees grow from `first` leaves to `most`, `growth` times as many in each stage. Before one is refined, a search has
+    as much work as `search` of what its trees need at most, and as much as they need where it has come more than
+    half of the way from the lowest bound of the box to zero. A stage that brings the bound less than `gain` of its way
+    is not searched: the one before goes on, for as much work as the next trees need, and after `patience` such stages
+    for good. Trees that would take more than `share` of all the time, at `speed` multiplications a second, are not
+    grown.
     """
 
-    leaves: tuple[int, ...] = (4, 16, 64, 256)
-    domains: tuple[int, ...] = (500, 500, 2000, 8000)
-    search: float = 0.5
+    first: int = 4
+    growth: int = 4
+    most: int = 4096
+    search: float = 0.2
     gain: float = 0.15
+    patience: int = 2
     share: float = 0.3
     speed: float = 1e10
 
@@ -89,30 +96,30 @@ class Stages:
         except TooLargeError:
             message = f"the network unfolded over this box does not fit the memory of {self.engine.memory} bytes"
             return Found("unknown", None, self.proved, 0, message)
-        plan = self.engine.refinement
-        for leaves, domains in zip(plan.leaves, plan.domains, strict=True):
-            limit = domains
-            found = self._run(stage, limit)
-            while found is None and stage.search.progress > plan.search:
-                limit *= 2
-                found = self._run(stage, limit)
+        plan, leaves, failures, known = self.engine.refinement, self.engine.refinement.first, 0, None
+        while leaves <= plan.most and failures < plan.patience:
+            trees = Trees(leaves=leaves)
+            work = trees.work(stage.search.root.fast)
+            found = self._run(stage, plan.search * work if not failures else work)
+            if found is None and stage.search.progress > HALF:
+                found = self._run(stage, work)
             if found is not None:
                 return found
-            trees = Trees(leaves=leaves)
-            if self._too_long(stage.search, trees):
+            if work > plan.share * self.clock.seconds * plan.speed:
                 break
             still = stage.search.pool.open
             before = float(stage.search.proved[still].min())
             try:
-                better = self._stage(stage.about[still], stage.search.root.values, trees)
+                better = self._stage(stage.about[still], known or stage.search.root.values, trees)
             except OutOfTimeError:
                 break
+            known = better.search.root.values
             found = self._run(better, 0)
             if found is not None:
                 return found
-            if float(better.search.proved.min()) < (1 - plan.gain) * before:
-                break
-            stage = better
+            failed = float(better.search.proved.min()) < (1 - plan.gain) * before
+            stage, failures = (stage, failures + 1) if failed else (better, 0)
+            leaves *= plan.growth
         found = self._run(stage, None)
         assert found is not None  # there was no limit
         return found
@@ -126,10 +133,11 @@ class Stages:
         )  # fmt: skip
         return _Stage(about, search)
 
-    def _run(self, stage: _Stage, limit: int | None) -> Found | None:
-        """Goes on with a stage; the end of the whole verification, or None at the limit."""
-        counted = stage.search.count
-        found = stage.search.run(limit)
+    def _run(self, stage: _Stage, work: float | None) -> Found | None:
+        """Goes on with a stage; the end of the whole verification, or None after so many multiplications."""
+        search = stage.search
+        counted, limit = search.count, None if work is None else search.count + int(work / search.work)
+        found = search.run(limit)
         self.count += stage.search.count - counted
         self.proved[stage.about] = torch.maximum(self.proved[stage.about], stage.search.proved)
         if found is None:
@@ -141,10 +149,6 @@ class Stages:
         if found.answer == "unsat":
             self.proved.clamp_(min=0)
         return Found(found.answer, found.witness, self.proved, self.count, found.message)
-
-    def _too_long(self, search: Search, trees: Trees) -> bool:
-        plan = self.engine.refinement
-        return trees.work(search.root.fast) > plan.share * self.clock.seconds * plan.speed
 
 
 @dataclass(frozen=True, eq=False)

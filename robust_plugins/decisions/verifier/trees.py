@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from robust_plugins.decisions.verifier.branching import Seen
@@ -44,31 +44,21 @@ class Trees:
         Together the leaves of a row cover the box. Leaves above zero are not split.
         """
         count, units = len(const), len(compact.offset)
-        none, about = torch.zeros((units, count)), torch.arange(count)
-        weights = torch.ones((1, count))
-        leaves = Domains(none, compact.usual_slopes().repeat(1, count), none, weights)
-        bounds, leaves = self.start.improve(compact, rows, const, leaves)
-        choice = self._choice(compact, rows, const, leaves)
+        none = torch.zeros((units, count))
+        start = Domains(none, compact.usual_slopes().repeat(1, count), none, torch.ones((1, count)))
+        bounds, start = self.start.improve(compact, rows, const, start)
+        tree = _Leaves(start, bounds, torch.arange(count), self._choice(compact, rows, const, start))
         for _ in range(self.leaves - 1):
             clock.check()
-            worst = torch.full((count,), torch.inf).scatter_reduce_(0, about, bounds, "amin")
-            splittable = (bounds <= worst[about]) & (bounds < 0) & (choice >= 0)
-            at = splittable.nonzero().flatten()
+            at = tree.worst(count)
             if not len(at):
                 break
-            last = torch.full((count,), -1).scatter_(0, about[at], at)  # one of equals
-            at = last[last >= 0]
-            halves, owners = leaves.split(choice[at], at), torch.cat([about[at], about[at]])
+            owners = tree.about[at].repeat(2)
+            halves = tree.take(at).split(tree.choice[at], torch.arange(len(at)))
             better, halves = self.ascent.improve(compact, rows[:, owners], const[owners], halves)
-            better = torch.maximum(better, bounds[at].repeat(2))
-            next_choice = self._choice(compact, rows[:, owners], const[owners], halves)
-            keep = torch.ones(len(bounds), dtype=torch.bool)
-            keep[at] = False
-            stay = keep.nonzero().flatten()
-            leaves = Domains.cat(leaves.select(stay), halves)
-            bounds, about = torch.cat([bounds[stay], better]), torch.cat([about[stay], owners])
-            choice = torch.cat([choice[stay], next_choice])
-        return leaves, about
+            better = torch.maximum(better, tree.bounds[at].repeat(2))
+            tree.replace(at, halves, better, owners, self._choice(compact, rows[:, owners], const[owners], halves))
+        return tree.take(torch.arange(len(tree))), tree.about[: len(tree)]
 
     def _choice(self, compact: Compact, rows: Tensor, const: Tensor, leaves: Domains) -> Tensor:
         """The unit to split each leaf at, -1 for none."""
@@ -77,3 +67,42 @@ class Trees:
         seen = Seen(compact, leaves, rows, const, bound, z)
         score, unit = (seen.gaps() + seen.intercepts() + 1e-9 * seen.open).max(0)
         return unit.masked_fill(score <= 0, -1)
+
+
+class _Leaves:
+    """The leaves of all trees, a row of the tables for each, so that splitting moves no others."""
+
+    def __init__(self, leaves: Domains, bounds: Tensor, about: Tensor, choice: Tensor) -> None:
+        self.signs, self.slopes, self.multipliers = (
+            t.t().contiguous() for t in (leaves.signs, leaves.slopes, leaves.multipliers)
+        )
+        self.bounds, self.about, self.choice = bounds, about, choice
+        self._count = len(leaves)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def worst(self, trees: int) -> Int[Tensor, " leaves"]:
+        """One leaf of each tree whose least bound is below zero and whose leaf of that bound can be split."""
+        bounds, about = self.bounds[: self._count], self.about[: self._count]
+        least = torch.full((trees,), torch.inf).scatter_reduce_(0, about, bounds, "amin")
+        at = ((bounds <= least[about]) & (bounds < 0) & (self.choice[: self._count] >= 0)).nonzero().flatten()
+        last = torch.full((trees,), -1).scatter_(0, about[at], at)  # one of equals
+        return last[last >= 0]
+
+    def take(self, at: Tensor) -> Domains:
+        """The domains of some leaves."""
+        signs, slopes, multipliers = (t[at].t().contiguous() for t in (self.signs, self.slopes, self.multipliers))
+        return Domains(signs, slopes, multipliers, torch.ones((1, len(at))))
+
+    def replace(self, at: Tensor, halves: Domains, bounds: Tensor, about: Tensor, choice: Tensor) -> None:
+        """Puts the first halves in the places of the leaves that were split, and the second ones behind all."""
+        places = torch.cat([at, self._count + torch.arange(len(at))])
+        self._count += len(at)
+        found = {"signs": halves.signs.t(), "slopes": halves.slopes.t(), "multipliers": halves.multipliers.t()}
+        for name, values in {**found, "bounds": bounds, "about": about, "choice": choice}.items():
+            table: Tensor = getattr(self, name)
+            if len(table) < self._count:
+                table = torch.cat([table, table.new_empty((max(len(table), len(at)), *table.shape[1:]))])
+                setattr(self, name, table)
+            table[places] = values

@@ -165,7 +165,7 @@ def contradictions() -> int:
     count = 0
     axis = torch.linspace(-1, 1, 51)
     grid = torch.tensor(list(product(axis.tolist(), axis.tolist())))
-    plan = Refinement(leaves=(4,), domains=(1,), search=2.0)
+    plan = Refinement(most=4, search=1e-9)
     engine = Engine(attack=lambda *_: None, refinement=plan)
     for seed in (0, 1, 3):
         model = perceptron(seed, inputs=2, width=5)
