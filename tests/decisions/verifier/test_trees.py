@@ -1,6 +1,8 @@
-"""`Trees`: their leaves cover the box, more of them never bound worse, and stages of them decide what a search does not."""
+"""`Trees`: their leaves cover the box, more of them never bound worse, and stages of them reach the same answers."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from robust_plugins.intervals import Interval
 def deep(seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     sizes = (3, 8, 8, 6, 2)
-    layers = [layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b), nn.ReLU())]
+    layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
     model = nn.Sequential(*layers[:-1]).eval()
     for parameter in model.parameters():
         nn.init.uniform_(parameter, -1, 1)
