@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from robust_plugins.cli import audit_results, bench, compare, explain, poison, train, verify
+from robust_plugins.cli import audit_results, bench, check_proof, compare, explain, poison, train, verify
 from robust_plugins.cli.listings import data, models, plugins, recipes
 from robust_plugins.errors import PluginError, RobustPluginsError, UnknownNameError
 from robust_plugins.registry.information import Kind
@@ -69,6 +69,7 @@ for _command in (
     poison.poison,
     verify.verify,
     audit_results.audit_results,
+    check_proof.check_proof,
     bench.bench,
     plugins,
     data,

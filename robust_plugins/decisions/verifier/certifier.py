@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
@@ -19,6 +20,7 @@ from robust_plugins.decisions.verifier.branching import BestChild, Branching
 from robust_plugins.decisions.verifier.clock import Clock
 from robust_plugins.decisions.verifier.domains import DualAscent
 from robust_plugins.decisions.verifier.exact import ExactMILP
+from robust_plugins.decisions.verifier.proofs import NO_PROOF, Notes, ProofFile, label_property
 from robust_plugins.decisions.verifier.properties import Halfspaces, Unsafe
 from robust_plugins.decisions.verifier.search import Found
 from robust_plugins.decisions.verifier.stages import MEMORY, Engine
@@ -51,6 +53,8 @@ class BranchAndBound(Certifier):
     those of the attack, `batch` the domains bounded at once; `steps` and `root_steps` are those of the ascent on the
     duals of domains and of the layers' bounds. `progress` reports samples, domains and bounds on standard error.
 
+    `proof` is a file to which a proof is added for every sample that is CERTIFIED, for `robust-plugins check-proof`.
+
     Wang et al. 2021, "Beta-CROWN: efficient bound propagation with per-neuron split constraints for neural network
     robustness verification".
     """
@@ -67,6 +71,7 @@ class BranchAndBound(Certifier):
     batch: int = 256
     steps: int = 6
     root_steps: int = 20
+    proof: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,6 +85,8 @@ class BranchAndBound(Certifier):
                 raise ArgumentError(name, value, accepted="an integer of at least 1", hint="The default is usual.")
         if self.clock not in ("wall", "cpu"):
             raise ArgumentError("clock", repr(self.clock), accepted="'wall' or 'cpu'", hint="Leave it out for seconds.")
+        if not isinstance(self.proof, str | None) or self.proof == "":
+            raise ArgumentError("proof", repr(self.proof), accepted="the path of a file", hint="Leave it out for none.")
         if not isinstance(self.branching, Branching):
             raise ArgumentError(
                 "branching", self.branching, accepted="an object with the method `candidates`",
@@ -110,6 +117,7 @@ class BranchAndBound(Certifier):
             leaf_ascent=DualAscent(steps=self.steps), memory=self.memory,
         )  # fmt: skip
         form, box, logits = prepared(model, x), ball.box(x), model(x)
+        file = None if self.proof is None else ProofFile(Path(self.proof), form, tuple(x.shape[1:]))
         # The public call asks for more than zero, by what the model's own rounding may be.
         least = 4 * self.rounding * logits.abs().amax(1) + 1.1 * ERRORS * evaluation_error(model, x, logits)
         lower = x.new_full(spec.shape[:2], -torch.inf)
@@ -125,11 +133,17 @@ class BranchAndBound(Certifier):
                 else:
                     unsafe = Unsafe([Halfspaces(row.unsqueeze(0), -least[i : i + 1]) for row in spec[i]], spec.shape[2])
                     about = _About(model, y[i : i + 1])
-                    clock = Clock(self.timeout, self.clock == "cpu")
+                    clock, ends = Clock(self.timeout, self.clock == "cpu"), (box.lower[i : i + 1], box.upper[i : i + 1])
+                    notes = Notes()
+                    if file is not None:
+                        engine = replace(engine, root=notes.root, search=notes.search)
                     found = decide(
-                        model, form, box.lower[i : i + 1], box.upper[i : i + 1], unsafe, about.broken, clock, self.seed,
-                        engine, _Teller(i, say, clock),
-                    )  # fmt: skip
+                        model, form, *ends, unsafe, about.broken, clock, self.seed, engine, _Teller(i, say, clock)
+                    )
+                    if file is not None and found.answer == "unsat":
+                        written = file.add(Interval(*ends), *label_property(int(y[i])), notes, len(unsafe.member))
+                        if not written:
+                            found = Found("unknown", None, torch.full_like(found.bounds, -torch.inf), 0, NO_PROOF)
                     lower[i] = _down((found.bounds + least[i].double()).to(lower.device), lower.dtype)
                 message = found.message
                 if found.witness is not None:

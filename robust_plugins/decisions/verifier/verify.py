@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.decisions.verifier.clock import Clock
+from robust_plugins.decisions.verifier.proofs import NO_PROOF, Notes, ProofFile, property_of
 from robust_plugins.decisions.verifier.properties import Answer, Halfspaces, Unsafe
 from robust_plugins.decisions.verifier.relu_form import relu_form
 from robust_plugins.decisions.verifier.search import Found
@@ -28,6 +31,7 @@ def verify_property(
     timeout: float = 60.0,
     seed: int = 0,
     engine: Engine | None = None,
+    proof: str | Path | None = None,
 ) -> Answer:
     """Whether `model` maps some input between `lower` and `upper` into the union of the conjunctions `unsafe`.
 
@@ -36,6 +40,7 @@ def verify_property(
     - `unsafe`: reached by an output z where in one of them every row has `weights z + offsets <= 0`
     - `timeout`: wall-clock seconds, from the call on
     - `engine`: other parts than the usual ones
+    - `proof`: a file to which the proof of `unsat` is added, for `robust-plugins check-proof`
 
     `unsat` holds in real arithmetic: every closed domain was evaluated once more in float64, with its rounding errors
     taken off. The witness of `sat`, shaped like `lower`, lies in the box and reaches the set as the model computes it.
@@ -49,7 +54,14 @@ def verify_property(
         outputs = call.model(low.clone())
         asked = Unsafe(unsafe, outputs.shape[1])
         form = prepared(call.model, low)
-        found = decide(call.model, form, low, up, asked, reaching(call.model, asked), clock, seed, engine or Engine())
+        notes, file = Notes(), None if proof is None else ProofFile(Path(proof), form, tuple(lower.shape))
+        parts = engine or Engine()
+        if file is not None:
+            parts = replace(parts, root=notes.root, search=notes.search)
+        found = decide(call.model, form, low, up, asked, reaching(call.model, asked), clock, seed, parts)
+        if file is not None and found.answer == "unsat":
+            written = file.add(Interval(low, up), *property_of(asked), notes, len(asked.member))
+            found = found if written else replace(found, answer="unknown", message=NO_PROOF)
         call.check("verify_property")
     return Answer(found.answer, None if found.witness is None else found.witness[0])
 
