@@ -95,7 +95,7 @@ def _compare(record: Record, nodes: list[Node], spec: str, weights: str | None) 
 
 
 def _statement(record: Record) -> dict[str, Any]:
-    """What a sample's record says, whether or not it is proved."""
+    """A sample's label and box, whether or not anything is proved of them."""
     asked, ends = record.about.get("property"), [record.arrays.get(name) for name in ("lower", "upper")]
     label = asked.get("label") if isinstance(asked, dict) else None
     found: dict[str, Any] = {"label": label, "radius": None, "box": None}

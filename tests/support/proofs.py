@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ EARLY = Engine(refinement=Refinement(leaves=(4, 8), domains=(1, 1), search=1.1, 
 def dense(seed: int, inputs: int = 4, width: int = 10, layers: int = 3) -> nn.Sequential:
     torch.manual_seed(seed)
     sizes = [inputs, *[width] * (layers - 1), 3]
-    steps = [step for a, b in zip(sizes, sizes[1:], strict=False) for step in (nn.Linear(a, b), nn.ReLU())]
+    steps = [step for a, b in pairwise(sizes) for step in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*steps[:-1]).eval()
 
 
