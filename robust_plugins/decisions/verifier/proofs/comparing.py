@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robust_plugins.decisions.verifier.proofs.normal_form import normal_form
-from robust_plugins.decisions.verifier.verify import prepared
+from robust_plugins.decisions.verifier.relu_form import relu_form
 from robust_plugins.errors import ComponentError
 from robust_plugins.harness.arguments import decided
 from robust_plugins.harness.call import calling
+from robust_plugins.intervals import Interval, trace
 from robust_plugins.proof_check.reading import Node, ProofError, Record
 
 POINTS = 8
@@ -34,9 +35,9 @@ def compare_network(record: Record, nodes: list[Node], model: nn.Module) -> None
     x = torch.rand((POINTS, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
     with torch.no_grad(), calling(model, x) as call:
         logits_model, logits = decided(call.model, x.clone())
-        found = _difference(record, normal_form(prepared(logits_model, x), tuple(shape)))
+        found = _difference(record, _form(logits_model, x))
         if found:
-            other = _difference(record, normal_form(prepared(call.model, x), tuple(shape)))
+            other = _difference(record, _form(call.model, x))
             found, logits = (found, logits) if other else (other, call.model(x.clone()))
     if found:
         raise ProofError(f"the model is another network: {found}")
@@ -56,6 +57,12 @@ def evaluated(nodes: list[Node], x: np.ndarray) -> np.ndarray:
         else:
             values.append(node.offset + sum(m.forward(values[j]) for m, j in zip(node.maps, node.inputs, strict=True)))
     return values[-1]
+
+
+def _form(model: nn.Module, x: Tensor) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    network = trace(model, x)
+    shapes = [tuple(v.shape[1:]) for v in network.forward(Interval.point(x[:1]))]
+    return normal_form(relu_form(network, shapes), tuple(x.shape[1:]))
 
 
 def _difference(record: Record, made: tuple[dict[str, Any], dict[str, np.ndarray]]) -> str:

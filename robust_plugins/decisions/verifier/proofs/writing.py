@@ -106,13 +106,13 @@ class ProofFile:
 
 
 def property_of(unsafe: Unsafe) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What is asked about a network, as a proof says it."""
+    """A question about a network, as a proof holds it."""
     sizes = unsafe.member.sum(1).int().tolist()
     return {"conjunctions": sizes}, {"rows": unsafe.weights.numpy(), "offsets": unsafe.offsets.numpy()}
 
 
 def label_property(label: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """That the logit of a label is above all others, as a proof says it."""
+    """The question whether the logit of a label is above all others, as a proof holds it."""
     return {"label": label}, {}
 
 
