@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from robust_plugins.cli.bench_audit import audit
+from robust_plugins.cli.bench_compare import compare
 from robust_plugins.cli.bench_report import report
 from robust_plugins.cli.bench_study import check, export, init, run, verify
 
@@ -15,6 +16,7 @@ def bench() -> None:
 
 
 bench.add_command(audit)
+bench.add_command(compare)
 bench.add_command(report)
 for _command in (init, check, run, export, verify):
     bench.add_command(_command)
