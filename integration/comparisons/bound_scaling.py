@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 import robust_plugins as rp
 
-CASES = ("cnn7-8", "cnn7-64", "resnet18-16", "mnist", "cifar")
+CASES = ("cnn7-8", "cnn7-64", "resnet18-4", "resnet18-16", "mnist", "cifar")
 PUBLISHED = {"mnist": ("mnist_conv_small_nat.pth", 1, 28, 800), "cifar": ("cifar_conv_small_pgd.pth", 3, 32, 1152)}
-EPS = {"cnn7-8": 0.001, "cnn7-64": 0.001, "resnet18-16": 0.0005, "mnist": 0.12, "cifar": 2 / 255}
+EPS = {"cnn7-8": 0.001, "cnn7-64": 0.001, "resnet18-4": 0.0005, "resnet18-16": 0.0005, "mnist": 0.12, "cifar": 2 / 255}
 
 
 class Block(nn.Module):

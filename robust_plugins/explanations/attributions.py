@@ -145,7 +145,7 @@ class IntegratedGradients(Attribution):
 
     Bounds: where the input moves by at most eps, the point at alpha on the path moves by at most `alpha * eps`. So the
     weighted sum of the bounds over these balls holds the quadrature (not the integral that it stands for), and its
-    product with the interval of the way is the interval.
+    product with the interval of the way is the interval. They take `n_steps` certificates, as one batch.
     """
 
     baselines: float | Shaped[Tensor, "..."] = 0.0
@@ -190,7 +190,7 @@ class SmoothGrad(Attribution):
     otherwise, and calls these two the same. Noise may leave the valid range of inputs. Smilkov et al. 2017,
     "SmoothGrad: removing noise by adding noise".
 
-    Bounds: the mean of the bounds over the moved balls.
+    Bounds: the mean of the bounds over the moved balls, `nt_samples` certificates in one batch.
     """
 
     nt_samples: int = 5
