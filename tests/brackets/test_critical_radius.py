@@ -133,7 +133,6 @@ def test_boxes_are_exact_on_linear_models(linear: tuple[nn.Module, Tensor, Tenso
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [rp.L2, rp.L1])
 def test_dual_norms_are_exact_on_linear_models(linear: tuple[nn.Module, Tensor, Tensor], kind: type) -> None:
-    pytest.importorskip("auto_LiRPA")
     truth, eps, _, certified = bisected(linear, kind, None, "lirpa:crown")
     torch.testing.assert_close(certified, torch.minimum(truth, eps), rtol=2 * TOLERANCE, atol=0)
 

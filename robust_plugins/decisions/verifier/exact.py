@@ -108,8 +108,16 @@ def _least(root: Root, spec: Tensor, clock: Clock) -> tuple[float, Tensor | None
     if not len(rows):  # the box is a point
         return float(const), rows.new_zeros((0, 1))
     free = compact.free[:, 0] > 0
-    low = torch.where(free, -compact.intercept[:, 0] / compact.chord[:, 0].clamp(min=1e-300), 0.0).numpy()
-    up = root.sizes[n:].numpy()
+    # A unit that is positive by no more than an underflow has a chord from which its lower bound cannot be read off.
+    chord, sizes = compact.chord[:, 0], root.sizes
+    reach = torch.cat([
+        block.matrix.to_dense().abs() @ sizes[block.start : block.start + block.matrix.shape[1]]
+        for block in compact.blocks
+    ] or [chord])  # fmt: skip
+    steep = free & (chord > 1e-12)
+    least_inputs = torch.where(steep, -compact.intercept[:, 0] / chord, compact.offset[:, 0] - reach)
+    low = torch.where(free, least_inputs.clamp(max=0), 0.0).numpy()
+    up = sizes[n:].numpy()
     # Variables: inputs, outputs of units, and for each unit whether its input is positive.
     total = n + 2 * units
     matrix, least, most = [], [], []
