@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from robust_plugins.benchmark.store import Store
 
 NUMBERS = (
     "sample", "eps", "seed", "success", "margin", "distance", "loss", "label", "prediction", "queries", "seconds",
-    "backend_seconds", "threads", "batch_size", "features", "distance_linf", "distance_l2", "distance_l1",
+    "backend_seconds", "threads", "batch_size", "features", "largest",
+    "distance_linf", "distance_l2", "distance_l1",
 )  # fmt: skip
 """The columns of numbers, all as float64 with NaN where there is none. `features` and the distances in each norm are
-derived where the inputs and the adversarial examples are at hand."""
+derived where adversarial examples are kept, and so is the largest value of an input."""
 
 TEXTS = (
     "identity", "model", "data", "norm", "clip", "component", "method", "kind", "parameters", "verdict", "error",
@@ -103,9 +105,32 @@ def joined(parts: Sequence[Columns]) -> Columns:
 
 
 def read_columns(path: str | Path) -> Columns:
-    """All records of a store, with how many values its kept examples have and how far these are from their inputs."""
+    """All records of a store, with the distances of kept examples in every norm where there are several norms."""
     with Store(path) as store:
-        return Columns(store.columns())
+        columns = store.columns()
+        if len(set(columns["norm"]) - {""}) > 1 and any(columns["artifact"]):
+            return Columns(columns | _measured(columns, store))
+        return Columns(columns)
+
+
+def _measured(columns: dict[str, list[Any]], store: Store) -> dict[str, list[float]]:
+    """What kept examples tell: how many values an input has, its largest one, and the distances in each norm."""
+    from safetensors.numpy import load
+
+    names = ("largest", "distance_linf", "distance_l2", "distance_l1")
+    found = {name: [math.nan] * len(columns["artifact"]) for name in names}
+    sizes: dict[str, float] = {}
+    for place, artifact in enumerate(columns["artifact"]):
+        if not artifact:
+            continue
+        kept = load(store.artifact(artifact))
+        x = kept["x"].astype(np.float64).ravel()
+        moved = np.abs(kept["x_adv"].astype(np.float64).ravel() - x)
+        sizes[columns["data"][place]] = float(x.size)
+        told = (np.abs(x).max(initial=0.0), moved.max(initial=0.0), np.sqrt((moved * moved).sum()), moved.sum())
+        for name, value in zip(names, told, strict=True):
+            found[name][place] = float(value)
+    return found | {"features": [sizes.get(data, math.nan) for data in columns["data"]]}
 
 
 def _numbers(column: Sequence[Any] | NDArray[Any] | None, length: int) -> NDArray[np.float64]:

@@ -133,7 +133,10 @@ def test_the_real_distance_of_a_kept_example_counts():
 def test_what_rounding_can_account_for_is_near():
     near = found(PROOF, attacked(verdict="unknown", margin=0.5 - 1e-6))
     assert (rules(near), rules(near, Severity.NEAR)) == ([], [Rule.MARGIN])
-    assert rules(found(attacked(distance=0.1 + 1e-7)), Severity.NEAR) == [Rule.BALL]
+    assert rules(found(attacked(distance=0.1 + 5e-7)), Severity.NEAR) == [Rule.BALL]
+    assert len(found(attacked(distance=0.1 + 1e-7))) == 0
+    assert rules(found(attacked(distance=0.1 + 1e-5, clip="[0.0,255.0]")), Severity.NEAR) == []
+    assert rules(found(attacked(distance=0.1 + 1e-4, clip="[0.0,255.0]")), Severity.NEAR) == [Rule.BALL]
     just_outside = found(PROOF, attacked(eps=0.3, distance=0.1 + 1e-7))
     assert (rules(just_outside), rules(just_outside, Severity.NEAR)) == ([], [Rule.RADIUS])
     batches = found(

@@ -3,6 +3,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save
 from support.study_records import record, synthetic
 
 from robust_plugins.benchmark.columns import Columns
@@ -10,7 +12,7 @@ from robust_plugins.benchmark.reporting import write_study_report
 from robust_plugins.benchmark.reporting.settings import settings
 from robust_plugins.benchmark.reporting.time import spent
 from robust_plugins.benchmark.reporting.wilson import Share
-from robust_plugins.benchmark.store import Store
+from robust_plugins.benchmark.store import Store, artifact_hash
 from robust_plugins.errors import ArgumentError
 
 
@@ -91,6 +93,26 @@ def test_what_has_no_answer_is_no_figure(tmp_path):
     assert "| pgd | attacked | no answer for 2 |" in text
     assert "| pgd | error | MemoryError: 3 GiB | small, digits sample 0 | 2 |" in text
     assert "Without an answer: 1 timeout, 2 error." in text
+
+
+def test_kept_examples_are_shown_and_measured_in_every_norm(tmp_path):
+    x = torch.rand(1, 5, 5)
+    x_adv = x + 0.1
+    content = save({"x": x, "x_adv": x_adv})
+    name = artifact_hash(content)
+    rows = [
+        record(component="pgd", kind="attack", verdict="falsified", success=True, distance=0.1, prediction=5,
+               clip="", artifact=name),
+        record(verdict="certified", norm="l2", eps=0.51, clip=""),
+        record(verdict="certified", norm="l2", eps=0.49, clip="", component="other"),
+    ]  # fmt: skip
+    with Store(tmp_path / "s.sqlite", write=True) as store:
+        store.insert(rows, {name: content})
+    findings = write_study_report(tmp_path / "page.html", tmp_path / "s.sqlite")
+    assert [findings.columns["eps"][f.first] for f in findings.violations] == [0.51]
+    html = (tmp_path / "page.html").read_text()
+    assert "3 → 5" in html
+    assert "the 1 nearest of 1 kept examples, by pgd" in html
 
 
 def test_a_store_without_records_is_refused(tmp_path):

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from robust_plugins.benchmark.columns import Columns
 
 BALL = 1e-6
-"""Relative to the largest of 1 and eps: how far rounding may take a point out of its ball."""
+"""Relative to the largest of 1, eps and the inputs: how far rounding may take a point out of its ball."""
+
+UNCLIPPED = 100.0
+"""How large inputs are taken to be where no range and no kept example tells."""
 
 NORMS = ("linf", "l2", "l1")
 
@@ -47,7 +50,7 @@ def radius_of(columns: Columns, places: NDArray[np.int64], norm: str) -> NDArray
     from its real distance.
     """
     eps, distance, own = (columns[name][places] for name in ("eps", "distance", "norm"))
-    slack = BALL * np.maximum(1.0, eps)
+    slack = ball_slack(columns)[places]
     inside = np.isnan(distance) | (distance <= eps + slack)
     # The set of one ball is the same for everybody, however distances to its border are rounded; for another ball the
     # rounding counts.
@@ -65,13 +68,22 @@ def radius_of(columns: Columns, places: NDArray[np.int64], norm: str) -> NDArray
     return np.where(own == "", 0.0, reach)  # a clean row is about the input itself
 
 
+def ball_slack(columns: Columns) -> NDArray[np.float64]:
+    """How far rounding may take each record's point out of its ball: coarser for inputs in [0, 255] than in [0, 1]."""
+    sizes = {clip: max(map(abs, json.loads(clip))) if clip else UNCLIPPED for clip in dict.fromkeys(columns["clip"])}
+    held = np.fromiter((sizes[clip] for clip in columns["clip"]), float, len(columns))
+    held = np.where(np.isnan(columns["largest"]), held, columns["largest"])
+    slack: NDArray[np.float64] = BALL * np.maximum(np.maximum(1.0, columns["eps"]), held)
+    return slack
+
+
 def worst_inside(
-    columns: Columns, claims: NDArray[np.int64], points: Points, keys: NDArray[np.int64], *, tolerance: float = 0.0
+    columns: Columns, claims: NDArray[np.int64], points: Points, keys: NDArray[np.int64], *, tolerant: bool = False
 ) -> Match:
     """For each claim the point with the smallest value among those of its key inside its ball; claims without are out.
 
-    `keys` are the records' keys: only what agrees in them is about the same model and input. With `tolerance`, points
-    are looked for in the ball that is larger by so much of the largest of 1 and eps.
+    `keys` are the records' keys: only what agrees in them is about the same model and input. With `tolerant`, points
+    are looked for in the ball that is larger by what rounding may account for, twice.
     """
     found = np.full(len(claims), -1, np.int64)
     best = np.full(len(claims), np.inf)
@@ -81,8 +93,9 @@ def worst_inside(
             theirs = np.flatnonzero(held)
             if not len(mine) or not len(theirs):
                 continue
-            eps = columns["eps"][claims[mine]]
-            limit = eps + tolerance * np.maximum(1.0, eps)
+            limit = columns["eps"][claims[mine]]
+            if tolerant:
+                limit = limit + 2 * ball_slack(columns)[claims[mine]]
             reach = radius_of(columns, points.places[theirs], norm)
             at = _least(
                 keys[claims[mine]], limit, keys[points.places[theirs]], reach, points.values[theirs]

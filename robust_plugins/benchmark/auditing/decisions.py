@@ -7,7 +7,7 @@ import json
 import numpy as np
 from numpy.typing import NDArray
 
-from robust_plugins.benchmark.auditing.containment import BALL, Points, worst_inside
+from robust_plugins.benchmark.auditing.containment import Points, ball_slack, worst_inside
 from robust_plugins.benchmark.auditing.findings import Finding, Rule, Severity, found
 from robust_plugins.benchmark.columns import Columns
 
@@ -39,7 +39,7 @@ def _refuted(columns: Columns, certified: NDArray[np.int64], broken: Points, key
     """A wrong decision inside a ball in which the decision was certified. No rounding of margins excuses that."""
     findings: list[Finding] = []
     match = worst_inside(columns, certified, broken, keys)
-    near = worst_inside(columns, certified, broken, keys, tolerance=2 * BALL)
+    near = worst_inside(columns, certified, broken, keys, tolerant=True)
     for severity, pairs in ((Severity.VIOLATION, match), (Severity.NEAR, near)):
         fresh = ~np.isin(pairs.claims, match.claims) if severity is Severity.NEAR else np.ones(len(pairs.claims), bool)
         claims, points = pairs.claims[fresh], pairs.points[fresh]
@@ -107,12 +107,18 @@ def has_target(parameters: str) -> bool:
 
 
 def _outside(columns: Columns) -> list[Finding]:
-    """An example, or a witness, farther away than the radius; by no more than rounding it is near."""
+    """An example, or a witness, farther away than the radius; by no more than rounding it is near.
+
+    A fifth of that is nothing: the ball itself is a set of rounded numbers, and its border seldom at eps exactly.
+    """
     eps, distance = columns["eps"], columns["distance"]
-    slack = BALL * np.maximum(1.0, eps)
+    slack = ball_slack(columns)
     excess = np.where((columns["norm"] != "") & ~np.isnan(distance), distance - eps, 0.0)
     findings: list[Finding] = []
-    for severity, of in ((Severity.VIOLATION, excess > slack), (Severity.NEAR, (excess > 0) & (excess <= slack))):
+    for severity, of in (
+        (Severity.VIOLATION, excess > slack),
+        (Severity.NEAR, (excess > slack / 5) & (excess <= slack)),
+    ):
         places = np.flatnonzero(of)
         findings += found(Rule.BALL, severity, places, places, excess[places])
     return findings

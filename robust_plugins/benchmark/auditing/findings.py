@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -137,7 +138,7 @@ def said(row: dict[str, Any]) -> str:
     """Says what one record claims, as part of a sentence."""
     name, kind = row["component"], row["kind"]
     ball = f"{row['norm']} {row['eps']:.6g}" if row["norm"] else ""
-    margin = "" if row["margin"] is None else f"{row['margin']:.6g}"
+    margin = f"{row['margin']:.6g}" if row["margin"] is not None and math.isfinite(row["margin"]) else ""
     if kind == "clean":
         return f"the model decides {row['prediction']} for {row['label']} on the input itself"
     if "attack" in kind:

@@ -105,7 +105,9 @@ def margin_panel(setting: Setting, eps: float, name: str) -> tuple[str, str]:
         cells = [c for c in setting.cells if c.kind == kind and c.eps == eps and c.silent < c.asked]
         if not cells:
             return "", ""
-        best[kind] = (min if kind == "attack" else max)(cells, key=lambda c: c.share.value).component
+        # The best attack leaves the smallest share and margins; the best certifier is one that proves most of them.
+        rank = (lambda c: (-c.share.value, -c.margin)) if kind == "attack" else (lambda c: (c.finite, c.share.value))
+        best[kind] = max(cells, key=rank).component
     columns, places = setting.columns, setting.places
     margins = {}
     for kind, component in best.items():

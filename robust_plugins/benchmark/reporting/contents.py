@@ -160,6 +160,6 @@ def _many(count: int, word: str) -> str:
 
 def caption(setting: Setting, settings: Sequence[Setting]) -> str:
     """Names a panel; its ball only where there are several kinds."""
-    balls = {ball_words(other) for other in settings}
-    ball = f", {ball_words(setting)}" if len(balls) > 1 else ""
+    norms, ranges = {other.norm for other in settings}, {other.clip for other in settings}
+    ball = f", {ball_words(setting)}" if len(ranges) > 1 else f", {setting.norm}" if len(norms) > 1 else ""
     return f"{setting.model} on {setting.data}{ball} (n = {np.size(setting.samples)})"

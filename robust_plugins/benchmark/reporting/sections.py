@@ -12,6 +12,7 @@ from robust_plugins.benchmark.auditing import Severity
 from robust_plugins.benchmark.reporting import tables, time
 from robust_plugins.benchmark.reporting.brackets import accuracy_panel, margin_panel, radius_panel, verdict_panel
 from robust_plugins.benchmark.reporting.contents import Contents, caption
+from robust_plugins.benchmark.reporting.examples import example_panels
 from robust_plugins.benchmark.reporting.settings import Setting
 from robust_plugins.benchmark.reporting.style import (
     KNOWN,
@@ -55,6 +56,7 @@ def sections(contents: Contents, more: Sequence[Section] = ()) -> list[Section]:
     """All sections that have something to say; `more` come before what is said about failures."""
     found = [
         *_decisions(contents),
+        *_examples(contents),
         *_time(contents),
         *_brackets(contents),
         *more,
@@ -139,6 +141,17 @@ def _decisions(contents: Contents) -> list[Section]:
             figures=tuple(margins), left_out=left if margins else "",
         ),
     ]  # fmt: skip
+
+
+def _examples(contents: Contents) -> list[Section]:
+    figures = tuple(Figure(*panel) for panel in example_panels(contents.columns, contents.stores))
+    if not figures:
+        return []
+    words = (
+        "Above each input its label, above what it became the label and the decision, below that the distance, and "
+        "above the change its largest value: red adds, blue takes away."
+    )
+    return [Section("examples", "Adversarial examples", (words,), figures=figures)]
 
 
 def _time(contents: Contents) -> list[Section]:

@@ -26,6 +26,10 @@ class Cell:
     """How many samples got each verdict; one with several seeds counts once, with the worst answer for the model."""
     seconds: float
     """Median per sample of the component's own time; NaN where it was not measured."""
+    margin: float
+    """Median of its finite margins; 0 where there is none."""
+    finite: int
+    """How many of its margins are finite."""
 
     @property
     def asked(self) -> int:
@@ -122,12 +126,14 @@ class Setting:
             order = np.argsort([rank.get(v, 9) for v in verdict[group]], kind="stable")
             _, firsts = np.unique(samples[order], return_index=True)
             chosen = verdict[group[order[firsts]]]
-            seconds = self.columns["seconds"][group]
+            seconds, margins = self.columns["seconds"][group], self.columns["margin"][group]
+            margins = margins[np.isfinite(margins)]
             first = int(group[0])
             found.append(Cell(
                 str(self.columns["component"][first]), str(self.columns["kind"][first]),
                 float(self.columns["eps"][first]), {name: int((chosen == name).sum()) for name in ANSWERS},
                 float(np.nanmedian(seconds)) if np.isfinite(seconds).any() else float("nan"),
+                float(np.median(margins)) if len(margins) else 0.0, len(margins),
             ))  # fmt: skip
         return sorted(found, key=lambda cell: cell.kind)
 

@@ -121,7 +121,7 @@ def figure(size: tuple[float, float] = PANEL, *, words: bool = False) -> tuple[F
     width, height = size
     with mpl.rc_context(SMALL):
         drawn = Drawn(figsize=size, layout="constrained" if words else None)
-        room = (0.58 / width, 0.46 / height, (width - 0.7) / width, (height - 0.56) / height)
+        room = (0.58 / width, 0.46 / height, (width - 0.85) / width, (height - 0.56) / height)
         axes: Axes = drawn.subplots() if words else drawn.add_axes(room)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)

@@ -112,7 +112,7 @@ def explanation_tables(columns: Columns) -> list[tuple[str, Table]]:
             attack = columns["kind"][group[0]] == "explanation attack"
             cells = [_widths(columns, group[columns["eps"][group] == eps], attack=attack) for eps in radii]
             lines.append((str(columns["component"][group[0]]), "reached" if attack else "proved", *cells))
-        title = f"{columns['model'][first]} on {columns['data'][first]}"
+        title = f"{columns['model'][first]} on {columns['data'][first]}, {columns['norm'][first]}"
         titles = ("widest feature of", "is", *[f"{columns['norm'][first]} {eps:.4g}" for eps in radii])
         found.append((title, Table(titles, tuple(lines))))
     return found
@@ -126,8 +126,10 @@ def _widths(columns: Columns, places: np.ndarray, *, attack: bool) -> str:
     silent = int(np.isin(columns["verdict"][places], SILENT).sum())
     median = f"median {np.median(finite):.3g}" if len(finite) else "no width"
     word, verdict = ("changed", "falsified") if attack else ("certified", "certified")
-    share = Share(int((columns["verdict"][places] == verdict).sum()), len(places))
     missing = f", {silent} without answer" if silent else ""
+    if attack and np.isnan(columns["success"][places]).all():
+        return f"{median} (n = {len(places)}{missing})"  # it was only measured how far they change
+    share = Share(int((columns["verdict"][places] == verdict).sum()), len(places))
     return f"{median}; {word} {share} (n = {len(places)}{missing})"
 
 
