@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,32 @@ class InRay:
         return bytes(ray.get(self.reference))
 
 
-Parcel = bytes | OnDisk | InRay
+@dataclass(frozen=True)
+class Held:
+    """A packed subject that the worker was given beforehand, by `hold`."""
+
+    key: str
+
+    def read(self) -> bytes:
+        """The packed subject."""
+        return _held[self.key]
+
+
+_held: dict[str, bytes] = {}
+
+
+def hold(packed: Mapping[str, bytes]) -> None:
+    """Gives this process packed subjects by their hashes."""
+    _held.update(packed)
+
+
+def let_go(packed: Mapping[str, bytes]) -> None:
+    """Takes them away."""
+    for key in packed:
+        _held.pop(key, None)
+
+
+Parcel = bytes | OnDisk | InRay | Held
 """A packed subject, or where it is."""
 
 _own = threading.local()
@@ -110,7 +135,7 @@ def _device_of(job: Job) -> Iterator[Job]:
     names = [job.device] if ":" in job.device else [f"cuda:{i}" for i in range(count)]
     while True:
         for name in names:
-            held = _held(name)
+            held = _lock(name)
             if held is not None:
                 try:
                     yield replace(job, device=name)
@@ -120,7 +145,7 @@ def _device_of(job: Job) -> Iterator[Job]:
         time.sleep(0.05)
 
 
-def _held(name: str) -> int | None:
+def _lock(name: str) -> int | None:
     """A lock on a device, which ends with the process that has it; None where another one has it."""
     import fcntl
 

@@ -6,22 +6,25 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from robust_plugins.benchmark.configuration import Configuration, Run
-from robust_plugins.benchmark.executing import InRay, OnDisk, Parcel, execute, stop_all
+from robust_plugins.benchmark.executing import Held, InRay, OnDisk, Parcel, execute, hold, let_go, stop_all
 from robust_plugins.benchmark.planning import Batch, batches
-from robust_plugins.benchmark.records import Record
+from robust_plugins.benchmark.records import Record, digest
 from robust_plugins.benchmark.store import Store
 from robust_plugins.benchmark.subjects import Subject
 from robust_plugins.errors import PluginError
 
 FAILURES = ("timeout", "error")
+
+DEATHS = ("TerminatedWorkerError", "BrokenProcessPool", "KilledWorker", "FutureCancelledError")
+"""What loky and Dask raise where a worker died."""
 
 
 @dataclass
@@ -113,39 +116,41 @@ def _answers(run: Run, left: Sequence[Batch]) -> Iterator[Iterator[tuple[int, An
     if not left:
         yield iter(())
         return
+    with ExitStack() as stack:
+        parcels, options = _backend(run, left, stack)
+        yield stack.enter_context(closing(_answered(run, left, parcels, options)))
+
+
+def _answered(
+    run: Run, left: Sequence[Batch], parcels: dict[str, Parcel], options: dict[str, Any]
+) -> Generator[tuple[int, Any], None, None]:
+    """Runs all batches; those that were lost with a worker run again, in processes that may crash."""
     import joblib
 
-    with ExitStack() as stack:
-        stack.callback(stop_all)
-        parcels, options = _backend(run, left, stack)
-        with joblib.parallel_config(**options):
-            # joblib would gather quick tasks, and a gathered one is lost as a whole where its worker is.
-            parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
-            tasks = (
-                joblib.delayed(execute)(number, batch.job, parcels[batch.job.subject], run.isolate)
-                for number, batch in enumerate(left)
-            )
-            found = parallel(tasks)
-            stack.callback(found.close)
-            stack.callback(stop_all)  # before the generator is closed, which waits for the threads
-            yield _surviving(found, left, parcels)
-
-
-def _surviving(
-    found: Iterator[tuple[int, Any]], left: Sequence[Batch], parcels: dict[str, Parcel]
-) -> Iterator[tuple[int, Any]]:
-    """The answers; where a worker died, what is left runs one by one in processes that may."""
     done: set[int] = set()
-    try:
-        for number, answers in found:
-            done.add(number)
-            yield number, answers
-    except Exception as error:
-        if not any(name in type(error).__name__ for name in ("TerminatedWorker", "BrokenProcessPool", "KilledWorker")):
-            raise
-        for number, batch in enumerate(left):
-            if number not in done:
-                yield execute(number, batch.job, parcels[batch.job.subject], True)
+    isolate, deaths = run.isolate, 0
+    while len(done) < len(left):
+        # joblib would gather quick tasks, and a gathered one is lost as a whole where its worker is.
+        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
+        with joblib.parallel_config(**options):
+            found = parallel(
+                joblib.delayed(execute)(number, batch.job, parcels[batch.job.subject], isolate)
+                for number, batch in enumerate(left)
+                if number not in done
+            )
+        try:
+            for number, answers in found:
+                done.add(number)
+                deaths = 0
+                yield number, answers
+        except Exception as error:
+            deaths += 1
+            if type(error).__name__ not in DEATHS or deaths > 3:
+                raise
+            isolate = True
+        finally:
+            stop_all()  # before the generator is closed, which waits for the threads
+            found.close()
 
 
 def _backend(run: Run, left: Sequence[Batch], stack: ExitStack) -> tuple[dict[str, Parcel], dict[str, Any]]:
@@ -161,7 +166,7 @@ def _backend(run: Run, left: Sequence[Batch], stack: ExitStack) -> tuple[dict[st
         stack.callback(_end_loky)
         return {key: OnDisk(str(folder / key)) for key in packed}, {"backend": "loky", "n_jobs": jobs}
     if run.backend == "dask":
-        return dict(packed), _dask(run, packed, stack)
+        return {key: Held(key) for key in packed}, _dask(run, packed, stack)
     return _ray(run, packed, stack, jobs)
 
 
@@ -173,13 +178,26 @@ def _end_loky() -> None:
 
 def _dask(run: Run, packed: dict[str, bytes], stack: ExitStack) -> dict[str, Any]:
     try:
-        from distributed import Client
+        from distributed import Client, WorkerPlugin
     except ImportError as error:
         raise PluginError('backend "dask" needs it; install it: pip install "robust_plugins[dask]"') from error
+
+    class Subjects(WorkerPlugin):  # type: ignore[misc] # of a library without types
+        """Gives the subjects to every worker, also to those that come later; data that is scattered dies with one."""
+
+        def setup(self, worker: Any) -> None:
+            hold(packed)
+
+        def teardown(self, worker: Any) -> None:
+            let_go(packed)
+
     jobs = None if run.jobs == -1 else run.jobs
     client = Client(run.address) if run.address else Client(n_workers=jobs, threads_per_worker=1)
     stack.enter_context(client)
-    return {"backend": "dask", "n_jobs": run.jobs, "scatter": list(packed.values()), "client": client}
+    name = f"robust_plugins-{digest(*packed)}"
+    client.register_plugin(Subjects(), name=name)
+    stack.callback(client.unregister_worker_plugin, name)
+    return {"backend": "dask", "n_jobs": run.jobs, "client": client}
 
 
 def _ray(run: Run, packed: dict[str, bytes], stack: ExitStack, jobs: int) -> tuple[dict[str, Parcel], dict[str, Any]]:
