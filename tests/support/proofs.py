@@ -19,7 +19,7 @@ from robust_plugins.decisions.verifier.stages import Refinement
 from robust_plugins.proof_check import ProofError, check, network, records
 from robust_plugins.proof_check.reading import MAGIC, Record
 
-EARLY = Engine(refinement=Refinement(leaves=(4, 8), domains=(1, 1), search=1.1, gain=-1e9, share=1e9))
+EARLY = Engine(refinement=Refinement(first=4, growth=2, most=8, search=1e-9, gain=-1e9, share=1e9))
 """Refines bounds however little a search needs them."""
 
 
@@ -219,14 +219,14 @@ def box_widened(sample: Record, net: Record, rng: np.random.Generator) -> bool:
     nodes, low, up = network(net), sample.arrays["lower"], sample.arrays["upper"]
     for _ in range(200):
         x = (low + up) / 2 + 4 * rng.standard_normal(len(low))
-        if (sample.arrays["rows"] @ evaluated(nodes, x) < 0).any():
+        if (sample.arrays["rows"] @ evaluated(nodes, x)[-1] < 0).any():
             sample.arrays["lower"], sample.arrays["upper"] = np.minimum(low, x), np.maximum(up, x)
             return True
     return False
 
 
 def _middle(sample: Record, net: Record) -> np.ndarray:
-    return evaluated(network(net), (sample.arrays["lower"] + sample.arrays["upper"]) / 2)
+    return evaluated(network(net), (sample.arrays["lower"] + sample.arrays["upper"]) / 2)[-1]
 
 
 MUTATIONS: list[Mutation] = [

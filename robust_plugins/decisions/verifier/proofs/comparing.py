@@ -41,13 +41,13 @@ def compare_network(record: Record, nodes: list[Node], model: nn.Module) -> None
             found, logits = (found, logits) if other else (other, call.model(x.clone()))
     if found:
         raise ProofError(f"the model is another network: {found}")
-    outputs = np.stack([evaluated(nodes, one.double().flatten().numpy()) for one in x])
+    outputs = np.stack([evaluated(nodes, one.double().flatten().numpy())[-1] for one in x])
     if not np.allclose(outputs, logits.double().numpy(), rtol=0, atol=TOLERANCE * (1e-30 + np.abs(outputs).max())):
         raise ComponentError("the network of the proof has the model's layers and weights, but not its outputs")
 
 
-def evaluated(nodes: list[Node], x: np.ndarray) -> np.ndarray:
-    """The output of a network of a proof."""
+def evaluated(nodes: list[Node], x: np.ndarray) -> list[np.ndarray]:
+    """The outputs of all nodes of a network of a proof; the last one is its own."""
     values = [x]
     for node in nodes[1:]:
         if node.bend is not None:
@@ -56,7 +56,7 @@ def evaluated(nodes: list[Node], x: np.ndarray) -> np.ndarray:
             values.append(slope * z + value + change * np.maximum(z - kink, 0))
         else:
             values.append(node.offset + sum(m.forward(values[j]) for m, j in zip(node.maps, node.inputs, strict=True)))
-    return values[-1]
+    return values
 
 
 def _form(model: nn.Module, x: Tensor) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

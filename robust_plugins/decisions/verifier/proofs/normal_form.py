@@ -116,6 +116,9 @@ def _any_affine(form: Network, k: int, inputs: list[Tensor], size: int, arrays: 
     assert rule is not None
     zeros = [torch.zeros_like(x) for x in inputs]
     offset = _of_points(rule, layer, zeros, parameters).flatten()
+    # A bias is added to zeros above, exactly; to columns it would be added and taken away again.
+    parameters = {name: None if name == "bias" else value for name, value in parameters.items()}
+    constant = _of_points(rule, layer, zeros, parameters).flatten()
     maps, exact = [], form.rules[k].layer in EXACT
     for i, x in enumerate(inputs):
         rows, columns, values = [], [], []
@@ -126,13 +129,13 @@ def _any_affine(form: Network, k: int, inputs: list[Tensor], size: int, arrays: 
             basis[torch.arange(len(part)), part] = 1
             given = [z.expand(len(part), *z.shape[1:]) for z in zeros]
             given[i] = basis.view(len(part), *x.shape[1:])
-            moved = _of_points(rule, layer, given, parameters).reshape(len(part), size) - offset
+            moved = _of_points(rule, layer, given, parameters).reshape(len(part), size) - constant
             column, row = moved.nonzero(as_tuple=True)
             rows.append(row)
             columns.append(part[column])
             values.append(moved[column, row])
         row, column, value = torch.cat(rows), torch.cat(columns), torch.cat(values)
-        if bool((offset[row] != 0).any()):
+        if bool((constant[row] != 0).any()):
             raise _refused(form, k, "it adds a constant to what it multiplies")
         exact = exact or bool((value.abs() == 1).all())
         if len(value) == x.numel() == size and bool((value == 1).all()) and bool((row == column).all()):
