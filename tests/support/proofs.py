@@ -15,11 +15,11 @@ from torch import nn
 from robust_plugins.decisions.verifier import Engine, Halfspaces, verify_property
 from robust_plugins.decisions.verifier.proofs.comparing import evaluated
 from robust_plugins.decisions.verifier.proofs.writing import framed, plain_record
-from robust_plugins.decisions.verifier.stages import Refinement
+from robust_plugins.decisions.verifier.refinement import GrowingTrees
 from robust_plugins.proof_check import ProofError, check, network, records
 from robust_plugins.proof_check.reading import MAGIC, Record
 
-EARLY = Engine(refinement=Refinement(first=4, growth=2, most=8, search=1e-9, gain=-1e9, share=1e9))
+EARLY = Engine(refinement=GrowingTrees(growth=2, most=8, search=1e-9, gain=-1e9, share=1e9))
 """Refines bounds however little a search needs them."""
 
 

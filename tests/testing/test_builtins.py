@@ -23,7 +23,7 @@ CERTIFIERS = {
     "interval:crown-ibp": {},
     "interval:crown": {},
     "interval:alpha-crown": {"steps": 3},
-    "interval:branch-and-bound": {"timeout": 5.0, "restarts": 1, "root_steps": 2},
+    "interval:branch-and-bound": {"timeout": 5.0, "root_steps": 2},
     "milp:exact": {"timeout": 5.0},
     "cascade": {"stages": ("art:fgsm", "interval:ibp", "interval:crown")},
 }

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.certifier import Certifier, Decision
 from robust_plugins.decisions.certifiers import AlphaCROWN
-from robust_plugins.decisions.verifier.attack import MarginDescent
+from robust_plugins.decisions.verifier.attack import Attack, MarginDescent
 from robust_plugins.decisions.verifier.branching import BestChild, Branching
 from robust_plugins.decisions.verifier.clock import Clock
 from robust_plugins.decisions.verifier.domains import DualAscent
 from robust_plugins.decisions.verifier.exact import ExactMILP
 from robust_plugins.decisions.verifier.proofs import NO_PROOF, Notes, ProofFile, label_property
 from robust_plugins.decisions.verifier.properties import Halfspaces, Unsafe
+from robust_plugins.decisions.verifier.refinement import GrowingTrees, Refinement
 from robust_plugins.decisions.verifier.search import Found
 from robust_plugins.decisions.verifier.stages import MEMORY, Engine
 from robust_plugins.decisions.verifier.verify import decide, prepared
@@ -35,6 +36,11 @@ from robust_plugins.registry.hookspecs import Backend, Register, hookimpl
 
 EVERY = 2.0
 """Seconds between two lines of progress on one sample."""
+STRATEGIES: dict[str, tuple[type, str]] = {
+    "attack": (Attack, "MarginDescent"),
+    "branching": (Branching, "BestChild"),
+    "refinement": (Refinement, "GrowingTrees"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +55,11 @@ class BranchAndBound(Certifier):
 
     Sound for every ball, over the smallest box around it; witnesses lie in the ball itself. Complete for L-infinity:
     for other norms a sample stays UNKNOWN where an input of the box is misclassified, but none of the ball was found.
-    Deterministic by `seed`, but for what time cuts off. `branching` chooses the neurons to split at, `restarts` are
-    those of the attack, `batch` the domains bounded at once; `steps` and `root_steps` are those of the ascent on the
-    duals of domains and of the layers' bounds. `progress` reports samples, domains and bounds on standard error.
+    Deterministic by `seed`, but for what time cuts off. `batch` domains are bounded at once, `steps` and `root_steps`
+    are those of the ascent on the duals of domains and of the layers' bounds. `progress` reports samples, domains and
+    bounds on standard error. `attack`, `branching` and `refinement` are strategies: what is tried first, the neurons to
+    split at, and when the layers' bounds are refined; `robust_plugins.decisions.verifier.branching` says how to write
+    one.
 
     `proof` is a file to which a proof is added for every sample that is CERTIFIED, for `robust-plugins check-proof`.
 
@@ -66,8 +74,9 @@ class BranchAndBound(Certifier):
     seed: int = 0
     memory: int = MEMORY
     progress: bool = False
+    attack: Attack = field(default_factory=MarginDescent)
     branching: Branching = field(default_factory=BestChild)
-    restarts: int = 5
+    refinement: Refinement = field(default_factory=GrowingTrees)
     batch: int = 256
     steps: int = 6
     root_steps: int = 20
@@ -79,7 +88,7 @@ class BranchAndBound(Certifier):
             raise ArgumentError(
                 "timeout", self.timeout, accepted="seconds > 0 for each sample", hint="60 suits small networks."
             )
-        for name in ("memory", "restarts", "batch", "steps", "root_steps"):
+        for name in ("memory", "batch", "steps", "root_steps"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ArgumentError(name, value, accepted="an integer of at least 1", hint="The default is usual.")
@@ -87,11 +96,13 @@ class BranchAndBound(Certifier):
             raise ArgumentError("clock", repr(self.clock), accepted="'wall' or 'cpu'", hint="Leave it out for seconds.")
         if not isinstance(self.proof, str | None) or self.proof == "":
             raise ArgumentError("proof", repr(self.proof), accepted="the path of a file", hint="Leave it out for none.")
-        if not isinstance(self.branching, Branching):
-            raise ArgumentError(
-                "branching", self.branching, accepted="an object with the method `candidates`",
-                hint="See robust_plugins/decisions/verifier/branching.py.",
-            )  # fmt: skip
+        for name, (kind, example) in STRATEGIES.items():
+            value = getattr(self, name)
+            if isinstance(value, type) or not isinstance(value, kind):
+                raise ArgumentError(
+                    name, repr(value), accepted=f"an object with the methods of {kind.__name__}",
+                    hint=f"{example}() is usual; robust_plugins.decisions.verifier.{name} says how to write one.",
+                )  # fmt: skip
 
     def propagate(
         self,
@@ -112,7 +123,7 @@ class BranchAndBound(Certifier):
         spec: Float[Tensor, "batch rows classes"],
     ) -> Decision:
         engine = Engine(
-            attack=MarginDescent(restarts=self.restarts), branching=self.branching, batch=self.batch,
+            attack=self.attack, branching=self.branching, refinement=self.refinement, batch=self.batch,
             ascent=Ascent(steps=self.root_steps, learning_rate=0.1, decay=0.98),
             leaf_ascent=DualAscent(steps=self.steps), memory=self.memory,
         )  # fmt: skip

@@ -18,6 +18,7 @@ from robust_plugins.decisions.verifier.branching import BestChild, Branching
 from robust_plugins.decisions.verifier.clock import Clock, OutOfTimeError
 from robust_plugins.decisions.verifier.domains import DualAscent
 from robust_plugins.decisions.verifier.properties import Unsafe
+from robust_plugins.decisions.verifier.refinement import GrowingTrees, Plan, Refined, Refinement
 from robust_plugins.decisions.verifier.root import Root
 from robust_plugins.decisions.verifier.search import Found, Search
 from robust_plugins.decisions.verifier.trees import Trees
@@ -32,34 +33,12 @@ HALF = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refinement:
-    """When bounds are refined, and by trees of how many leaves.
-
-    Trees grow from `first` leaves to `most`, `growth` times as many in each stage. Before one is refined, a search has
-    as much work as `search` of what its trees need at most, and as much as they need where it has come more than
-    half of the way from the lowest bound of the box to zero. A stage that brings the bound less than `gain` of its way
-    is not searched: the one before goes on, for as much work as the next trees need, and after `patience` such stages
-    for good. Trees that would take more than `share` of all the time, at `speed` multiplications a second, are not
-    grown.
-    """
-
-    first: int = 4
-    growth: int = 4
-    most: int = 4096
-    search: float = 0.2
-    gain: float = 0.15
-    patience: int = 2
-    share: float = 0.3
-    speed: float = 1e10
-
-
-@dataclass(frozen=True, kw_only=True)
 class Engine:
     """The parts of a verification, each of which can be exchanged."""
 
     attack: Attack = field(default_factory=MarginDescent)
     branching: Branching = field(default_factory=BestChild)
-    refinement: Refinement = field(default_factory=Refinement)
+    refinement: Refinement = field(default_factory=GrowingTrees)
     ascent: Ascent = field(default_factory=lambda: Ascent(steps=20, learning_rate=0.1, decay=0.98))
     """That of the slopes of intermediate bounds."""
     root_ascent: DualAscent = field(default_factory=lambda: DualAscent(steps=60))
@@ -96,33 +75,33 @@ class Stages:
         except TooLargeError:
             message = f"the network unfolded over this box does not fit the memory of {self.engine.memory} bytes"
             return Found("unknown", None, self.proved, 0, message)
-        plan, leaves, failures, known = self.engine.refinement, self.engine.refinement.first, 0, None
-        while leaves <= plan.most and failures < plan.patience:
-            trees = Trees(leaves=leaves)
-            work = trees.work(stage.search.root.fast)
-            found = self._run(stage, plan.search * work if not failures else work)
+        made: list[Refined] = []
+        known = stage.search.root.values
+        while (plan := self._planned(stage, made)) is not None:
+            found = self._run(stage, plan.search)
             if found is None and stage.search.progress > HALF:
-                found = self._run(stage, work)
+                found = self._run(stage, plan.promising)
             if found is not None:
                 return found
-            if work > plan.share * self.clock.seconds * plan.speed:
-                break
             still = stage.search.pool.open
             before = float(stage.search.proved[still].min())
             try:
-                better = self._stage(stage.about[still], known or stage.search.root.values, trees)
+                better = self._stage(stage.about[still], known, plan.trees)
             except OutOfTimeError:
                 break
             known = better.search.root.values
             found = self._run(better, 0)
             if found is not None:
                 return found
-            failed = float(better.search.proved.min()) < (1 - plan.gain) * before
-            stage, failures = (stage, failures + 1) if failed else (better, 0)
-            leaves *= plan.growth
+            made.append(Refined(plan.trees, before, float(better.search.proved.min())))
+            if self.engine.refinement.keeps(made[-1]):
+                stage = better
         found = self._run(stage, None)
         assert found is not None  # there was no limit
         return found
+
+    def _planned(self, stage: _Stage, made: Sequence[Refined]) -> Plan | None:
+        return self.engine.refinement.plan(stage.search.root.fast, made, self.clock.seconds)
 
     def _stage(self, about: Tensor, known: Sequence[Interval], trees: Trees | None) -> _Stage:
         engine = self.engine

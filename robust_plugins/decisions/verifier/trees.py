@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from robust_plugins.decisions.verifier.branching import Seen
+from robust_plugins.decisions.verifier.branching import Branching, GapAndIntercept, Seen
 from robust_plugins.decisions.verifier.clock import Clock
 from robust_plugins.decisions.verifier.domains import Domains, DualAscent, lower_bound
 from robust_plugins.intervals.methods.compact import Compact
@@ -21,11 +21,12 @@ from robust_plugins.intervals.methods.compact import Compact
 
 @dataclass(frozen=True, kw_only=True)
 class Trees:
-    """Trees of up to `leaves` leaves; the whole box is bounded by `start`, leaves by `ascent`."""
+    """Trees of up to `leaves` leaves; the whole box is bounded by `start`, leaves by `ascent`, split at `branching`."""
 
     leaves: int
     start: DualAscent = field(default_factory=lambda: DualAscent(steps=20))
     ascent: DualAscent = field(default_factory=lambda: DualAscent(steps=5))
+    branching: Branching = field(default_factory=GapAndIntercept)
 
     def work(self, compact: Compact) -> float:
         """Multiplications that trees for both bounds of every unit need, at most."""
@@ -64,9 +65,7 @@ class Trees:
         """The unit to split each leaf at, -1 for none."""
         bound = lower_bound(compact, rows, const, leaves)
         _, z = compact.minimiser(bound)
-        seen = Seen(compact, leaves, rows, const, bound, z)
-        score, unit = (seen.gaps() + seen.intercepts() + 1e-9 * seen.open).max(0)
-        return unit.masked_fill(score <= 0, -1)
+        return self.branching.candidates(Seen(compact, leaves, rows, const, bound, z), 1)[:, 0]
 
 
 class _Leaves:

@@ -92,12 +92,12 @@ def test_time_is_kept() -> None:
     model = network(0, inputs=30, width=150, classes=2)
     x = torch.rand(1, 30, generator=torch.Generator().manual_seed(0))
     y, ball = model(x).argmax(1), rp.Linf(eps=0.06, clip=None)
-    start = time.perf_counter()
-    found = rp.certifier(NAME, timeout=1.0, restarts=1)(model, x, y, ball)
-    seconds = time.perf_counter() - start
+    start = time.process_time()
+    found = rp.certifier(NAME, timeout=1.0, clock="cpu")(model, x, y, ball)
+    seconds = time.process_time() - start
     assert found.verdicts == (rp.Verdict.TIMEOUT,)
     assert "time" in found.messages[0]
-    assert seconds < 2.5  # of a machine that others use too
+    assert seconds < 2  # loads what is loaded once, too
     logits = model(ball.sample(x, 500).flatten(0, 1))
     assert -torch.inf < found.margin[0] <= (logits[:, y] - logits[:, 1 - y]).min()
 

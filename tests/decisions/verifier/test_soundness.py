@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from robust_plugins.decisions.verifier import Engine, Halfspaces, verify_property
 from robust_plugins.decisions.verifier.clock import Clock
 from robust_plugins.decisions.verifier.domains import Domains, DualAscent
+from robust_plugins.decisions.verifier.refinement import GrowingTrees
 from robust_plugins.decisions.verifier.root import Duals, Root
-from robust_plugins.decisions.verifier.stages import Refinement
 from robust_plugins.decisions.verifier.trees import Trees
 from robust_plugins.decisions.verifier.verify import prepared
 from robust_plugins.intervals import Interval
@@ -165,7 +165,7 @@ def contradictions() -> int:
     count = 0
     axis = torch.linspace(-1, 1, 51)
     grid = torch.tensor(list(product(axis.tolist(), axis.tolist())))
-    plan = Refinement(most=4, search=1e-9)
+    plan = GrowingTrees(most=4, search=1e-9)
     engine = Engine(attack=lambda *_: None, refinement=plan)
     for seed in (0, 1, 3):
         model = perceptron(seed, inputs=2, width=5)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from robust_plugins.decisions.verifier import Engine, Halfspaces, verify_property
 from robust_plugins.decisions.verifier.clock import Clock
+from robust_plugins.decisions.verifier.refinement import GrowingTrees
 from robust_plugins.decisions.verifier.root import Root
 from robust_plugins.decisions.verifier.search import Search
-from robust_plugins.decisions.verifier.stages import Refinement
 from robust_plugins.decisions.verifier.trees import Trees, _Leaves
 from robust_plugins.decisions.verifier.verify import prepared
 from robust_plugins.intervals import Interval
@@ -89,7 +89,7 @@ def test_stages_end_with_the_same_answers(most, monkeypatch) -> None:
     axis = torch.linspace(-1, 1, 15)
     with torch.no_grad():
         least = (model(torch.cartesian_prod(axis, axis, axis)) @ torch.tensor([1.0, -1.0])).min()
-    engine = Engine(attack=lambda *_: None, refinement=Refinement(most=most, search=1e-9))
+    engine = Engine(attack=lambda *_: None, refinement=GrowingTrees(most=most, search=1e-9))
     searched, run = [], Search.run
 
     def counted(self, limit=None):
