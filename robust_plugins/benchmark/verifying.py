@@ -72,7 +72,7 @@ def verify(
             record.model_hash, record.data, record.component_hash, record.norm, record.eps, record.clip, record.seed,
             record.batch,
         ].append(record)  # fmt: skip
-    subjects = _Subjects(store, folder, say)
+    subjects = Subjects(store, folder, say)
     found = []
     for records in groups.values():
         try:
@@ -84,7 +84,7 @@ def verify(
     return found
 
 
-class _Subjects:
+class Subjects:
     """The subjects of the studies of a store, read when they are asked for."""
 
     def __init__(self, store: Store, folder: Path | None, say: Callable[[str], None]) -> None:
@@ -143,7 +143,7 @@ def _one(said: dict[str, Any], record: Record) -> Configuration | None:
     return checked(kept, "the store")
 
 
-def _again(record: Record, subjects: _Subjects) -> dict[str, dict[str, Any]]:
+def _again(record: Record, subjects: Subjects) -> dict[str, dict[str, Any]]:
     """The answers of the batch of a record, by input hash."""
     if record.kind in (Kind.POISONING_ATTACK.value, POISONING_CERTIFIER):
         raise KeyError("records of poisoned trainings are derived by training again: run the study into another store")
@@ -153,7 +153,7 @@ def _again(record: Record, subjects: _Subjects) -> dict[str, dict[str, Any]]:
     places = [sample - subject.first for sample in samples_of(record.batch)]
     if not all(0 <= place < len(subject.x) for place in places):
         raise KeyError(f"the data set has no samples {record.batch} any more")
-    component, call = _component(record)
+    component, call = component_of(record)
     job = Job(
         subject=subject.key, kind=record.kind, component=component, ball=record.ball(), samples=tuple(places),
         seed=record.seed, call=tuple(call.items()), device=record.device, threads=record.threads,
@@ -162,7 +162,8 @@ def _again(record: Record, subjects: _Subjects) -> dict[str, dict[str, Any]]:
     return {tensor_hash(subject.x[place]): row for place, row in zip(places, rows, strict=True)}
 
 
-def _component(record: Record) -> tuple[bytes, dict[str, Any]]:
+def component_of(record: Record) -> tuple[bytes, dict[str, Any]]:
+    """The component of a record, pickled, and what its call was given besides. Raises KeyError for another one now."""
     if record.kind == CLEAN:
         return b"", {}
     import cloudpickle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,16 @@ from robust_plugins.cli.printing import as_json, print_json
 )
 @click.argument("stores", type=click.Path(path_type=Path, dir_okay=False), nargs=-1, required=True)
 @click.option("--strict", is_flag=True, help="Leave with 3 for weak findings, too.")
-@click.option("--all", "every", is_flag=True, help="Print every finding, not the worst one of each kind.")
+@click.option("--all", "every", is_flag=True, help="Every finding, not the worst one of each kind.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False),
+    help="A folder: for each violation one with weights, inputs, components, seeds and a script that shows it again.",
+)  # fmt: skip
 @as_json
 @click.pass_context
-def audit(ctx: click.Context, stores: tuple[Path, ...], strict: bool, every: bool, as_json: bool) -> None:
+def audit(
+    ctx: click.Context, stores: tuple[Path, ...], strict: bool, every: bool, out: Path | None, as_json: bool
+) -> None:
     """Hold all records of STORES against each other; several stores are held together as one.
 
     A violation means that one of two records is wrong: an attack inside a ball that was certified, a margin below the
@@ -34,8 +41,20 @@ def audit(ctx: click.Context, stores: tuple[Path, ...], strict: bool, every: boo
         print_json(to_dict(findings))
     else:
         click.echo(in_words(findings, every=every))
+    if out is not None and findings.violations:
+        worst = findings.violations if every else [f for f, _ in findings.grouped(Severity.VIOLATION)]
+        _reproduce(out, findings, worst, stores)
     wrong = bool(findings.violations) or (strict and bool(findings.of(Severity.WEAK)))
     ctx.exit(3 if wrong else 0)
+
+
+def _reproduce(out: Path, findings: Findings, chosen: list[Finding], stores: tuple[Path, ...]) -> None:
+    from robust_plugins.benchmark.reproducing import write_reproducers
+
+    click.echo("", err=True)
+    for written in write_reproducers(out, findings, chosen, stores, lambda text: click.echo(text, err=True)):
+        how = f"python {shlex.quote(str(written.folder / 'reproduce.py'))}" if written.folder else written.obstacle
+        click.echo(f"{written.finding.rule}: {how}", err=True)
 
 
 TITLES = {
