@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from robust_plugins.errors import ComponentError
@@ -81,27 +81,38 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def evaluation_error(
-    model: nn.Module, x: Float[Tensor, "batch *features"], logits: Float[Tensor, "batch classes"]
+    model: nn.Module,
+    x: Float[Tensor, "batch *features"],
+    logits: Float[Tensor, "batch classes"],
+    *,
+    where: Bool[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, " batch"]:
     """How far each sample's `logits`, the model's on `x`, are from those of real arithmetic.
 
     The rounding error of the model's own evaluation, measured: where large terms cancel, it is far above the dtype's
     precision times the logits. For float32 and narrower the distance from the same model in float64; for float64 that
     from the same model in float32, times the ratio of both precisions, which is its size and not itself. Zero for
-    models that cannot be run in another dtype.
+    models that cannot be run in another dtype, and, with `where`, for the samples that it leaves out.
     """
     dtype, ratio = other_precision(x.dtype)
-    try:
-        with torch.no_grad():
-            other = called(model, in_precision(model, dtype), x.to(dtype))
-    except (
-        Exception
-    ):  # constants of a fixed dtype, TorchScript, a device without float64: whatever the model is made of
-        return torch.zeros_like(logits[:, 0])
-    off: Tensor = (other.double() - logits.double()).abs().amax(1)
-    if dtype == torch.float32:  # whose narrower range may overflow, which tells nothing
-        off = ratio * off.nan_to_num(nan=0.0, posinf=0.0)
-    return off.to(x.dtype)
+    off = torch.zeros_like(logits[:, 0])
+    some = where is not None and not bool(where.all())
+    if some and where is not None and not bool(where.any()):
+        return off
+    for rows in ([where] if some else []) + [slice(None)]:  # some models run with one batch size alone
+        try:
+            with torch.no_grad():
+                other = called(model, in_precision(model, dtype), x[rows].to(dtype))
+        except (
+            Exception
+        ):  # constants of a fixed dtype, TorchScript, a device without float64: what the model is made of
+            continue
+        distance = (other.double() - logits[rows].double()).abs().amax(1)
+        if dtype == torch.float32:  # whose narrower range may overflow, which tells nothing
+            distance = ratio * distance.nan_to_num(nan=0.0, posinf=0.0)
+        off[rows] = distance.to(x.dtype)
+        break
+    return off
 
 
 def fresh_seed() -> int:

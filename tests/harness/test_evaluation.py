@@ -30,6 +30,37 @@ def test_all_is_restored_also_after_an_error() -> None:
         raise RuntimeError("backend")
 
 
+def test_errors_of_some_samples_are_those_of_all() -> None:
+    case = cnn_case()
+    ran: list[int] = []
+    case.model.register_forward_pre_hook(lambda _, inputs: ran.append(len(inputs[0])))
+    with evaluating(case.model), torch.no_grad():
+        logits = case.model(case.x)
+        every = evaluation_error(case.model, case.x, logits)
+        where = torch.arange(len(logits)) % 2 == 0
+        some = evaluation_error(case.model, case.x, logits, where=where)
+        none = evaluation_error(case.model, case.x, logits, where=where & False)
+    assert ran == [len(where), len(where), int(where.sum())]
+    assert (every > 0).all()
+    assert (some[~where] == 0).all()
+    assert not none.any()
+    assert torch.allclose(some[where], every[where], rtol=0.5)  # other shapes are summed in another order
+
+
+def test_a_model_of_one_batch_size_is_run_whole() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x) + torch.zeros(4, 1, dtype=x.dtype)
+
+    model, x = Fixed(), torch.rand(4, 3)
+    where = torch.tensor([True, False, False, True])
+    assert (evaluation_error(model, x, model(x) + 1, where=where)[where] > 0.9).all()
+
+
 def test_inside_it_is_evaluation_mode_seeded_and_frozen() -> None:
     case = cnn_case()
     case.model.train()
