@@ -147,6 +147,8 @@ CALLS: list[tuple[str, Callable[[Tensor], Tensor], tuple[int, ...]]] = [
     ("F.normalize", lambda h: F.normalize(h, dim=1), VECTOR),
     ("F.cosine_similarity", lambda h: F.cosine_similarity(h[:, :1], h[:, 1:], dim=2), SEQUENCE),
     ("h.amax(1), h.max(1).values", lambda h: h.amax(1) + h.max(1).values, SEQUENCE),
+    ("h.cumsum(1), h.diff(dim=1)", lambda h: h.cumsum(1)[:, 1:] - h.diff(dim=1), SEQUENCE),
+    ("h.logsumexp(1)", lambda h: h.logsumexp(1), SEQUENCE),
     ("h.std(1), h.var(1)", lambda h: h.std(1) + h.var(1), SEQUENCE),
     ("h.max(1).indices", lambda h: h.max(1).indices.float(), SEQUENCE),
     ("argmax", lambda h: F.one_hot(h.argmax(1), 4).float(), VECTOR),

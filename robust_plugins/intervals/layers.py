@@ -264,3 +264,14 @@ class Length(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         result: Tensor = torch.linalg.vector_norm(x, 2, self.dims, self.keepdim)
         return result
+
+
+class LogSumExp(nn.Module):
+    """The logarithm of the sum of exponentials along axes of each sample, rising from 1."""
+
+    def __init__(self, dims: tuple[int, ...], keepdim: bool) -> None:
+        super().__init__()
+        self.dims, self.keepdim = dims, keepdim
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return torch.logsumexp(x, self.dims, self.keepdim)

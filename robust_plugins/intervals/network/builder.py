@@ -17,6 +17,7 @@ from robust_plugins.intervals.network.calls import (
     Part,
     build_call,
     check_dtype,
+    has_rule,
     reshapes,
 )
 from robust_plugins.intervals.network.constants import Constants, is_plain
@@ -329,7 +330,7 @@ class Builder:
             for s in node.all_input_nodes
             if s not in self.dependent and _differ(self.values[s], self.others[s]) and not self.constants.is_repeated(s)
         ]
-        if sized and not reshapes(node):
+        if sized and has_rule(node) and not reshapes(node):
             raise UnsupportedModelError(
                 f"{self._place(node)} computes with the batch size, so that a sample's output depends on the other "
                 "samples of its batch; leave the batch size out of it"

@@ -56,6 +56,11 @@ class Emit:
         return self.add(layer, nodes, {k: self.operand(v) for k, v in constants.items() if v is not None})
 
 
+def has_rule(node: fx.Node) -> bool:
+    """Whether a functional call or a method means something here, for some arguments."""
+    return _build_of(node) is not None
+
+
 Part = int | str
 """The node for one of several tensors that a call returns, or why it has none."""
 

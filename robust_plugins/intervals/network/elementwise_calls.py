@@ -258,20 +258,30 @@ def _div(emit: Emit, input: Any, other: Any, *, rounding_mode: str | None = None
     return inverse if isinstance(input, int | float) and input == 1 else emit(Scale(), inverse, value=input)
 
 
+@_entrywise(torch.lerp, "lerp")
+def _lerp(emit: Emit, input: Any, end: Any, weight: Any, *, like: Tensor) -> int:
+    if not (isinstance(input, Indexed) or isinstance(end, Indexed)):
+        raise _ArgumentsError("write it as a + weight * (b - a)")
+    way = Indexed(_plus(emit, end, input, -1, like), like)
+    return _plus(emit, Indexed(_mul(emit, way, weight, like=like), like), input, 1, like)
+
+
 @_entrywise(torch.addcmul, "addcmul", "addcmul_")
 def _addcmul(emit: Emit, input: Any, one: Any, two: Any, *, value: float = 1, like: Tensor) -> int:
-    if not all(isinstance(i, Indexed) for i in (input, one, two)):
+    if not any(isinstance(i, Indexed) for i in (one, two)):
         raise _ArgumentsError("write it as h + a * b")
     product = _mul(emit, one, two, like=like)
-    return emit(Add(), input, product if value == 1 else emit(Scale(), product, value=value))
+    product = product if value == 1 else emit(Scale(), product, value=value)
+    return _plus(emit, Indexed(product, like), input, 1, like)
 
 
 @_entrywise(torch.addcdiv, "addcdiv", "addcdiv_")
 def _addcdiv(emit: Emit, input: Any, one: Any, two: Any, *, value: float = 1, like: Tensor) -> int:
-    if not all(isinstance(i, Indexed) for i in (input, one, two)):
+    if not any(isinstance(i, Indexed) for i in (one, two)):
         raise _ArgumentsError("write it as h + a / b")
     quotient = _div(emit, one, two, like=like)
-    return emit(Add(), input, quotient if value == 1 else emit(Scale(), quotient, value=value))
+    quotient = quotient if value == 1 else emit(Scale(), quotient, value=value)
+    return _plus(emit, Indexed(quotient, like), input, 1, like)
 
 
 @_entrywise(torch.rsub, "rsub")

@@ -27,6 +27,7 @@ from robust_plugins.intervals.network.calls import (
     _ArgumentsError,
     _known,
     _means,
+    _samples,
 )
 from robust_plugins.intervals.network.structural_calls import LOWEST, _expanded, _filled
 from robust_plugins.intervals.rules.bilinear import ROW, matrix_product
@@ -93,6 +94,29 @@ def attended(
             found = emit(Moved(_filled, away, LOWEST), found)
     weights = emit(nn.Softmax(-1), found)
     return emit(WeightedMean(), weights, value), weights
+
+
+@_means(torch.cumsum, "cumsum")
+def _cumsum(emit: Emit, input: Any, dim: int, *, like: Tensor) -> int:
+    return _along(emit, input, dim, torch.ones(2 * (like.shape[dim],)).triu())
+
+
+@_means(torch.diff, "diff")
+def _diff(emit: Emit, input: Any, n: int = 1, dim: int = -1, *, like: Tensor) -> int:
+    matrix = torch.eye(like.shape[dim] + n)
+    for _ in range(n):
+        matrix = matrix[:, 1:] - matrix[:, :-1]
+    return _along(emit, input, dim, matrix)
+
+
+def _along(emit: Emit, x: Any, dim: int, matrix: Tensor) -> int:
+    """The products of a matrix with the values along an axis of each sample."""
+    if not isinstance(x, Indexed):
+        raise _ArgumentsError("what it takes must depend on the model's input")
+    (axis,) = _samples((dim,), x.like)
+    letters = "abcdefgh"[: x.like.dim()]
+    result = letters[:axis] + "z" + letters[axis + 1 :]
+    return emit(Contraction(f"{letters},{letters[axis]}z->{result}"), x, value=Fixed(matrix.to(x.like)))
 
 
 @_means(torch.addmm, "addmm", torch.baddbmm, "baddbmm")

@@ -15,6 +15,7 @@ from robust_plugins.intervals.layers import (
     Extreme,
     Largest,
     Length,
+    LogSumExp,
     Multiply,
     Pointwise,
     Power,
@@ -69,7 +70,12 @@ def _amin(emit: Emit, input: Any, dim: Any = None, keepdim: bool = False, *, lik
     return emit(Largest(_axes(input, dim), keepdim, least=True), input)
 
 
-_ALONG.update((_amax, _amin))
+@_means(torch.logsumexp, "logsumexp")
+def _logsumexp(emit: Emit, input: Any, dim: Any = None, keepdim: bool = False, *, like: Tensor) -> int:
+    return emit(LogSumExp(_axes(input, dim), keepdim), input)
+
+
+_ALONG.update((_amax, _amin, _logsumexp))
 
 
 def _extreme(least: bool) -> Build:

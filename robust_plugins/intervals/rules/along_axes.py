@@ -1,4 +1,4 @@
-"""Rules of the layers that make one value of all along some axes: the largest one, and the Euclidean length."""
+"""Rules of the layers that make one value of all along some axes: the largest one, also smoothly, and the length."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
-from robust_plugins.intervals.layers import Largest, Length
+from robust_plugins.intervals.layers import Largest, Length, LogSumExp
 from robust_plugins.intervals.rules.registry import LinearBound, backward_rule, forward_rule, relaxation_rule
-from robust_plugins.intervals.rules.selection import largest_of_others
+from robust_plugins.intervals.rules.selection import largest_of_others, softmax_range
+from robust_plugins.intervals.rules.softmax import chords
 
 
 @forward_rule(Largest)
@@ -111,6 +112,39 @@ def length_relaxation(layer: Length, x: Interval) -> tuple[LinearBound, LinearBo
     )
 
 
+@forward_rule(LogSumExp)
+def log_sum_exp(layer: LogSumExp, x: Interval) -> Interval:
+    """It rises with every entry."""
+    found = x.map(layer.forward)
+    if not rounding.active():
+        return found
+    scale = 1 + x.magnitude.amax(layer.dims, layer.keepdim) + found.magnitude
+    return Interval(*rounding.widened(found.lower, found.upper, ulps=4.0 * (_count(layer, x) + 16), scale=scale))
+
+
+@backward_rule(LogSumExp)
+def log_sum_exp_vjp(layer: LogSumExp, x: Interval, grad: Interval) -> Interval:
+    """Its slopes are the probabilities of softmax."""
+    p = softmax_range(x.map(lambda t: _last(t, layer.dims)), -1)
+    return _spread(layer, grad) * p.map(lambda t: _back(t, x.shape, layer.dims))
+
+
+@relaxation_rule(LogSumExp, outward=True)
+def log_sum_exp_relaxation(layer: LogSumExp, x: Interval) -> tuple[LinearBound, LinearBound]:
+    """Below the tangent in the middle, as it is convex; above that of the logarithm of the chords of `exp`, concave."""
+    z = x.map(lambda t: _last(t, layer.dims))
+    value, slope = chords(z)
+    size, center, n = value.sum(-1, keepdim=True), z.center, z.shape[-1]
+    at_center = (center.logsumexp(-1), z.upper.amax(-1) + size.squeeze(-1).log())
+    lines = []
+    for side, (steep, value) in enumerate(zip((center.softmax(-1), slope / size), at_center, strict=True)):
+        offset = value - (steep * center).sum(-1)
+        scale = 1 + value.abs() + (steep * z.magnitude).sum(-1) + z.magnitude.amax(-1)
+        offset = rounding.widened(offset, offset, ulps=16.0 * (n + 16), scale=scale)[side]
+        lines.append(_line(layer, x, steep, offset))
+    return lines[0], lines[1]
+
+
 def _cosine(x: Tensor, others: Tensor) -> Tensor:
     """`x / sqrt(x^2 + others)`; 0 where x is."""
     square = x**2 + others
@@ -134,18 +168,18 @@ def _best(z: Interval) -> Tensor:
     return z.lower.amax(-1, keepdim=True)
 
 
-def _count(layer: Largest | Length, x: Interval) -> int:
+def _count(layer: Largest | Length | LogSumExp, x: Interval) -> int:
     return prod(x.shape[d] for d in layer.dims)
 
 
-def _kept(layer: Largest | Length, t: Tensor) -> Tensor:
+def _kept(layer: Largest | Length | LogSumExp, t: Tensor) -> Tensor:
     """A value without the axes, of the shape of the layer's output."""
     for dim in layer.dims if layer.keepdim else ():
         t = t.unsqueeze(dim)
     return t
 
 
-def _spread(layer: Largest | Length, y: Interval) -> Interval:
+def _spread(layer: Largest | Length | LogSumExp, y: Interval) -> Interval:
     """A value of the output's shape that broadcasts against the input's."""
 
     def wide(t: Tensor) -> Tensor:
@@ -156,7 +190,7 @@ def _spread(layer: Largest | Length, y: Interval) -> Interval:
     return y.map(wide)
 
 
-def _transposed(layer: Largest | Length, slopes: Tensor) -> Callable[[Tensor], Tensor]:
+def _transposed(layer: Largest | Length | LogSumExp, slopes: Tensor) -> Callable[[Tensor], Tensor]:
     """Coefficients of the output as those of the input, by the slope of each entry."""
 
     def transpose(k: Tensor) -> Tensor:
@@ -167,7 +201,7 @@ def _transposed(layer: Largest | Length, slopes: Tensor) -> Callable[[Tensor], T
     return transpose
 
 
-def _line(layer: Largest, x: Interval, slopes: Tensor, offset: Tensor) -> LinearBound:
+def _line(layer: Largest | LogSumExp, x: Interval, slopes: Tensor, offset: Tensor) -> LinearBound:
     return LinearBound(_transposed(layer, _back(slopes, x.shape, layer.dims)), _kept(layer, offset))
 
 

@@ -125,7 +125,7 @@ def log_softmax_relaxation(layer: nn.LogSoftmax, x: Interval) -> tuple[LinearBou
     """Above the tangent, as it is concave; below, with the chords of `exp` and the tangent of their logarithm."""
     dim = _axis(layer, x)
     z = x.map(lambda t: t.movedim(dim, -1))
-    value, slope = _chords(z)
+    value, slope = chords(z)
     size = value.sum(-1, keepdim=True)
     itself = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
     center = z.center
@@ -155,7 +155,7 @@ class _Scores(NamedTuple):
         center = z.center
         others = center.unsqueeze(-2).masked_fill(itself, torch.finfo(z.dtype).min)
         shares = others.softmax(-1).masked_fill(itself, 0.0)
-        value, slope = _chords(z)
+        value, slope = chords(z)
         size = value.unsqueeze(-2).masked_fill(itself, 0.0).sum(-1)
         known = size > 0
         size = torch.where(known, size, 1)  # before it is divided by: also its gradient is finite
@@ -177,7 +177,7 @@ Plane = tuple[Tensor, Tensor]
 
 def _by_logarithms(z: Interval, scores: _Scores) -> Plane:
     """`exp(z_i) / sum_j chord_j(z_j)`, whose logarithm is convex."""
-    value, slope = _chords(z)
+    value, slope = chords(z)
     size = value.sum(-1, keepdim=True)
     found = (z.center - z.upper.amax(-1, keepdim=True)).exp() / size
     eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
@@ -199,7 +199,7 @@ def _by_differences(z: Interval) -> Plane:
     return torch.where(known.unsqueeze(-1), found[0], 0), torch.where(known, found[1], 0)
 
 
-def _chords(z: Interval) -> tuple[Tensor, Tensor]:
+def chords(z: Interval) -> tuple[Tensor, Tensor]:
     """The chord of `exp(z_j - max)` in the middle of each interval, and its slope."""
     top = z.upper.amax(-1, keepdim=True)
     return _chord(Interval(z.lower - top, z.upper - top))

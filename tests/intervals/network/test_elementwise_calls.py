@@ -48,6 +48,14 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "quotients": lambda h: h / (2 + torch.tanh(h)) + 1 / (1 + h * h) + torch.reciprocal(h.exp() + 1),
     "extremes": lambda h: torch.maximum(h, torch.zeros_like(h)) + torch.max(h, -h) - h.minimum(h.sin()),
     "constants": lambda h: torch.minimum(torch.tensor([0.1, -0.2, 0.0, 1.0], dtype=h.dtype), h),
+    "between": lambda h: (
+        torch.lerp(h, h.sin(), 0.3)
+        + torch.lerp(LIMITS.to(h), h, h.sigmoid())
+        - h.lerp(LIMITS.to(h), (LIMITS - 3).to(h))
+    ),
+    "scaled and moved": lambda h: (
+        torch.addcmul(torch.ones(4).to(h), LIMITS.to(h), h) + torch.addcdiv(h, h, (LIMITS - 3).to(h), value=2.0)
+    ),
     "combined": lambda h: torch.addcmul(h, h.relu(), h.tanh(), value=0.5) + torch.addcdiv(h, h, 1 + h.square()),
     "steps": lambda h: torch.floor(3 * h) / 3 + torch.sign(h) + h.round(),
     "abs": lambda h: abs(h - 0.2),

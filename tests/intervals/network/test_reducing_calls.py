@@ -54,6 +54,12 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "variances": lambda h: (
         h.var(2, unbiased=False) + torch.var(h, dim=(2,), keepdim=True)[..., 0] + h.var(2, correction=0)
     ),
+    "smooth largest": lambda h: (
+        h.logsumexp(1) - torch.logsumexp(2 * h, (1, 2), keepdim=True)[:, 0] + h.logsumexp(-1, True)[:, 0]
+    ),
+    "running sums": lambda h: (
+        h.relu().cumsum(1) - torch.cumsum(h, dim=-1) + torch.diff(h, dim=1) - h.diff()[..., :1] * h.diff(2)
+    ),
     "softmin": lambda h: F.softmin(h, 2) + nn.Softmin(1)(h) + nn.Softmax2d()(h.unsqueeze(3)).squeeze(3),
 }
 

@@ -63,3 +63,21 @@ def test_refusals_of_bounds_on_gradients(name: str) -> None:
     rp.certifier("interval:crown").bounds(model, X, BALL)
     with pytest.raises(rp.UnsupportedModelError, match=r"^sqrt in blocks\.1 \(Block\): .+"):
         rp.explanation_certifier(name).bounds(model, X, torch.tensor([0, 1]), BALL, of="logit")
+
+
+class Transformed(nn.Module):
+    """Samples the picture at places that it computes itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place, self.head = nn.Linear(4, 6), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        picture = x.view(-1, 1, 2, 2)
+        grid = nn.functional.affine_grid(self.place(x).view(-1, 2, 3), picture.size(), align_corners=False)
+        return self.head(nn.functional.grid_sample(picture, grid, align_corners=False).flatten(1))
+
+
+def test_a_function_without_a_rule_is_named_though_it_is_given_the_batch_size() -> None:
+    with pytest.raises(rp.UnsupportedModelError, match=r"^affine_grid in the model .* has no interval rule"):
+        rp.certifier("interval:ibp").bounds(Transformed(), X, BALL)
