@@ -19,6 +19,8 @@ from robust_plugins.decisions.verifier import Halfspaces
 BATCH = 256
 """Inputs that are moved at once."""
 STEPS = 60
+BEFORE = 10
+"""Steps that are gone whatever the time."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def _round(
     lower, upper = (side.view(1, *network.input_shape) for side in box(case, network.dtype, outward=False))
     sets = halfspaces(case, property.outputs)
     model = WithInput(network.model) if needs_input(case) else network.model
-    count = max(2, min(BATCH, BATCH // max(1, lower.numel() // 512)))
+    count = max(8, min(BATCH, BATCH * 64 // lower.numel()))
     goals = torch.arange(count) % len(sets)
     shares = torch.rand((count, *network.input_shape), generator=generator, dtype=network.dtype)
     shares[: count // 4] = shares[: count // 4].round()  # corners
@@ -80,7 +82,7 @@ def _round(
             found = confirmed(network, property, case, x[index].detach())
             if found is not None:
                 return found
-        if time.monotonic() > end and step > 20:
+        if time.monotonic() > end and step >= BEFORE:
             return None
         chosen = excess.gather(1, goals.unsqueeze(1)).sum()
         (gradient,) = torch.autograd.grad(chosen, x)

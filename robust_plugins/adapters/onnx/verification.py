@@ -8,22 +8,18 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robust_plugins.adapters.onnx.attack import Witness, confirmed, search
 from robust_plugins.adapters.onnx.network import OnnxNetwork, read_network
 from robust_plugins.adapters.onnx.properties import Case, Property, read_property
 from robust_plugins.adapters.onnx.properties.rows import WithInput, box, halfspaces, needs_input
-from robust_plugins.adapters.onnx.splitting import decide_by_splitting
-from robust_plugins.decisions.verifier import Answer, Halfspaces, verify_property
-from robust_plugins.decisions.verifier.input_splitting import INPUTS, affine_layers, split_inputs
+from robust_plugins.decisions.verifier import verify_property
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 
 Word = Literal["unsat", "sat", "unknown", "timeout"]
-ATTACK = 0.02
-"""The share of the time, at most half a second, that is spent on counterexamples before anything is bounded."""
-FEW = 6
-"""So many inputs are split rather than neurons."""
+ATTACK = 0.1
+"""Seconds, at most a fiftieth of all, that are spent on counterexamples before anything is bounded."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ def verify(
         property = read_property(property)
     check_fits(network, property)
     with torch.random.fork_rng(devices=[]):
-        witness = search(network, property, seconds=min(ATTACK * timeout, 0.5), seed=seed)
+        witness = search(network, property, seconds=min(timeout / 50, ATTACK), seed=seed)
         if witness is not None:
             return Verified("sat", witness)
         messages: list[str] = []
@@ -89,7 +85,7 @@ def _decided(network: OnnxNetwork, property: Property, case: Case, timeout: floa
     if not all(len(offsets) for _, offsets in sets):
         return Verified("unknown", message="Every output is unsafe, and onnxruntime found none that is finite.")
     try:
-        answer, x = _searched(model, lower, upper, sets, timeout, seed)
+        answer, x = verify_property(model, lower, upper, sets, timeout=timeout, seed=seed)
     except UnsupportedModelError as error:
         return Verified("unknown", message=str(error))
     if answer != "sat":
@@ -102,24 +98,6 @@ def _decided(network: OnnxNetwork, property: Property, case: Case, timeout: floa
     if witness is None:
         return Verified("unknown", message="A counterexample of the imported network is none in onnxruntime.")
     return Verified("sat", witness)
-
-
-def _searched(
-    model: nn.Module, lower: Tensor, upper: Tensor, unsafe: list[Halfspaces], timeout: float, seed: int
-) -> Answer:
-    """Halves boxes of few inputs, else branches over neurons; of a number in between first the one, then the other."""
-    end = time.monotonic() + timeout
-    free, layers = int((upper > lower).sum()), affine_layers(model, lower.numel())
-    if layers is not None and free <= FEW:
-        return split_inputs(layers, lower.flatten(), upper.flatten(), unsafe, timeout=timeout)
-    several = layers is not None and free <= INPUTS
-    try:
-        found = verify_property(model, lower, upper, unsafe, timeout=timeout / 2 if several else timeout, seed=seed)
-    except UnsupportedModelError:
-        return decide_by_splitting(model, lower, upper, unsafe, timeout=end - time.monotonic())
-    if found.answer in ("unsat", "sat") or layers is None or not several:
-        return found
-    return split_inputs(layers, lower.flatten(), upper.flatten(), unsafe, timeout=end - time.monotonic())
 
 
 def check_fits(network: OnnxNetwork, property: Property) -> None:

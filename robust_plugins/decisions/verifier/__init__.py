@@ -1,4 +1,4 @@
-"""A complete verifier: attack, linear relaxation, then branch and bound over the signs of unstable neurons."""
+"""A complete verifier: attack, linear relaxation, then branch and bound over neurons' signs or boxes of inputs."""
 
 from robust_plugins.decisions.verifier.properties import Answer, Halfspaces
 from robust_plugins.decisions.verifier.stages import Engine

@@ -45,13 +45,15 @@ STRATEGIES: dict[str, tuple[type, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class BranchAndBound(Certifier):
-    """Complete verification of piecewise linear networks: attack, linear relaxation, then a search over neurons' signs.
+    """Complete verification: attack, linear relaxation, then a search over neurons' signs or over boxes of few inputs.
 
     A sample is CERTIFIED, FALSIFIED with a witness, or TIMEOUT after `timeout` seconds, with the best margin that was
     proved for the whole ball. UNKNOWN is left for margins that are zero up to rounding, and for networks too large for
     `memory`, the bytes for open domains and for the coefficients of one layer. ReLU, LeakyReLU, PReLU, abs, clamps,
-    maxima and max pooling are split; any other nonlinear layer is refused by name. `clock="cpu"` counts the seconds
-    that the process computes, for comparisons on busy machines.
+    maxima and max pooling are split; where at most 6 inputs vary, ReLU networks of linear layers are decided by halving
+    boxes of inputs instead. Other nonlinear layers are bounded, and boxes of up to 24 inputs halved: with more a sample
+    stays UNKNOWN where one bound does not suffice. `clock="cpu"` counts the seconds that the process computes, for
+    comparisons on busy machines.
 
     Sound for every ball, over the smallest box around it; witnesses lie in the ball itself. Complete for L-infinity:
     for other norms a sample stays UNKNOWN where an input of the box is misclassified, but none of the ball was found.
@@ -128,7 +130,7 @@ class BranchAndBound(Certifier):
             leaf_ascent=DualAscent(steps=self.steps), memory=self.memory,
         )  # fmt: skip
         form, box, logits = prepared(model, x), ball.box(x), model(x)
-        file = None if self.proof is None else ProofFile(Path(self.proof), form, tuple(x.shape[1:]))
+        file = None if self.proof is None else ProofFile(Path(self.proof), form.relu, tuple(x.shape[1:]))
         # The public call asks for more than zero, by what the model's own rounding may be.
         least = 4 * self.rounding * logits.abs().amax(1) + 1.1 * ERRORS * evaluation_error(model, x, logits)
         lower = x.new_full(spec.shape[:2], -torch.inf)

@@ -65,7 +65,7 @@ class ExactMILP(Certifier):
         ball: Ball,
         spec: Float[Tensor, "batch rows classes"],
     ) -> Decision:
-        form, box, logits = prepared(model, x), ball.box(x), model(x)
+        form, box, logits = prepared(model, x).relu, ball.box(x), model(x)
         lower = x.new_full(spec.shape[:2], -torch.inf)
         witness, stopped, messages = torch.full_like(x, torch.nan), [], []
         for i in range(len(x)):

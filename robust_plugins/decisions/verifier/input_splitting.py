@@ -1,296 +1,342 @@
-"""`split_inputs`: a fully connected ReLU network of few inputs is decided by halving boxes of inputs.
+"""`split_inputs`: a chain of layers with few inputs is decided by halving boxes of inputs.
 
-Every box bounds all neurons by linear relaxation, with one slope for both sides: the relaxed ReLU is a strip of slope
-`hi / (hi - lo)` above the line through the origin. What a box keeps from its parent: the neurons' bounds, intersected,
-and which of them have one sign there, so that they need no bounds any more. A conjunction is excluded by its best
-convex combination of rows; what its rows exclude is cut off the box before it is halved, along the input that matters
-most to the rows and to the neurons that are open still.
+A conjunction is excluded from a box by its best convex combination of rows; what its rows exclude is cut off the box
+before it is halved, along the input that matters most to the rows and to the neurons that are open still. A box with
+few open ReLUs is split at one of these instead: its line, which is below zero in one part and above in the other, is a
+row like the others from then on.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from robust_plugins.decisions.verifier.properties import Answer, Halfspaces
+from robust_plugins.decisions.verifier.attack import Confirm
+from robust_plugins.decisions.verifier.boxes import Bounded, Bounds, Boxes, applied
+from robust_plugins.decisions.verifier.chains import Chain
+from robust_plugins.decisions.verifier.clock import Clock
+from robust_plugins.decisions.verifier.linear import solvable
+from robust_plugins.decisions.verifier.properties import Unsafe
+from robust_plugins.decisions.verifier.search import Found
 
 BATCH = 512
 """Boxes that are bounded at once."""
 COMBINATIONS = 12
 """Steps towards a conjunction's best combination of rows."""
-INPUTS = 24
-"""With more inputs than that, halving boxes does not end."""
-
-Layers = list[tuple[Tensor, Tensor]]
-
-
-def affine_layers(model: nn.Module, inputs: int) -> Layers | None:
-    """The weights and biases of a chain of linear layers with ReLUs between them, in double precision; else None.
-
-    A chain of so many `inputs`: layers that act on each row of a matrix are none.
-    """
-    found: Layers = []
-    bent = True  # whether the next linear layer begins a new one
-    for layer in _flattened(model):
-        if isinstance(layer, nn.Linear):
-            weight = layer.weight.detach().double()
-            if weight.shape[1] != (len(found[-1][1]) if found else inputs):
-                return None
-            bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double()
-            if bent or not found:
-                found.append((weight, bias))
-                bent = False
-            else:
-                before, shift = found[-1]
-                found[-1] = weight @ before, weight @ shift + bias
-        elif isinstance(layer, nn.ReLU) and found and not bent:
-            bent = True
-        elif not isinstance(layer, nn.Flatten | nn.Identity | nn.Dropout):
-            return None
-    return None if bent or not found else found
-
-
-def _flattened(model: nn.Module) -> list[nn.Module]:
-    if type(model) is nn.Sequential:
-        return [layer for child in model for layer in _flattened(child)]
-    return [model]
-
-
-@dataclass(frozen=True)
-class _Boxes:
-    lower: Tensor
-    upper: Tensor
-    asked: Tensor
-    """The conjunction that each is about."""
-    low: Tensor
-    up: Tensor
-    """Bounds on all neurons, layer after layer."""
-
-    def take(self, at: Tensor | slice) -> _Boxes:
-        return _Boxes(self.lower[at], self.upper[at], self.asked[at], self.low[at], self.up[at])
-
-    @staticmethod
-    def cat(parts: Sequence[_Boxes]) -> _Boxes:
-        return _Boxes(
-            *(torch.cat([getattr(p, name) for p in parts]) for name in ("lower", "upper", "asked", "low", "up"))
-        )
-
-    def __len__(self) -> int:
-        return len(self.lower)
+LAST = 30
+"""The same where no neuron is open, so that this combination decides."""
+NEURONS = 12
+"""A box with at most so many open ReLUs is split at them."""
+STORED = 2**11
+"""With more open boxes than that, the last ones are split first, so that they need no more memory."""
+DEEPENED = 8
+"""How many inputs are moved further into the unsafe set, where the model does not confirm them as they are."""
 
 
 def split_inputs(
-    layers: Layers,
-    lower: Float[Tensor, " inputs"],
-    upper: Float[Tensor, " inputs"],
-    unsafe: Sequence[Halfspaces],
-    *,
-    timeout: float,
-) -> Answer:
-    """Whether the network maps some input of the box into the union of the conjunctions `unsafe`.
+    chain: Chain,
+    unsafe: Unsafe,
+    confirm: Confirm,
+    clock: Clock,
+    tell: Callable[[int, int, float], None] = lambda domains, open_domains, bound: None,
+) -> Found:
+    """Whether the chain maps some input of its box into the unsafe set.
 
-    `layers` are as `affine_layers` gives them. `unsat` holds in real arithmetic: bounds are computed in double
-    precision, and what that can be off by is bounded too, box by box, and taken off. The witness of `sat` reaches the
-    set in double precision.
+    `unsat` holds in real arithmetic: bounds are computed in double precision, and what that can be off by is bounded
+    too, box by box, and taken off. `confirm` judges the witness of `sat`, (1, inputs), all of them and flattened.
+    `unknown`: inputs reach the set in double precision, and none that `confirm` accepts was found.
     """
-    end = time.monotonic() + timeout
-    search = _Search(layers, unsafe)
-    groups = torch.arange(len(search.rows))
-    neurons = sum(len(bias) for _, bias in layers[:-1])
-    wide = torch.full((len(groups), neurons), torch.inf, dtype=torch.float64)
-    low, up = (side.double().expand(len(groups), -1) for side in (lower, upper))
-    stack = [_Boxes(low, up, groups, -wide, wide)]
+    search = _Search(chain, unsafe, confirm)
+    stack = [search.root()]
     while stack:
-        if time.monotonic() >= end:
-            return Answer("timeout", None)
-        boxes = stack.pop()
-        while stack and len(boxes) < BATCH:
-            boxes = _Boxes.cat([boxes, stack.pop()])
-        if len(boxes) > BATCH:
-            stack.append(boxes.take(slice(BATCH, None)))
-            boxes = boxes.take(slice(BATCH))
+        if clock.left <= 0:
+            bounds = search.bounds(Boxes.cat(stack))
+            return Found("timeout", None, bounds, search.count, "the time is used up")
+        boxes = _next(stack)
         witness, children = search.step(boxes)
         if witness is not None:
-            return Answer("sat", witness)
+            return Found("sat", witness, torch.full_like(search.least, -torch.inf), search.count)
         if children is not None:
             stack.append(children)
-    return Answer("unsat", None)
+        tell(search.count, sum(map(len, stack)), float(min((b.proved.min() for b in stack), default=0.0)))
+    if search.aside:
+        message = "the margin is zero up to rounding: neither a proof nor a witness holds"
+        return Found("unknown", None, search.least, search.count, message)
+    return Found("unsat", None, search.least.clamp(min=0).masked_fill(search.least == torch.inf, 0.0), search.count)
+
+
+def _next(stack: list[Boxes]) -> Boxes:
+    if sum(map(len, stack)) < STORED:
+        stack.sort(key=lambda boxes: -float(boxes.proved.amin(1).mean()))
+    boxes = stack.pop()
+    while stack and len(boxes) < BATCH:
+        boxes = Boxes.cat([boxes, stack.pop()])
+    if len(boxes) > BATCH:
+        stack.append(boxes.take(slice(BATCH, None)))
+        boxes = boxes.take(slice(BATCH))
+    return boxes
 
 
 class _Search:
-    def __init__(self, layers: Layers, unsafe: Sequence[Halfspaces]) -> None:
-        self.layers = layers
-        sizes = [len(offsets) for _, offsets in unsafe]
+    def __init__(self, chain: Chain, unsafe: Unsafe, confirm: Confirm) -> None:
+        self.chain, self.confirm, self.count, self.aside, self.deepened = chain, confirm, 0, False, 0
+        sizes = unsafe.member.sum(1).long()
         # Conjunctions of one row each are one question: a box is done when all of these rows are positive.
-        self.joint = max(sizes) == 1 and len(sizes) > 1
-        sets = [Halfspaces(*(torch.cat(parts) for parts in zip(*unsafe, strict=True)))] if self.joint else list(unsafe)
-        most = max(len(offsets) for _, offsets in sets)
-        repeated = [torch.arange(most).clamp(max=len(offsets) - 1) for _, offsets in sets]
-        self.rows = torch.stack([w.double()[at] for (w, _), at in zip(sets, repeated, strict=True)])
-        self.offsets = torch.stack([o.double()[at] for (_, o), at in zip(sets, repeated, strict=True)])
-        # A sum of products, in any order, is off by at most gamma times the same sum of absolute values.
-        operations = sum(weight.shape[1] for weight, _ in layers) + 32 * len(layers) + self.rows.shape[2]
-        self.gamma = 2.0**-53 * 4 * operations
+        self.joint = len(sizes) > 1 and int(sizes.max()) == 1
+        at = [part.nonzero().flatten() for part in unsafe.member]
+        if self.joint:
+            at = [torch.cat(at)]
+        most = max(map(len, at))
+        picked = torch.stack([part[torch.arange(most).clamp(max=len(part) - 1)] for part in at])
+        self.rows, self.offsets = unsafe.weights[picked], unsafe.offsets[picked]
+        self.bounding = Bounds(chain, self.rows.shape[2])
+        self.least = torch.full((len(sizes),), torch.inf, dtype=torch.float64)
+        """The least bounds of boxes that were closed or set aside."""
 
-    def step(self, boxes: _Boxes) -> tuple[Tensor | None, _Boxes | None]:
-        """A witness; or the halves of the boxes that are not excluded."""
-        boxes, opened, size = self._neurons(boxes)
-        a, b = self._rows(boxes)
-        centre, radius = (boxes.lower + boxes.upper) / 2, (boxes.upper - boxes.lower) / 2
-        size = _applied(self.rows[boxes.asked].abs(), size) + self.offsets[boxes.asked].abs()
-        b = b - self.gamma * size.repeat(1, 2)
-        least = _least(a, b, centre, radius)
-        count = self.rows.shape[1]
+    def root(self) -> Boxes:
+        """The whole box, for every question."""
+        count = len(self.rows)
+        wide = torch.full((count, self.bounding.neurons), torch.inf, dtype=torch.float64)
+        return Boxes(
+            self.chain.lower.expand(count, -1), self.chain.upper.expand(count, -1), torch.arange(count), -wide, wide,
+            torch.zeros_like(wide, dtype=torch.int8),
+            wide.new_full((count, self.rows.shape[1] if self.joint else 1), -torch.inf),
+        )  # fmt: skip
+
+    def bounds(self, boxes: Boxes) -> Tensor:
+        """What is proved for every conjunction when these boxes are open."""
+        if self.joint:
+            return torch.minimum(boxes.proved.amin(0), self.least) if len(boxes) else self.least
+        return self.least.scatter_reduce(0, boxes.asked, boxes.proved[:, 0], "amin")
+
+    def step(self, boxes: Boxes) -> tuple[Tensor | None, Boxes | None]:
+        """A witness; or the parts of the boxes that are not excluded."""
+        self.count += len(boxes)
+        found = self.bounding.bounded(boxes)
+        rows, offsets = self.rows[boxes.asked], self.offsets[boxes.asked]
+        a, b = self.bounding.rows(found, rows, offsets)
+        size = applied(rows.abs(), found.size) + offsets.abs()
+        b = b - self.bounding.gamma * size.repeat(1, 2)
+        least = _least(a, b, boxes)
+        count = rows.shape[1]
         best = torch.maximum(least[:, :count], least[:, count:])
-        left = ~((best.amin(1) if self.joint else best.amax(1)) > 0)
+        better = best if self.joint else best.amax(1, keepdim=True)
+        boxes = replace(found.boxes, proved=torch.maximum(boxes.proved, better))
+        # Bounds that contradict each other are those of no input.
+        none = (boxes.low > boxes.up).any(1)
+        left = ~((boxes.proved.amin(1) > 0) | none)
+        self.least = self.bounds(boxes.take(~left & ~none))
         if not bool(left.any()):
             return None, None
-        boxes, a, b, least, opened = boxes.take(left), a[left], b[left], least[left], [o[left] for o in opened]
-        witness = self._witness(boxes, a, least)
+        at = left.nonzero().flatten()
+        found, a, b, least = found._replace(boxes=boxes).select(at), a[at], b[at], least[at]
+        if self.joint:
+            row = least.argmin(1)
+            lowest = _corner(a[torch.arange(len(row)), row], found.boxes)
+            return self._parts(found, a, b, (least <= 0).double(), [lowest])
+        row = least.argmax(1)
+        lowest = _corner(a[torch.arange(len(row)), row], found.boxes)
+        cuts, ends = found.cuts(self.bounding.starts)
+        a, b = torch.cat([a, cuts], 1), torch.cat([b, ends], 1)
+        value, weights, between = _combined(a, b, found.boxes, COMBINATIONS)
+        open_neurons = self.bounding.open(found.boxes).sum(1)
+        last = ((open_neurons == 0) & ~(value > 0)).nonzero().flatten()
+        if len(last):
+            value[last], weights[last], between[last] = self._last(a[last], b[last], found.boxes.take(last))
+        at = (~(value > 0)).nonzero().flatten()
+        boxes = found.boxes.take(at)
+        if len(at) < len(value):
+            self.least = self.least.clamp(max=0)  # a combination says nothing about the rows' own size
+        of_rows = value[at] / weights[at, : 2 * count].sum(1).clamp(min=1e-300)
+        boxes = replace(boxes, proved=torch.maximum(boxes.proved, of_rows.unsqueeze(1)))
+        return self._parts(found.select(at)._replace(boxes=boxes), a[at], b[at], weights[at], [lowest[at], between[at]])
+
+    def _last(self, a: Tensor, b: Tensor, boxes: Boxes) -> tuple[Tensor, Tensor, Tensor]:
+        """The same where the chain is linear: what a longer ascent leaves open, linear programmes decide."""
+        value, weights, between = _combined(a, b, boxes, LAST)
+        for i in (~(value > 0)).nonzero().flatten().tolist() if solvable() else ():
+            one = boxes.take(slice(i, i + 1))
+            best, point = _programme(a[i], b[i], one)
+            found = _certain(best, a[i : i + 1], b[i : i + 1], applied(a[i : i + 1].mT, best), one.centre, one.radius)
+            between[i] = point
+            if float(found) > float(value[i]):
+                value[i], weights[i] = found[0], best[0]
+        return value, weights, between
+
+    def _parts(
+        self, found: Bounded, a: Tensor, b: Tensor, weights: Tensor, points: list[Tensor]
+    ) -> tuple[Tensor | None, Boxes | None]:
+        boxes = found.boxes
+        if not len(boxes):
+            return None, None
+        witness, left = self._witness(boxes, [*points, boxes.centre])
         if witness is not None:
             return witness, None
-        weights = (least <= 0).double() if self.joint else torch.ones_like(least)
         if not self.joint:
-            value, weights = _combined(a, b, boxes)
-            left = ~(value > 0)
-            boxes, a, b, weights, opened = boxes.take(left), a[left], b[left], weights[left], [o[left] for o in opened]
-            boxes, left = _cut(boxes, a, b)
-            a, weights, opened = a[left], weights[left], [o[left] for o in opened]
-        return None, _halves(boxes, torch.einsum("br,bri->bi", weights, a.abs()), opened) if len(boxes) else None
+            self.least = self.least.clamp(max=0)  # of what is cut off, no more is known
+            boxes, inside = _cut(boxes, a, b)
+            left &= inside
+        at = left.nonzero().flatten()
+        if not len(at):
+            return None, None
+        found, a, weights = found._replace(boxes=boxes).select(at), a[at], weights[at]
+        slopes = torch.einsum("br,bri->bi", weights, a.abs())
+        opened = self.bounding.open(found.boxes)
+        at_neurons = (opened.sum(1) <= NEURONS) & opened.any(1)
+        if self.joint or not self.chain.bends or not bool(at_neurons.any()):
+            return None, self._halves(found, slopes)
+        some, others = at_neurons.nonzero().flatten(), (~at_neurons).nonzero().flatten()
+        parts = self._signs(found.select(some), weights[some])
+        return None, Boxes.cat([self._halves(found.select(others), slopes[others]), parts]) if len(others) else parts
 
-    def _neurons(self, boxes: _Boxes) -> tuple[_Boxes, list[Tensor], Tensor]:
-        """Bounds on all neurons; for each layer how much its open neurons depend on each input; the outputs' size.
+    def _halves(self, found: Bounded, slopes: Tensor) -> Boxes:
+        """Both halves, along the input that matters most to the rows and to the open neurons of each layer."""
+        boxes = found.boxes
+        score = slopes / slopes.sum(1, keepdim=True).clamp(min=1e-9)
+        opened = self.bounding.open(boxes)
+        for start, known in zip(self.bounding.starts, found.middles, strict=False):
+            if known is not None:
+                part = applied(known.a.abs().mT, opened.gather(1, start + known.at).double())
+                score = score + part / part.sum(1, keepdim=True).clamp(min=1e-9)
+        at = (score * (boxes.upper - boxes.lower)).argmax(1, keepdim=True)
+        middle = boxes.centre.gather(1, at)
+        below = replace(boxes, upper=boxes.upper.scatter(1, at, middle))
+        return Boxes.cat([below, replace(boxes, lower=boxes.lower.scatter(1, at, middle))])
 
-        Sizes are what the sums that make bounds come to with all of their terms positive.
-        """
-        centre, radius = (boxes.lower + boxes.upper) / 2, (boxes.upper - boxes.lower) / 2
-        low, up, opened = boxes.low.clone(), boxes.up.clone(), []
-        start, size = 0, centre.abs() + radius
-        strips: list[tuple[Tensor, Tensor]] = []
-        for k, (weight, bias) in enumerate(self.layers[:-1]):
-            stop = start + len(bias)
-            lo, hi = low[:, start:stop], up[:, start:stop]
-            open_here = (lo < 0) & (hi > 0)
-            most = max(1, int(open_here.sum(1).max()))
-            at = open_here.double().topk(most, 1).indices
-            a, b, e = weight[at], bias[at], torch.zeros(())
-            for (slope, half), (before, shift) in zip(reversed(strips), reversed(self.layers[:k]), strict=True):
-                b = b + (a * half.unsqueeze(1)).sum(2)
-                e = e + (a.abs() * half.unsqueeze(1)).sum(2)
-                a = a * slope.unsqueeze(1)
-                b = b + a @ shift
-                a = a @ before
-            size = size @ weight.abs().t() + bias.abs()
-            middle, spread = b + _applied(a, centre), e + _applied(a.abs(), radius) + self.gamma * size.gather(1, at)
-            lo.scatter_(1, at, torch.maximum(lo.gather(1, at), middle - spread))
-            hi.scatter_(1, at, torch.minimum(hi.gather(1, at), middle + spread))
-            still = ((lo.gather(1, at) < 0) & (hi.gather(1, at) > 0)).double()
-            opened.append(_applied(a.abs().mT, still))
-            below, above = lo.clamp(max=0), hi.clamp(min=0)
-            slope = above / (above - below).clamp(min=1e-300)
-            strips.append((slope, -below * slope / 2))
-            # The rows' lower lines may have slope 1 instead.
-            size = torch.where(hi > -lo, size, slope * size) - below * slope
-            start = stop
-        weight, bias = self.layers[-1]
-        size = size @ weight.abs().t() + bias.abs()
-        return _Boxes(boxes.lower, boxes.upper, boxes.asked, low, up), opened, size
+    def _signs(self, found: Bounded, weights: Tensor) -> Boxes:
+        """Both parts by the sign of the open neuron whose strip costs the combination most."""
+        boxes = found.boxes
+        count = self.rows.shape[1]
+        both = weights[:, :count] + weights[:, count : 2 * count]
+        row = torch.einsum("br,bro->bo", both, self.rows[boxes.asked])
+        losses = (self.bounding.losses(found, row) + 1e-12).masked_fill(~self.bounding.open(boxes), -1.0)
+        neuron = losses.argmax(1, keepdim=True)
+        signs = boxes.signs.scatter(1, neuron, 1), boxes.signs.scatter(1, neuron, -1)
+        zero = torch.zeros_like(neuron, dtype=torch.float64)
+        active = replace(boxes, low=boxes.low.scatter(1, neuron, zero), signs=signs[0])
+        return Boxes.cat([active, replace(boxes, up=boxes.up.scatter(1, neuron, zero), signs=signs[1])])
 
-    def _rows(self, boxes: _Boxes) -> tuple[Tensor, Tensor]:
-        """Lower lines `a x + b` of the rows: with slopes 0 or 1 below relaxed neurons, then with the strips' slopes."""
-        a, b = self.rows[boxes.asked], self.offsets[boxes.asked]
-        count = a.shape[1]
-        a, b = torch.cat([a, a], 1), torch.cat([b, b], 1)
-        stop = boxes.low.shape[1]
-        for k in range(len(self.layers) - 1, -1, -1):
-            weight, bias = self.layers[k]
-            b, a = b + a @ bias, a @ weight
-            if k:
-                start = stop - len(self.layers[k - 1][1])
-                lo, hi = boxes.low[:, start:stop], boxes.up[:, start:stop]
-                stop = start
-                below, above = lo.clamp(max=0), hi.clamp(min=0)
-                slope = (above / (above - below).clamp(min=1e-300)).unsqueeze(1)
-                flat = (hi > -lo).to(slope).unsqueeze(1)
-                positive, negative = a.clamp(min=0), a.clamp(max=0)
-                b = b + (negative * (-below.unsqueeze(1) * slope)).sum(2)
-                a = torch.cat([positive[:, :count] * flat, positive[:, count:] * slope], 1) + negative * slope
-        return a, b
+    def _witness(self, boxes: Boxes, points: list[Tensor]) -> tuple[Tensor | None, Tensor]:
+        """An input that reaches the set, among some in each box; else the boxes without those set aside."""
+        x, asked = torch.cat(points), boxes.asked.repeat(len(points))
+        excess = self._excess(x, asked)
+        reached = (excess <= 0).nonzero().flatten()
+        left = torch.ones(len(boxes), dtype=torch.bool)
+        if not len(reached):
+            return None, left
+        for i in reached[excess[reached].argsort()[:3]].tolist():
+            whole = self.chain.input_at(x[i]).unsqueeze(0)
+            if self.confirm(whole):
+                return whole, left
+            if self.deepened < DEEPENED:
+                self.deepened += 1
+                whole = self.chain.input_at(self._deeper(x[i : i + 1], asked[i : i + 1])[0]).unsqueeze(0)
+                if self.confirm(whole):
+                    return whole, left
+        left[reached % len(boxes)] = False
+        self.aside = True
+        self.least = self.bounds(boxes.take(~left))
+        return None, left
 
-    def _witness(self, boxes: _Boxes, a: Tensor, least: Tensor) -> Tensor | None:
-        """A point that reaches the set: among where the rows' lines are lowest, and the centres."""
-        row = least.argmin(1) if self.joint else least.argmax(1)
-        corner = torch.where(a[torch.arange(len(row)), row] > 0, boxes.lower, boxes.upper)
-        x = torch.cat([corner, (boxes.lower + boxes.upper) / 2])
-        asked = boxes.asked.repeat(2)
-        h = x
-        for k, (weight, bias) in enumerate(self.layers):
-            h = torch.addmm(bias, h, weight.t())
-            h = h.relu() if k < len(self.layers) - 1 else h
-        values = _applied(self.rows[asked], h) + self.offsets[asked]
-        excess = values.amin(1) if self.joint else values.amax(1)
-        at = int(excess.argmin())
-        return x[at] if float(excess[at]) <= 0 else None
+    def _excess(self, x: Tensor, asked: Tensor) -> Tensor:
+        """How far the outputs are from the set, at most 0 in it."""
+        for layer in self.chain.layers:
+            x = torch.addmm(layer.bias, x, layer.weight.t())
+            x = x if layer.function is None else layer.function.f(x)
+        values = applied(self.rows[asked], x) + self.offsets[asked]
+        return values.amin(1) if self.joint else values.amax(1)
 
-
-def _applied(matrices: Tensor, vectors: Tensor) -> Tensor:
-    return (matrices @ vectors.unsqueeze(2)).squeeze(2)
-
-
-def _least(a: Tensor, b: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
-    return b + _applied(a, centre) - _applied(a.abs(), radius)
+    def _deeper(self, x: Tensor, asked: Tensor) -> Tensor:
+        """An input further inside the set, by steps down the farthest row."""
+        width, best, least = self.chain.upper - self.chain.lower, x, torch.inf
+        for step in range(20):
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                excess = self._excess(x, asked)
+                (gradient,) = torch.autograd.grad(excess.sum(), x)
+            if float(excess) < least:
+                best, least = x.detach(), float(excess)
+            moved = x.detach() - 0.02 * 0.8**step * width * gradient.sign()
+            x = torch.maximum(torch.minimum(moved, self.chain.upper), self.chain.lower)
+        return best
 
 
-def _combined(a: Tensor, b: Tensor, boxes: _Boxes) -> tuple[Tensor, Tensor]:
-    """The least value of the best convex combination of the lines found, and its weights.
+def _least(a: Tensor, b: Tensor, boxes: Boxes) -> Tensor:
+    return b + applied(a, boxes.centre) - applied(a.abs(), boxes.radius)
 
-    Where it is positive not all rows can be below zero. Any weights are sound; these ascend by multiplication.
+
+def _corner(a: Tensor, boxes: Boxes) -> Tensor:
+    return torch.where(a > 0, boxes.lower, boxes.upper)
+
+
+def _combined(a: Tensor, b: Tensor, boxes: Boxes, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The least value of the best combination of lines that was found, its weights, and where all lines are low.
+
+    Where it is positive not all lines can be below zero. Any weights >= 0 are sound; these ascend by multiplication, in
+    units of what each line moves by in the box, and the mean of the points at which they are lowest tends to where
+    their largest is least.
     """
-    centre, radius = (boxes.lower + boxes.upper) / 2, (boxes.upper - boxes.lower) / 2
-    middle = b + _applied(a, centre)
-    scale = (a.abs() * radius.unsqueeze(1)).sum(2).amax(1, keepdim=True).clamp(min=1e-9)
+    centre, radius = boxes.centre, boxes.radius
+    middle = b + applied(a, centre)
+    units = _units(a, b, radius)
     weights = torch.full_like(b, 1 / b.shape[1])
-    best, kept = torch.full_like(b[:, 0], -torch.inf), weights
-    for step in range(COMBINATIONS):
-        line = torch.einsum("br,bri->bi", weights, a)
-        value = (weights * middle).sum(1) - (line.abs() * radius).sum(1)
-        # Its own rounding, and that of the weights' sum.
-        value = value - 1e-14 * ((weights * b.abs()).sum(1) + (line.abs() * (centre.abs() + radius)).sum(1))
+    best, kept, corner = torch.full_like(b[:, 0], -torch.inf), weights, torch.zeros_like(centre)
+    for step in range(steps):
+        scaled = weights * units
+        line = applied(a.mT, scaled)
+        value = _certain(scaled, a, b, line, centre, radius)
         better = value > best
-        best, kept = torch.where(better, value, best), torch.where(better.unsqueeze(1), weights, kept)
-        slope = middle - _applied(a, line.sign() * radius)
-        weights = torch.softmax((weights + 1e-12).log() + 2 / (1 + 0.3 * step) * slope / scale, 1)
-    return best, kept
+        best, kept = torch.where(better, value, best), torch.where(better.unsqueeze(1), scaled, kept)
+        lowest = -line.sign() * radius
+        corner = corner + (lowest - corner) * (2 / (step + 2))
+        slope = ((middle + applied(a, lowest)) * units).clamp(-8, 8)
+        weights = torch.softmax((weights + 1e-12).log() + 2 / (1 + 0.3 * step) * slope, 1)
+    return best, kept, centre + corner
 
 
-def _cut(boxes: _Boxes, a: Tensor, b: Tensor) -> tuple[_Boxes, Tensor]:
+def _units(a: Tensor, b: Tensor, radius: Tensor) -> Tensor:
+    """What makes each line move by about 1 in its box."""
+    return 1 / ((a.abs() * radius.unsqueeze(1)).sum(2) + 1e-12 * (1e-3 + b.abs()))
+
+
+def _programme(a: Tensor, b: Tensor, box: Boxes) -> tuple[Tensor, Tensor]:
+    """The best combination of one box's lines, and where the largest of them is least, by HiGHS."""
+    from scipy.optimize import linprog
+
+    units = _units(a.unsqueeze(0), b.unsqueeze(0), box.radius)
+    lines = (a * units[0].unsqueeze(1) * box.radius).numpy()
+    matrix = torch.cat([torch.from_numpy(lines), -torch.ones(len(lines), 1, dtype=torch.float64)], 1).numpy()
+    right = -((b + a @ box.centre[0]) * units[0]).numpy()
+    n = a.shape[1]
+    found = linprog([0.0] * n + [1.0], A_ub=matrix, b_ub=right, bounds=[(-1, 1)] * n + [(None, None)], method="highs")
+    if found.status != 0:
+        return torch.zeros_like(units), box.centre[0]
+    weights = torch.tensor(-found.ineqlin.marginals).clamp(min=0).unsqueeze(0) * units
+    return weights, box.centre[0] + box.radius[0] * torch.tensor(found.x[:n])
+
+
+def _certain(weights: Tensor, a: Tensor, b: Tensor, line: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
+    """The least value of a combination of lines, less its own rounding."""
+    value = (weights * b).sum(1) + (line * centre).sum(1) - (line.abs() * radius).sum(1)
+    size = (weights * (b.abs() + applied(a.abs(), centre.abs() + radius))).sum(1)
+    return value - 1e-14 * size
+
+
+def _cut(boxes: Boxes, a: Tensor, b: Tensor) -> tuple[Boxes, Tensor]:
     """The boxes without the margins in which some row is positive, and which of them are left."""
-    lower, upper = boxes.lower, boxes.upper
     left = torch.ones(len(boxes), dtype=torch.bool)
+    room_for_rounding = 1e-12 * (1 + boxes.lower.abs() + boxes.upper.abs()).unsqueeze(1)
     for _ in range(2):
-        least = _least(a, b, (lower + upper) / 2, (upper - lower) / 2)
+        lower, upper = boxes.lower, boxes.upper
+        least = _least(a, b, boxes)
         # How far an input may be from the end at which the row is lowest.
-        room = ((-least).clamp(min=0).unsqueeze(2) / a.abs()) * (1 + 1e-9) + 1e-12
+        room = ((-least).clamp(min=0).unsqueeze(2) / a.abs()) * (1 + 1e-9) + room_for_rounding
         room = torch.where(a.abs() > 1e-9, room, torch.inf)
         new_upper = torch.minimum(upper, torch.where(a > 0, lower.unsqueeze(1) + room, torch.inf).amin(1))
         new_lower = torch.maximum(lower, torch.where(a < 0, upper.unsqueeze(1) - room, -torch.inf).amax(1))
         left &= (new_lower <= new_upper).all(1)
-        lower, upper = torch.minimum(new_lower, new_upper), torch.maximum(new_lower, new_upper)
-    return _Boxes(lower, upper, boxes.asked, boxes.low, boxes.up).take(left), left
-
-
-def _halves(boxes: _Boxes, slopes: Tensor, opened: list[Tensor]) -> _Boxes:
-    """Both halves of each box, along the input that matters most to the rows and to the open neurons of each layer."""
-    score = sum(part / part.sum(1, keepdim=True).clamp(min=1e-9) for part in [slopes, *opened])
-    at = (score * (boxes.upper - boxes.lower)).argmax(1, keepdim=True)
-    middle = ((boxes.lower + boxes.upper) / 2).gather(1, at)
-    left, right = boxes.upper.scatter(1, at, middle), boxes.lower.scatter(1, at, middle)
-    return _Boxes.cat([
-        _Boxes(boxes.lower, left, boxes.asked, boxes.low, boxes.up),
-        _Boxes(right, boxes.upper, boxes.asked, boxes.low, boxes.up),
-    ])  # fmt: skip
+        boxes = replace(boxes, lower=torch.minimum(new_lower, new_upper), upper=torch.maximum(new_lower, new_upper))
+    return boxes, left

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robust_plugins.decisions.verifier.attack import Confirm
+from robust_plugins.decisions.verifier.chains import chain
 from robust_plugins.decisions.verifier.clock import Clock
+from robust_plugins.decisions.verifier.input_splitting import split_inputs
 from robust_plugins.decisions.verifier.proofs import NO_PROOF, Notes, ProofFile, property_of
 from robust_plugins.decisions.verifier.properties import Answer, Halfspaces, Unsafe
+from robust_plugins.decisions.verifier.relaxed_splitting import split_relaxed
 from robust_plugins.decisions.verifier.relu_form import relu_form
 from robust_plugins.decisions.verifier.search import Found
 from robust_plugins.decisions.verifier.stages import Engine, Stages
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.harness.call import calling
 from robust_plugins.intervals import Interval, trace
 from robust_plugins.intervals.network.graph import Network
+
+FEW = 6
+"""So many inputs are split rather than neurons."""
+INPUTS = 24
+"""With more inputs than that, halving boxes does not end."""
 
 
 def verify_property(
@@ -40,12 +50,13 @@ def verify_property(
     - `unsafe`: reached by an output z where in one of them every row has `weights z + offsets <= 0`
     - `timeout`: wall-clock seconds, from the call on
     - `engine`: other parts than the usual ones
-    - `proof`: a file to which the proof of `unsat` is added, for `robust-plugins check-proof`
+    - `proof`: a file to which the proof of `unsat` is added, for `robust-plugins check-proof`; of piecewise linear
+      networks
 
     `unsat` holds in real arithmetic: every closed domain was evaluated once more in float64, with its rounding errors
     taken off. The witness of `sat`, shaped like `lower`, lies in the box and reaches the set as the model computes it.
-    Raises ArgumentError for unusable arguments, UnsupportedModelError, naming the layer, where one is not piecewise
-    linear.
+    Networks that are not piecewise linear are decided where at most 24 inputs vary, or one bound suffices. Raises
+    ArgumentError for unusable arguments, UnsupportedModelError, naming the layer, where one has no bounds.
     """
     clock = Clock(timeout)
     _check_box(lower, upper)
@@ -53,12 +64,14 @@ def verify_property(
     with torch.no_grad(), calling(model, low) as call:
         outputs = call.model(low.clone())
         asked = Unsafe(unsafe, outputs.shape[1])
-        form = prepared(call.model, low)
-        notes, file = Notes(), None if proof is None else ProofFile(Path(proof), form, tuple(lower.shape))
+        read = prepared(call.model, low)
+        notes, file = Notes(), None if proof is None else ProofFile(Path(proof), read.relu, tuple(lower.shape))
         parts = engine or Engine()
         if file is not None:
             parts = replace(parts, root=notes.root, search=notes.search)
-        found = decide(call.model, form, low, up, asked, reaching(call.model, asked), clock, seed, parts)
+        found = decide(
+            call.model, read, low, up, asked, reaching(call.model, asked), clock, seed, parts, recorded=file is not None
+        )
         if file is not None and found.answer == "unsat":
             written = file.add(Interval(low, up), *property_of(asked), notes, len(asked.member))
             found = found if written else replace(found, answer="unknown", message=NO_PROOF)
@@ -68,19 +81,22 @@ def verify_property(
 
 def decide(
     model: nn.Module,
-    form: Network,
+    read: Prepared,
     lower: Float[Tensor, "1 *features"],
     upper: Float[Tensor, "1 *features"],
     unsafe: Unsafe,
-    confirm: Callable[[Tensor], bool],
+    confirm: Confirm,
     clock: Clock,
     seed: int,
     engine: Engine,
     tell: Callable[[int, int, float], None] = lambda domains, open_domains, bound: None,
+    *,
+    recorded: bool = False,
 ) -> Found:
-    """Attacks, bounds the root, then searches; `model` is in evaluation mode, `form` its ReLU form.
+    """Attacks, then halves boxes of few inputs, else branches over neurons; of a number in between first the latter.
 
-    `confirm` judges every witness.
+    `model` is in evaluation mode, and `read` is what `prepared` made of it. `confirm` judges every witness. A search
+    that is `recorded` for a proof branches over neurons.
     """
     proved = torch.full((len(unsafe.member),), -torch.inf, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
@@ -88,21 +104,58 @@ def decide(
     if x is not None and confirm(x):
         return Found("sat", x, proved, 0)
 
-    def confirmed(z: Tensor) -> bool:
-        return confirm(torch.maximum(torch.minimum(z.to(lower), upper), lower))
+    def inside(z: Tensor) -> Tensor:
+        return torch.maximum(torch.minimum(z.view(lower.shape).to(lower), upper), lower)
 
-    box = Interval(lower.cpu().double(), upper.cpu().double())
-    found = Stages(form, box, unsafe, confirmed, clock, engine, tell).run()
+    def confirmed(z: Tensor) -> bool:
+        return confirm(inside(z))
+
+    few = None if recorded else chain(read.network, lower, upper, INPUTS)
+    if few is not None and not few.bends and read.piecewise_linear:
+        few = None  # kinks other than ReLU's are better split than approached
+    if few is not None and (len(few.lower) <= FEW or not read.piecewise_linear):
+        found = split_inputs(few, unsafe, confirmed, clock, tell)
+    elif not recorded and not read.piecewise_linear:
+        found = split_relaxed(model, lower, upper, unsafe, confirmed, clock, most=INPUTS, tell=tell)
+    else:
+        box = Interval(lower.cpu().double(), upper.cpu().double())
+        limited = clock if few is None else clock.share(0.5)
+        found = Stages(read.relu, box, unsafe, confirmed, limited, engine, tell).run()
+        if few is not None and found.answer not in ("unsat", "sat"):
+            again = split_inputs(few, unsafe, confirmed, clock, tell)
+            bounds = torch.maximum(found.bounds, again.bounds)
+            found = Found(again.answer, again.witness, bounds, found.domains + again.domains, again.message)
     if found.witness is None:
         return found
-    witness = torch.maximum(torch.minimum(found.witness.to(lower), upper), lower)
-    return Found(found.answer, witness, found.bounds, found.domains)
+    return replace(found, witness=inside(found.witness))
 
 
-def prepared(model: nn.Module, x: Float[Tensor, "batch *features"]) -> Network:
-    """The model's ReLU form. Raises UnsupportedModelError, naming the layer, where it has none."""
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A model read."""
+
+    network: Network
+    shapes: list[tuple[int, ...]]
+    """Of each node's output, without the batch."""
+
+    @cached_property
+    def relu(self) -> Network:
+        """Its ReLU form. Raises UnsupportedModelError, naming the layer, where it has none."""
+        return relu_form(self.network, self.shapes)
+
+    @property
+    def piecewise_linear(self) -> bool:
+        """Whether there is a ReLU form."""
+        try:
+            return self.relu is not None
+        except UnsupportedModelError:
+            return False
+
+
+def prepared(model: nn.Module, x: Float[Tensor, "batch *features"]) -> Prepared:
+    """The model, traced. Raises UnsupportedModelError, naming the layer, where it cannot be."""
     network = trace(model, x)
-    return relu_form(network, [tuple(v.shape[1:]) for v in network.forward(Interval.point(x[:1]))])
+    return Prepared(network, [tuple(v.shape[1:]) for v in network.forward(Interval.point(x[:1]))])
 
 
 def reaching(model: nn.Module, unsafe: Unsafe) -> Callable[[Tensor], bool]:

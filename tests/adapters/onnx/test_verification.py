@@ -10,10 +10,9 @@ import pytest
 import torch
 from onnx import helper
 from support.onnx_files import floats, mlp, published, write
-from torch import nn
 
 import robust_plugins as rp
-from robust_plugins.adapters.onnx import OnnxNetwork, read_network, splitting
+from robust_plugins.adapters.onnx import OnnxNetwork, read_network
 from robust_plugins.adapters.onnx.counterexamples import (
     into,
     read_counterexample,
@@ -23,8 +22,6 @@ from robust_plugins.adapters.onnx.counterexamples import (
 )
 from robust_plugins.adapters.onnx.properties import Property, read_property
 from robust_plugins.adapters.onnx.verification import verify
-from robust_plugins.decisions.verifier import Halfspaces
-from robust_plugins.intervals import rounding
 
 
 def asked(folder: Path, low: str, up: str, *asserts: str, inputs: int = 2, outputs: int = 2) -> Property:
@@ -168,18 +165,3 @@ def test_a_published_counterexample_is_replayed() -> None:
     name = "ACASXU_run2a_1_2_batch_2000_prop_2.counterexample"
     x = read_counterexample(folder / "published" / "alpha_beta_crown" / name, 5)
     assert replay(network.session, question, x).unsafe
-
-
-def test_bounds_of_boxes_are_rounded_outward(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bounds that overstate by rounding alone would prove what an output touches."""
-    active = []
-    bounds = splitting.crown
-    monkeypatch.setattr(splitting, "crown", lambda *given: active.append(rounding.active()) or bounds(*given))
-    model = nn.Sequential(nn.Linear(1, 1), nn.Tanh(), nn.Linear(1, 1)).double().requires_grad_(False)
-    highest = max(float(model(torch.tensor([[x]], dtype=torch.float64))) for x in (0.0, 1.0))
-    touched = [Halfspaces(-torch.ones(1, 1, dtype=torch.float64), torch.tensor([highest], dtype=torch.float64))]
-    low, up = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    answer = splitting.decide_by_splitting(model, low, up, touched, timeout=2.0).answer
-    assert answer != "unsat"
-    assert active
-    assert all(active)

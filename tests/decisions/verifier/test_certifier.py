@@ -102,11 +102,15 @@ def test_time_is_kept() -> None:
     assert -torch.inf < found.margin[0] <= (logits[:, y] - logits[:, 1 - y]).min()
 
 
-def test_smooth_layers_are_refused_by_name() -> None:
-    model, x = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)).eval(), torch.rand(1, 2)
-    found = rp.certifier(NAME)(model, x, model(x).argmax(1), rp.Linf(eps=0.1, clip=None))
-    assert found.verdicts == (rp.Verdict.UNSUPPORTED,)
-    assert "'1' (Tanh)" in found.messages[0]
+def test_smooth_networks_of_many_inputs_stay_unknown() -> None:
+    """Where one bound does not suffice; a small ball is certified by it."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(40, 30), nn.Tanh(), nn.Linear(30, 2)).eval(), torch.rand(1, 40)
+    small, large = (
+        rp.certifier(NAME)(model, x, model(x).argmax(1), rp.Linf(eps=eps, clip=None)) for eps in (1e-4, 0.1)
+    )
+    assert small.verdicts == (rp.Verdict.CERTIFIED,)
+    assert large.verdicts != (rp.Verdict.CERTIFIED,)
 
 
 @pytest.mark.parametrize(

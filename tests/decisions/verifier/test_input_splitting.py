@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import robust_plugins as rp
 from robust_plugins.decisions.verifier import Halfspaces, input_splitting
-from robust_plugins.decisions.verifier.input_splitting import _Boxes, _Search, affine_layers, split_inputs
+from robust_plugins.decisions.verifier.boxes import Bounded, Bounds, Boxes
+from robust_plugins.decisions.verifier.chains import Chain, chain
+from robust_plugins.decisions.verifier.clock import Clock
+from robust_plugins.decisions.verifier.input_splitting import split_inputs
+from robust_plugins.decisions.verifier.properties import Unsafe
+from robust_plugins.decisions.verifier.search import Found
+from robust_plugins.intervals import trace
 
 SIDE = torch.linspace(-0.5, 0.5, 81, dtype=torch.float64)
 GRID = torch.cartesian_prod(SIDE, SIDE)
+FUNCTIONS = [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.LeakyReLU]
 
 
-def network(seed: int, widths: tuple[int, ...] = (2, 10, 10, 3)) -> nn.Sequential:
+def network(seed: int, widths: tuple[int, ...] = (2, 10, 10, 3), function: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     torch.manual_seed(seed)
     layers: list[nn.Module] = [nn.Flatten()]
     for a, b in itertools.pairwise(widths):
-        layers += [nn.Linear(a, b), nn.ReLU()]
+        layers += [nn.Linear(a, b), function()]
         nn.init.normal_(layers[-2].weight, std=1.5 * a**-0.5)  # type: ignore[arg-type]
-    return nn.Sequential(*layers[:-1]).double().requires_grad_(False)
+    return nn.Sequential(*layers[:-1]).double().eval().requires_grad_(False)
 
 
 def questions(model: nn.Module, share: float) -> list[list[Halfspaces]]:
@@ -37,102 +46,149 @@ def questions(model: nn.Module, share: float) -> list[list[Halfspaces]]:
     return [top[:1], top, [Halfspaces(rows, offset.expand(2))]]
 
 
-def reached(model: nn.Module, x: Tensor, unsafe: list[Halfspaces]) -> bool:
-    z = model(x.unsqueeze(0))
-    return any(bool((z @ w.t() + o <= 1e-12).all()) for w, o in unsafe)
+def chained(model: nn.Module, lower: Tensor, upper: Tensor) -> Chain:
+    found = chain(trace(model, lower), lower, upper)
+    assert found is not None
+    return found
 
 
-def answered(model: nn.Module, unsafe: list[Halfspaces]) -> tuple[str, Tensor | None]:
-    layers = affine_layers(model, 2)
-    assert layers is not None
-    end = torch.full((2,), 0.5, dtype=torch.float64)
-    return split_inputs(layers, -end, end, unsafe, timeout=20)
+def answered(model: nn.Module, unsafe: list[Halfspaces], seconds: float = 20, inputs: int = 2) -> Found:
+    end = torch.full((1, inputs), 0.5, dtype=torch.float64)
+    asked = Unsafe(unsafe, 3)
+
+    def confirm(x: Tensor) -> bool:
+        assert bool((x.abs() <= 0.5).all())
+        return bool((asked.excess(asked.values(model(x))) <= 0).any())
+
+    return split_inputs(chained(model, -end, end), asked, confirm, Clock(seconds, cpu=True))
 
 
-def test_answers_agree_with_a_grid() -> None:
-    for seed in range(8):
-        model = network(seed)
+def agree_with_a_grid(function: type[nn.Module], seeds: range) -> None:
+    for seed in seeds:
+        model = network(seed, function=function)
         for unsafe in questions(model, -0.01):
-            answer, x = answered(model, unsafe)
-            assert answer == "sat"
-            assert x is not None
-            assert reached(model, x, unsafe)
-            assert bool((x.abs() <= 0.5).all())
+            assert answered(model, unsafe).answer == "sat"
         for unsafe in questions(model, 0.05):  # further than a grid of this width misses
-            assert answered(model, unsafe)[0] == "unsat"
+            assert answered(model, unsafe).answer == "unsat"
 
 
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_answers_agree_with_a_grid(function: type[nn.Module]) -> None:
+    agree_with_a_grid(function, range(8 if function is nn.ReLU else 2))
+
+
+def whole(bounds: Bounds, lower: Tensor, upper: Tensor) -> Boxes:
+    wide = torch.full((len(lower), bounds.neurons), torch.inf, dtype=torch.float64)
+    none = torch.zeros_like(wide, dtype=torch.int8)
+    return Boxes(lower, upper, torch.zeros(len(lower), dtype=torch.long), -wide, wide, none, wide[:, :0])
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("width", [1e-4, 0.1, 1.0])
-def test_bounds_hold_for_what_is_sampled(width: float) -> None:
+def test_bounds_hold_for_what_is_sampled(function: type[nn.Module], width: float) -> None:
     """Of all neurons, and the lines under the rows; of children inside what their parents had."""
-    for seed in range(4):
-        model = network(seed)
-        layers = affine_layers(model, 2)
-        assert layers is not None
-        search = _Search(layers, [Halfspaces(torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))])
+    for seed in range(2):
+        model = network(seed, function=function)
+        end = torch.full((1, 2), 2.0, dtype=torch.float64)
+        bounds = Bounds(chained(model, -end, end), 3)
         generator = torch.Generator().manual_seed(seed)
         lower = torch.rand((5, 2), generator=generator, dtype=torch.float64) - 0.5
         upper = lower + width
-        wide = torch.full((5, 20), torch.inf, dtype=torch.float64)
-        boxes, _, size = search._neurons(_Boxes(lower, upper, torch.zeros(5, dtype=torch.long), -wide, wide))
-        a, b = search._rows(boxes)
-        inner, _, _ = search._neurons(
-            _Boxes(lower, lower + width / 2, torch.zeros(5, dtype=torch.long), boxes.low, boxes.up)
-        )
+        found = bounds.bounded(whole(bounds, lower, upper))
+        boxes = found.boxes
+        rows = torch.eye(3, dtype=torch.float64).expand(5, -1, -1)
+        a, b = bounds.rows(found, rows, torch.zeros((5, 3), dtype=torch.float64))
+        inner = bounds.bounded(replace(boxes, upper=lower + width / 2)).boxes
         assert bool((boxes.low <= inner.low).all() & (inner.up <= boxes.up).all())
-        assert float(size.max()) < 1e4
+        assert float(found.size.max()) < 1e5
         shares = torch.rand((200, 5, 2), generator=generator, dtype=torch.float64)
         shares[:100] = shares[:100].round()
         x = lower + (upper - lower) * shares
         h, seen = x, []
-        for weight, bias in layers:
-            z = h @ weight.t() + bias
+        for layer in bounds.layers:
+            z = h @ layer.weight.t() + layer.bias
             seen.append(z)
-            h = z.relu()
+            h = z if layer.function is None else layer.function.f(z)
         neurons = torch.cat(seen[:-1], 2)
         assert bool((neurons >= boxes.low - 1e-12).all() & (neurons <= boxes.up + 1e-12).all())
         lines = torch.einsum("bri,nbi->nbr", a, x) + b
         assert bool((lines <= seen[-1].repeat(1, 1, 2) + 1e-12).all())
+        assert float((seen[-1].repeat(1, 1, 2) - lines).min()) < 1.5 * width * float(seen[-1].abs().max())
 
 
-@pytest.mark.parametrize("fault", ["cut", "slope", "halves"])
+def test_a_box_without_width_has_the_value_itself() -> None:
+    for function in FUNCTIONS:
+        model = network(0, function=function)
+        end = torch.ones((1, 2), dtype=torch.float64)
+        bounds = Bounds(chained(model, -end, end), 3)
+        x = torch.rand((4, 2), dtype=torch.float64)
+        found = bounds.bounded(whole(bounds, x, x))
+        rows = torch.eye(3, dtype=torch.float64).expand(4, -1, -1)
+        a, b = bounds.rows(found, rows, torch.zeros((4, 3), dtype=torch.float64))
+        assert torch.allclose((torch.einsum("bri,bi->br", a, x) + b)[:, 3:], model(x), atol=1e-9)
+
+
+@pytest.mark.parametrize("fault", ["cut", "slope", "halves", "signs", "lines"])
 def test_planted_faults_are_noticed(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Boxes cut too far, a child dropped, lines that are too high: a `sat` is then missed."""
+    """Boxes cut too far, a part dropped, lines that are too high or of the other sign: a `sat` is then missed."""
+    search = input_splitting._Search
     if fault == "cut":
         plain = input_splitting._cut
         monkeypatch.setattr(input_splitting, "_cut", lambda boxes, a, b: plain(boxes, a, b + 0.3))
     elif fault == "slope":
-        rows = _Search._rows
-        monkeypatch.setattr(
-            _Search, "_rows", lambda search, boxes: (rows(search, boxes)[0], rows(search, boxes)[1] + 0.3)
-        )
+        rows = Bounds.rows
+        monkeypatch.setattr(Bounds, "rows", lambda *given: (rows(*given)[0], rows(*given)[1] + 0.3))
+    elif fault == "lines":
+        cuts = Bounded.cuts
+        monkeypatch.setattr(Bounded, "cuts", lambda *given: (-cuts(*given)[0], cuts(*given)[1]))
     else:
-        halves = input_splitting._halves
-        monkeypatch.setattr(
-            input_splitting, "_halves", lambda *given: (both := halves(*given)).take(slice(len(both) // 2))
-        )
+        name = f"_{fault}"
+        both = getattr(search, name)
+        monkeypatch.setattr(search, name, lambda *given: (found := both(*given)).take(slice(len(found) // 2)))
+    # Witnesses are looked for in the boxes that are left alone.
     with pytest.raises(AssertionError):
-        test_answers_agree_with_a_grid()
+        agree_with_a_grid(nn.ReLU, range(8))
 
 
-def test_only_chains_of_linear_layers_and_relus_are_taken() -> None:
-    linear = nn.Linear(2, 2)
-    assert affine_layers(nn.Sequential(linear, nn.Sigmoid(), linear), 2) is None
-    assert affine_layers(nn.Sequential(linear, nn.ReLU()), 2) is None
-    assert affine_layers(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), linear), 2) is None
-    assert affine_layers(nn.Sequential(linear, nn.Flatten(), nn.Linear(4, 1)), 4) is None  # on each row of 2 x 2
-    joined = affine_layers(nn.Sequential(nn.Flatten(), nn.Sequential(linear, linear), nn.ReLU(), linear), 2)
-    assert joined is not None
-    assert len(joined) == 2
-    x = torch.rand(3, 2)
-    assert torch.allclose(x.double() @ joined[0][0].t() + joined[0][1], linear(linear(x)).double(), atol=1e-6)
+def test_chains() -> None:
+    """Constants and shapes belong to chains, two linear layers too; branches and convolutions do not."""
+    one, x = nn.Linear(2, 2), torch.rand(1, 2)
+    layers = nn.Sequential(nn.Flatten(), nn.Sequential(one, one), nn.ReLU(), nn.Tanh(), one, nn.Sigmoid()).eval()
+    found = chain(trace(layers, x), x - 1, x + torch.tensor([1.0, -1.0]))  # the second input is fixed
+    assert found is not None
+    assert len(found.lower) == 1
+    h = torch.tensor([[0.3]], dtype=torch.float64)
+    for layer in found.layers:
+        h = h @ layer.weight.t() + layer.bias
+        h = h if layer.function is None else layer.function.f(h)
+    x = found.input_at(torch.tensor([0.3], dtype=torch.float64)).float().unsqueeze(0)
+    assert torch.allclose(h, layers(x).double(), atol=1e-6)
+    image = torch.rand(1, 1, 2, 2)
+    convolution = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten()).eval()
+    assert chain(trace(convolution, image), image - 1, image + 1) is None
+    assert chain(trace(nn.Sequential(nn.Linear(2, 2)).eval(), image), image - 1, image + 1) is None  # of each row
+    assert chain(trace(layers, x), x - 1, x + 1, 1) is None  # two inputs vary
 
 
-def test_the_time_is_kept() -> None:
+def test_the_time_is_kept_and_what_was_proved_is_told() -> None:
     model = network(0, (12, 40, 40, 3))
-    layers = affine_layers(model, 12)
-    assert layers is not None
-    top = model(torch.rand(500, 12, dtype=torch.float64) * 4 - 2).amax(0)[:1]
-    unsafe = [Halfspaces(-torch.eye(3, dtype=torch.float64)[:1], 3 * top)]
-    end = torch.full((12,), 2.0, dtype=torch.float64)
-    assert split_inputs(layers, -end, end, unsafe, timeout=0.3).answer == "timeout"
+    top = model(torch.rand(500, 12, dtype=torch.float64) - 0.5).amax(0)[:1]
+    unsafe = [Halfspaces(-torch.eye(3, dtype=torch.float64)[:1], 4 * top)]
+    found, longer = (answered(model, unsafe, seconds, 12) for seconds in (0.1, 0.6))
+    assert found.answer == "timeout"
+    assert -torch.inf < float(found.bounds) <= float(longer.bounds) <= 3 * float(top)
+
+
+def test_certifier_decides_smooth_networks_and_few_inputs() -> None:
+    for function in (nn.Tanh, nn.ReLU):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(2, 20), function(), nn.Linear(20, 20), function(), nn.Linear(20, 3)).eval()
+        with torch.no_grad():
+            model[0].weight.mul_(4)
+        x = torch.rand(6, 2)
+        y, ball = model(x).argmax(1), rp.Linf(eps=0.15, clip=None)
+        found = rp.certifier("interval:branch-and-bound", timeout=10)(model, x, y, ball)
+        assert set(found.verdicts) == {rp.Verdict.CERTIFIED, rp.Verdict.FALSIFIED}
+        points = ball.sample(x, 4000, torch.Generator().manual_seed(0))
+        kept = (model(points.flatten(0, 1)).argmax(1).view(4000, -1) == y).all(0)
+        assert bool((kept | ~found.certified).all())

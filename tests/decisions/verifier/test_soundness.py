@@ -36,7 +36,7 @@ def perceptron(seed: int, *, inputs: int = 3, width: int = 8, bias: float = 0.3)
 def unfolded(model: nn.Module, low: Tensor, up: Tensor, trees: Trees | None = None) -> Root:
     engine, box = Engine(), Interval(low.double(), up.double())
     with torch.no_grad():
-        form = prepared(model, low)
+        form = prepared(model, low).relu
         root = Root(form, [box], engine.ascent, engine.memory, clock=EVER)
         return root if trees is None else Root(form, root.values, engine.ascent, engine.memory, clock=EVER, trees=trees)
 

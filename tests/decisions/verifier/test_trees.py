@@ -31,7 +31,7 @@ def deep(seed: int = 0) -> nn.Sequential:
 def unfolded(model: nn.Module) -> Root:
     engine, low = Engine(), -torch.ones((1, 3))
     with torch.no_grad():
-        form = prepared(model, low)
+        form = prepared(model, low).relu
         return Root(form, [Interval(low.double(), -low.double())], engine.ascent, engine.memory, clock=Clock(1e6))
 
 

@@ -105,5 +105,5 @@ def test_refusals() -> None:
         verify_property(model, low, up, [Halfspaces(torch.eye(3), torch.zeros(3))])
     with pytest.raises(rp.ArgumentError, match="upper"):
         verify_property(model, low, up.double(), [rows])
-    with pytest.raises(rp.UnsupportedModelError, match=r"Sigmoid"):
-        verify_property(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()).eval(), low, up, [rows])
+    answer = verify_property(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()).eval(), low, up, [rows]).answer
+    assert answer in ("unsat", "sat")
