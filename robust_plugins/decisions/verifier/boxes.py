@@ -80,7 +80,7 @@ class Strip(NamedTuple):
 
 
 class Middles(NamedTuple):
-    """What bounded some neurons of a layer: `a x + b` up to `off`."""
+    """The lines that bounded some neurons of a layer: `a x + b` up to `off`."""
 
     at: Int[Tensor, "boxes some"]
     a: Float[Tensor, "boxes some inputs"]

@@ -107,7 +107,7 @@ class _Search:
         )  # fmt: skip
 
     def bounds(self, boxes: Boxes) -> Tensor:
-        """What is proved for every conjunction when these boxes are open."""
+        """The bound proved for every conjunction when these boxes are open."""
         if self.joint:
             return torch.minimum(boxes.proved.amin(0), self.least) if len(boxes) else self.least
         return self.least.scatter_reduce(0, boxes.asked, boxes.proved[:, 0], "amin")
@@ -298,7 +298,7 @@ def _combined(a: Tensor, b: Tensor, boxes: Boxes, steps: int) -> tuple[Tensor, T
 
 
 def _units(a: Tensor, b: Tensor, radius: Tensor) -> Tensor:
-    """What makes each line move by about 1 in its box."""
+    """The factor that makes each line move by about 1 in its box."""
     return 1 / ((a.abs() * radius.unsqueeze(1)).sum(2) + 1e-12 * (1e-3 + b.abs()))
 
 

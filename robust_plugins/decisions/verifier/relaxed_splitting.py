@@ -76,7 +76,7 @@ def split_relaxed(
 
 
 def _least(heap: list[tuple[float, int, Tensor, Tensor, Tensor]]) -> Tensor:
-    """What is proved for every conjunction while these boxes are open."""
+    """The bound proved for every conjunction while these boxes are open."""
     return torch.stack([box[4] for box in heap]).amin(0).clamp(max=0)
 
 

@@ -45,6 +45,8 @@ class Engine:
     leaf_ascent: DualAscent = field(default_factory=lambda: DualAscent(steps=6))
     batch: int = 256
     memory: int = MEMORY
+    few: int = 6
+    """Where at most so many inputs vary, chains of ReLUs are decided by boxes of inputs instead."""
     root: Callable[..., Root] = Root
     search: Callable[..., Search] = Search
     """What makes these: subclasses that write down what they find."""

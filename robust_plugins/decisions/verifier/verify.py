@@ -26,8 +26,6 @@ from robust_plugins.harness.call import calling
 from robust_plugins.intervals import Interval, trace
 from robust_plugins.intervals.network.graph import Network
 
-FEW = 6
-"""So many inputs are split rather than neurons."""
 INPUTS = 24
 """With more inputs than that, halving boxes does not end."""
 
@@ -111,9 +109,9 @@ def decide(
         return confirm(inside(z))
 
     few = None if recorded else chain(read.network, lower, upper, INPUTS)
-    if few is not None and not few.bends and read.piecewise_linear:
+    if few is not None and read.piecewise_linear and (not few.bends or not engine.few):
         few = None  # kinks other than ReLU's are better split than approached
-    if few is not None and (len(few.lower) <= FEW or not read.piecewise_linear):
+    if few is not None and (len(few.lower) <= engine.few or not read.piecewise_linear):
         found = split_inputs(few, unsafe, confirmed, clock, tell)
     elif not recorded and not read.piecewise_linear:
         found = split_relaxed(model, lower, upper, unsafe, confirmed, clock, most=INPUTS, tell=tell)

@@ -166,7 +166,7 @@ def contradictions() -> int:
     axis = torch.linspace(-1, 1, 51)
     grid = torch.tensor(list(product(axis.tolist(), axis.tolist())))
     plan = GrowingTrees(most=4, search=1e-9)
-    engine = Engine(attack=lambda *_: None, refinement=plan)
+    engine = Engine(attack=lambda *_: None, refinement=plan, few=0)
     for seed in (0, 1, 3):
         model = perceptron(seed, inputs=2, width=5)
         with torch.no_grad():

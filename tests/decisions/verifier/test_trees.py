@@ -89,7 +89,7 @@ def test_stages_end_with_the_same_answers(most, monkeypatch) -> None:
     axis = torch.linspace(-1, 1, 15)
     with torch.no_grad():
         least = (model(torch.cartesian_prod(axis, axis, axis)) @ torch.tensor([1.0, -1.0])).min()
-    engine = Engine(attack=lambda *_: None, refinement=GrowingTrees(most=most, search=1e-9))
+    engine = Engine(attack=lambda *_: None, refinement=GrowingTrees(most=most, search=1e-9), few=0)
     searched, run = [], Search.run
 
     def counted(self, limit=None):
