@@ -21,6 +21,8 @@ from robust_plugins.benchmark.subjects import Subject, loss_of, read_data, read_
 from robust_plugins.errors import ArgumentError, RobustPluginsError
 from robust_plugins.harness.arguments import decided
 from robust_plugins.harness.call import calling
+from robust_plugins.poisoning import poisoning_attack
+from robust_plugins.poisoning.budget_text import parse_budget
 
 
 @dataclass
@@ -94,6 +96,11 @@ def check(configuration: Configuration, folder: Path, cache: Path, store: Path) 
             subjects.append(subject)
             if model.train is not None and not list(cache.glob(f"{model.name}-*.pt")):
                 found.trainings.append(f"{model.name} on {entry.name}, {model.train.epochs} epochs")
+    for poisoning in configuration.poisoning:
+        what = f"poisoning.{poisoning.name}"
+        tried(what, partial(parse_budget, poisoning.budget, "budget"))
+        for attack in poisoning.attacks:
+            tried(what, partial(poisoning_attack, attack))
     if not found.problems:
         _count(configuration, components, subjects, store, found)
     return found

@@ -137,7 +137,7 @@ def batches(
     Samples keep the places that they have among batches of `batch_size`, so that a study that was interrupted between
     batches goes on as it would have.
     """
-    components = asked(configuration)
+    components = asked(configuration) if configuration.balls else []
     for subject in subjects:
         for component in components:
             if not _meant(component, subject):

@@ -6,19 +6,23 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from robust_plugins.benchmark.configuration import Configuration, Run
 from robust_plugins.benchmark.executing import Held, InRay, OnDisk, Parcel, execute, hold, let_go, stop_all
 from robust_plugins.benchmark.planning import Batch, batches
+from robust_plugins.benchmark.poisoned import poisoned_batches
 from robust_plugins.benchmark.records import Record, digest
 from robust_plugins.benchmark.store import Store
 from robust_plugins.benchmark.subjects import Subject
+from robust_plugins.benchmark.work import Answers, Job
 from robust_plugins.errors import PluginError
 
 FAILURES = ("timeout", "error")
@@ -57,12 +61,14 @@ def run(
     subjects: Sequence[Subject],
     store: Store,
     *,
+    folder: Path = Path(),
     retry: bool = False,
     told: Callable[[Batch, Sequence[Record]], None] = lambda batch, records: None,
     begun: Callable[[list[Batch], int], None] = lambda batches, total: None,
 ) -> Outcome:
     """Computes all rows of a study that its store does not have, and writes each batch when it is complete.
 
+    - `folder`: what paths in it are relative to
     - `retry`: records of errors and timeouts are computed again
     - `begun`: is told of the batches that are left, and how many rows the study has
     - `told`: is told of each batch with its records, when they are written
@@ -70,9 +76,9 @@ def run(
     KeyboardInterrupt drops the batches that are running, and ends the run with `interrupted`; all others are written.
     """
     start, created = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
-    everything = list(batches(configuration, subjects, (), created))
+    everything = planned(configuration, subjects, folder, (), created)
     there = store.identities(answered=retry)
-    left = list(batches(configuration, subjects, there, created))
+    left = planned(configuration, subjects, folder, there, created)
     total = sum(len(batch.records) for batch in everything)
     outcome = Outcome(store.path, total, total - sum(len(batch.records) for batch in left))
     begun(left, total)
@@ -90,6 +96,16 @@ def run(
         outcome.interrupted = True
     outcome.seconds = time.perf_counter() - start
     return outcome
+
+
+def planned(
+    configuration: Configuration, subjects: Sequence[Subject], folder: Path, there: Collection[str], created: str
+) -> list[Batch]:
+    """The batches of all rows of a study whose identities are not `there`."""
+    return [
+        *batches(configuration, subjects, there, created),
+        *poisoned_batches(configuration, folder, there, created),
+    ]
 
 
 def _kept(configuration: Configuration, subjects: Sequence[Subject]) -> dict[str, bytes]:
@@ -111,33 +127,34 @@ def _kept(configuration: Configuration, subjects: Sequence[Subject]) -> dict[str
 
 
 @contextmanager
-def _answers(run: Run, left: Sequence[Batch]) -> Iterator[Iterator[tuple[int, Any]]]:
+def _answers(run: Run, left: Sequence[Batch]) -> Iterator[Iterator[tuple[int, Answers]]]:
     """The answers of all batches, with their numbers, as they come; leaving the block ends what still runs."""
     if not left:
         yield iter(())
         return
     with ExitStack() as stack:
-        parcels, options = _backend(run, left, stack)
-        yield stack.enter_context(closing(_answered(run, left, parcels, options)))
+        parcels, begin = _backend(run, left, stack)
+        yield stack.enter_context(closing(_answered(run, left, parcels, begin)))
+
+
+Call = tuple[int, Job, Parcel, bool]
+"""The arguments of `execute`."""
+Answered = Generator[tuple[int, Answers], None, None]
 
 
 def _answered(
-    run: Run, left: Sequence[Batch], parcels: dict[str, Parcel], options: dict[str, Any]
-) -> Generator[tuple[int, Any], None, None]:
+    run: Run, left: Sequence[Batch], parcels: dict[str, Parcel], begin: Callable[[list[Call]], Answered]
+) -> Answered:
     """Runs all batches; those that were lost with a worker run again, in processes that may crash."""
-    import joblib
-
     done: set[int] = set()
     isolate, deaths = run.isolate, 0
     while len(done) < len(left):
-        # joblib would gather quick tasks, and a gathered one is lost as a whole where its worker is.
-        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
-        with joblib.parallel_config(**options):
-            found = parallel(
-                joblib.delayed(execute)(number, batch.job, parcels[batch.job.subject], isolate)
-                for number, batch in enumerate(left)
-                if number not in done
-            )
+        rest = [
+            (number, batch.job, parcels[batch.job.subject], isolate)
+            for number, batch in enumerate(left)
+            if number not in done
+        ]
+        found = begin(rest)
         try:
             for number, answers in found:
                 done.add(number)
@@ -153,21 +170,53 @@ def _answered(
             found.close()
 
 
-def _backend(run: Run, left: Sequence[Batch], stack: ExitStack) -> tuple[dict[str, Parcel], dict[str, Any]]:
-    """Where each subject is for the workers, and the options of joblib."""
+def _with_joblib(calls: list[Call], **options: Any) -> Answered:
+    import joblib
+
+    with joblib.parallel_config(**options):
+        # joblib would gather quick tasks, and a gathered one is lost as a whole where its worker is.
+        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
+        found: Answered = parallel(joblib.delayed(execute)(*call) for call in calls)
+    return found
+
+
+def _with_dask(calls: list[Call], client: Any, jobs: int) -> Answered:
+    """Runs on all workers, also those that come later; joblib would run here where there is one core so far."""
+    from distributed import as_completed
+
+    waiting = iter(calls)
+
+    def submitted(count: int | None) -> list[Any]:
+        # Not pure: two batches with the same arguments do not exist, and hashing them takes time.
+        return [client.submit(execute, *call, pure=False) for call in islice(waiting, count)]
+
+    running = as_completed(submitted(None if jobs == -1 else jobs), with_results=False)
+    try:
+        for future in running:
+            yield future.result()
+            for another in submitted(1):
+                running.add(another)
+    finally:
+        client.cancel(list(running.futures))
+
+
+def _backend(
+    run: Run, left: Sequence[Batch], stack: ExitStack
+) -> tuple[dict[str, Parcel], Callable[[list[Call]], Answered]]:
+    """Where each subject is for the workers, and what begins the work."""
     packed = {batch.job.subject: batch.packed for batch in left}
     jobs = run.jobs if run.jobs > 0 else os.cpu_count() or 1
     if run.backend == "threading":
-        return dict(packed), {"backend": "threading", "n_jobs": jobs}
+        return dict(packed), partial(_with_joblib, backend="threading", n_jobs=jobs)
     if run.backend == "loky":
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for key, content in packed.items():
             (folder / key).write_bytes(content)
         stack.callback(_end_loky)
-        return {key: OnDisk(str(folder / key)) for key in packed}, {"backend": "loky", "n_jobs": jobs}
+        return {key: OnDisk(str(folder / key)) for key in packed}, partial(_with_joblib, backend="loky", n_jobs=jobs)
     if run.backend == "dask":
-        return {key: Held(key) for key in packed}, _dask(run, packed, stack)
-    return _ray(run, packed, stack, jobs)
+        return {key: Held(key) for key in packed}, partial(_with_dask, client=_dask(run, packed, stack), jobs=run.jobs)
+    return _ray(run, packed, stack, jobs), partial(_with_joblib, backend="ray", n_jobs=jobs)
 
 
 def _end_loky() -> None:
@@ -176,7 +225,7 @@ def _end_loky() -> None:
     get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
 
-def _dask(run: Run, packed: dict[str, bytes], stack: ExitStack) -> dict[str, Any]:
+def _dask(run: Run, packed: dict[str, bytes], stack: ExitStack) -> Any:
     try:
         from distributed import Client, WorkerPlugin
     except ImportError as error:
@@ -197,10 +246,10 @@ def _dask(run: Run, packed: dict[str, bytes], stack: ExitStack) -> dict[str, Any
     name = f"robust_plugins-{digest(*packed)}"
     client.register_plugin(Subjects(), name=name)
     stack.callback(client.unregister_worker_plugin, name)
-    return {"backend": "dask", "n_jobs": run.jobs, "client": client}
+    return client
 
 
-def _ray(run: Run, packed: dict[str, bytes], stack: ExitStack, jobs: int) -> tuple[dict[str, Parcel], dict[str, Any]]:
+def _ray(run: Run, packed: dict[str, bytes], stack: ExitStack, jobs: int) -> dict[str, Parcel]:
     try:
         import ray
         from ray.util.joblib import register_ray
@@ -210,5 +259,4 @@ def _ray(run: Run, packed: dict[str, bytes], stack: ExitStack, jobs: int) -> tup
         ray.init(address=run.address, log_to_driver=False, num_cpus=None if run.address else jobs)
         stack.callback(ray.shutdown)
     register_ray()
-    parcels: dict[str, Parcel] = {key: InRay(ray.put(content)) for key, content in packed.items()}
-    return parcels, {"backend": "ray", "n_jobs": jobs}
+    return {key: InRay(ray.put(content)) for key, content in packed.items()}

@@ -75,7 +75,10 @@ class Study:
         with Store(self.store_path, write=True) as store, reporting(shown) as report:
             subjects = self.subjects(report.say)
             store.remember(self.to_dict(), datetime.now(UTC).isoformat(timespec="seconds"))
-            return run(self.configuration, subjects, store, retry=retry, told=report.told, begun=report.begun)
+            return run(
+                    self.configuration, subjects, store, folder=self.folder, retry=retry, told=report.told,
+                    begun=report.begun,
+                )  # fmt: skip
 
     def subjects(self, say: Callable[[str], None] = lambda text: None, *, train: bool = True) -> Sequence[Any]:
         """Its models with their samples; those that are trained on the fly are, or come from the cache of the store."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
@@ -18,15 +17,13 @@ from robust_plugins.brackets import PoisoningBracket, poisoning_bracket
 from robust_plugins.cli.folder import claim
 from robust_plugins.cli.printing import as_json, finite, print_json
 from robust_plugins.data import Dataset, dataset
-from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.pictures import svg
 from robust_plugins.networks import load_model
-from robust_plugins.poisoning import SGD, Adam, AdamW, NormClip, PoisoningBudget, poisoning_attack
+from robust_plugins.poisoning import SGD, Adam, AdamW, NormClip, poisoning_attack
 from robust_plugins.poisoning.abstract.settings import Domain
+from robust_plugins.poisoning.budget_text import parse_budget
 from robust_plugins.poisoning.concrete.optimizers import Optimizer
-from robust_plugins.registry.naming import parse_component
 
-CHANGES = ("substitution", "addition", "removal", "privacy")
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 
 
@@ -155,22 +152,6 @@ def poison(
             click.echo(f"{text}\n{bracket}\n")
         click.echo(f"The record and the pictures: {out}")
     ctx.exit(3 if any(bracket.crossings for bracket in brackets) else 0)
-
-
-def parse_budget(text: str) -> PoisoningBudget:
-    """`points=10,eps=0.01` or `substitution(k=5)` as a budget."""
-    change = next((c for c in CHANGES if text.strip().startswith(c)), None)
-    accepted = (
-        f"{', '.join(f.name for f in fields(PoisoningBudget)[:-2])}; or {', '.join(f'{c}(k=5)' for c in CHANGES)}"
-    )
-    try:
-        _, values = parse_component(text if change else f"budget({text})")
-        return PoisoningBudget(**values) if change is None else getattr(PoisoningBudget, change)(**values)
-    except (TypeError, ArgumentError) as error:
-        if isinstance(error, ArgumentError) and error.argument != "name":
-            raise
-        raise ArgumentError("--budget", repr(text), accepted=accepted,
-                            hint="For example --budget 'points=10,eps=0.01,labels=2'.") from None  # fmt: skip
 
 
 def _batches(data: Dataset, size: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:

@@ -41,12 +41,15 @@ SLOW = [{"use": "test:moody", "parameters": {"seconds": 0.3}}, {"use": "interval
 
 
 def once(tmp_path: Path, **run: object) -> dict[str, dict[str, object]]:
-    """The records of a study on this backend, each written once."""
-    found = study(tmp_path, components=SLOW, run={"batch_size": 5, **run})
-    outcome = found.run()
-    assert outcome.written == 60
-    assert not outcome.failures
-    return answers(found)
+    """The records of a study on this backend, each written once, and none of them made in this process."""
+    teller = {"use": "test:moody", "name": "teller", "parameters": {"mood": "tells"}}
+    found = study(tmp_path, components=[*SLOW, teller], run={"batch_size": 5, **run})
+    assert found.run().written == 84
+    rows = answers(found)
+    places = {row["error"] for row in rows.values() if row["component"] == "teller"}
+    assert all(re.fullmatch(r"RuntimeError: process \d+", str(place)) for place in places)
+    assert (f"RuntimeError: process {os.getpid()}" in places) is (run == {"isolate": False})
+    return {name: row for name, row in rows.items() if row["component"] != "teller"}
 
 
 @pytest.fixture
@@ -93,6 +96,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
         address = wait(lambda: re.search(r"tcp://127\.0\.0\.1:\d+", log.read_text()))[0]
         for i in range(2):
             start("worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard", log=f"worker{i}.log")
+        wait(lambda: log.read_text().count("Register worker") == 2)
         yield address, processes[1:]
     finally:
         for process in processes:
@@ -133,7 +137,7 @@ def test_a_dask_cluster_that_loses_a_worker(
     thread.start()
     found = once(tmp_path, backend="dask", address=address, jobs=-1, isolate=isolate)
     thread.join()
-    assert killed[0] < 60
+    assert killed[0] < 84
     assert found == expected
 
 

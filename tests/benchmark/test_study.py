@@ -235,6 +235,30 @@ def test_explanations_are_attacked_and_certified(tmp_path: Path) -> None:
     assert {r["verdict"] for r in proved.values()} <= {"certified", "unknown"}
 
 
+def test_poisoned_trainings_are_bounded_and_attacked(tmp_path: Path) -> None:
+    training = {
+        "name": "labels", "model": "net", "data": "points", "budget": "labels=1", "batch_size": 4, "lr": 0.02,
+        "attacks": ["poison:random(count=3)"],
+    }  # fmt: skip
+    found = study(tmp_path, components=[], balls=[], poisoning=[training, training | {"name": "more", "epochs": 2}])
+    assert found.run().written == 48
+    assert found.run().written == 0
+    rows = list(answers(found).values())
+    assert {(r["component"], r["kind"]) for r in rows} == {
+        (f"{name}{attack}", kind)
+        for name in ("labels", "more")
+        for attack, kind in (("", "poisoning certifier"), (": poison:random(count=3)", "poisoning attack"))
+    }
+    proved = {(r["model_hash"], r["sample"]): r for r in rows if r["kind"] == "poisoning certifier"}
+    assert len(proved) == 24
+    assert "certified" in {r["verdict"] for r in proved.values()}
+    for row in rows:
+        if row["kind"] == "poisoning attack":
+            certificate = proved[row["model_hash"], row["sample"]]
+            assert row["margin"] >= certificate["margin"] - 1e-5
+            assert not (row["success"] and certificate["verdict"] == "certified")
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [

@@ -28,6 +28,8 @@ class Moody(rp.Attack):
             time.sleep(1000)
         elif self.mood == "crashes":
             os.kill(os.getpid(), signal.SIGSEGV)
+        elif self.mood == "tells":
+            raise RuntimeError(f"process {os.getpid()}")
         elif self.mood == "fails":
             raise MemoryError("no memory left")
         return ball.project(x + torch.randn_like(x), x)
