@@ -114,7 +114,7 @@ def read_columns(path: str | Path) -> Columns:
 
 
 def _measured(columns: dict[str, list[Any]], store: Store) -> dict[str, list[float]]:
-    """What kept examples tell: how many values an input has, its largest one, and the distances in each norm."""
+    """Reads from kept examples how many values an input has, its largest one, and the distances in each norm."""
     from safetensors.numpy import load
 
     names = ("largest", "distance_linf", "distance_l2", "distance_l1")

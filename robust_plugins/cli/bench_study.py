@@ -7,10 +7,12 @@ from pathlib import Path
 
 import click
 
+from robust_plugins.benchmark.auditing import audit
 from robust_plugins.benchmark.example import EXAMPLE
 from robust_plugins.benchmark.exporting import export as write_export
 from robust_plugins.benchmark.store import Store
 from robust_plugins.benchmark.study import load_study
+from robust_plugins.cli.bench_audit import in_words
 
 STUDY = click.argument("path", metavar="STUDY.TOML", type=click.Path(path_type=Path))
 STORE = click.argument("path", metavar="STORE.SQLITE", type=click.Path(path_type=Path))
@@ -50,7 +52,7 @@ def check(ctx: click.Context, path: Path) -> None:
 
 @click.command(
     epilog="Exit codes: 0 every record is there; 1 some components failed, and the store has the causes; 2 wrong "
-    "usage; 130 interrupted."
+    "usage; 3 two records contradict each other; 130 interrupted."
 )
 @STUDY
 @click.option("--retry", is_flag=True, help="Compute again what failed or ran out of time before.")
@@ -59,7 +61,8 @@ def check(ctx: click.Context, path: Path) -> None:
 def run(ctx: click.Context, path: Path, retry: bool, quiet: bool) -> None:
     """Run a study, or what its store does not have of it yet.
 
-    Each batch is written when it is complete. Ctrl-C drops the batches that are running.
+    Each batch is written when it is complete. Ctrl-C drops the batches that are running. At the end all records of the
+    store are audited.
     """
     study = load_study(path)
     try:
@@ -71,6 +74,10 @@ def run(ctx: click.Context, path: Path, retry: bool, quiet: bool) -> None:
     if outcome.interrupted:
         click.echo(f"interrupted; go on with: {_again(path, retry)}", err=True)
         ctx.exit(INTERRUPTED)
+    findings = audit(outcome.store)
+    click.echo(in_words(findings, every=False))
+    if findings.violations:
+        ctx.exit(3)
     ctx.exit(1 if any(cause for _, cause in outcome.failures if not cause.startswith("killed")) else 0)
 
 
