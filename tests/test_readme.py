@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from support import onnx_files
 
+from robust_plugins.cli import commands
 from robust_plugins.testing import attack_checks, certifier_checks, fresh_registry  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,19 +87,34 @@ def test_there_are_commands() -> None:
     assert {"make", "pip", "robust-plugins"} <= kinds
 
 
-@pytest.mark.parametrize("command", _commands())
-def test_shell_commands_work(command, tmp_path) -> None:
-    """Commands of ours are run; installations and make targets are checked for what they name."""
+OURS, OTHERS = ([c for c in _commands() if c.startswith("robust-plugins ") == ours] for ours in (True, False))
+
+
+@pytest.mark.parametrize("command", OURS)
+def test_commands_work(command, tmp_path, monkeypatch) -> None:
+    """In this process, which has imported everything, and with one epoch where training is concerned."""
+    monkeypatch.chdir(tmp_path)
+    _verification_files(tmp_path)
+    done = CliRunner().invoke(commands, shlex.split(re.sub(r"--epochs \d+", "--epochs 1", command))[1:])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", OURS)
+def test_commands_work_as_written(command, tmp_path) -> None:
+    _verification_files(tmp_path)
+    words = [sys.executable, "-m", "robust_plugins", *shlex.split(command)[1:]]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("command", OTHERS)
+def test_installations_and_targets_exist(command) -> None:
+    """They are not run, but checked for what they name."""
     words = shlex.split(command)
-    if words[1:2] == ["verify"]:
-        _verification_files(tmp_path)
-    if words[0] == "robust-plugins":
-        done = subprocess.run(
-            [sys.executable, "-m", "robust_plugins", *words[1:]], cwd=tmp_path, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.strip()
-    elif words[0] == "make":
+    if words[0] == "make":
         done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     else:
