@@ -59,9 +59,12 @@ def unchecked() -> Iterator[None]:
 def audits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Short audits of auto_LiRPA's conversions, at one radius, in tests of other things: a full one takes a second.
 
-    Tests about the bounds themselves are marked `full_audits`; slow tests always have them.
+    Tests about the bounds themselves are marked `full_audits`; slow tests have them where they do not say
+    `short_audits`.
     """
-    if not any(map(request.node.get_closest_marker, ("full_audits", "slow"))):
+    marked = request.node.get_closest_marker
+    if marked("short_audits") or not (marked("full_audits") or marked("slow")):
         monkeypatch.setattr(audit, "_RADII", (0.03,))
+        monkeypatch.setattr(audit, "_RADII_OF_CHAINS", (0.03,))
         monkeypatch.setattr(audit, "_RADII_ALONE", ())
         monkeypatch.setattr(audit, "_RADII_OF_DRAWN", ())

@@ -9,11 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from onnx import helper
-from support.onnx_files import published, write
+from support.onnx_files import published, sum_of_relus
 
 from robust_plugins.cli import commands
 
@@ -31,13 +29,7 @@ def run(*arguments: Any) -> Result:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The sum of ReLUs over [-1, 1] x {0.1}, whose largest value is 1.1, and what tools say of three properties."""
     monkeypatch.chdir(tmp_path)
-    nodes = [helper.make_node("Relu", ["x"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["y"])]
-    write(tmp_path / "net.onnx", nodes, inputs={"x": (1, 2)}, constants={"w": np.ones((2, 1), np.float32)})
-    declared = "".join(f"(declare-const {v} Real)" for v in ("X_0", "X_1", "Y_0"))
-    bounds = "(assert (and (>= X_0 -1) (<= X_0 1) (>= X_1 0.1) (<= X_1 0.1)))"
-    for name, text in (("easy", "(>= Y_0 0)"), ("close", "(>= Y_0 1.1)"), ("safe", "(>= Y_0 1.3)")):
-        (tmp_path / f"{name}.vnnlib").write_text(f"{declared}{bounds}(assert {text})")
-    (tmp_path / "instances.csv").write_text("".join(f"net.onnx,{n}.vnnlib,30\n" for n in ("easy", "close", "safe")))
+    sum_of_relus(tmp_path, {"easy": "(>= Y_0 0)", "close": "(>= Y_0 1.1)", "safe": "(>= Y_0 1.3)"})
     return tmp_path
 
 

@@ -9,11 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from onnx import helper
-from support.onnx_files import write
+from support.onnx_files import sum_of_relus
 from support.workers import moody
 
 from robust_plugins.adapters.onnx import read_network, running
@@ -36,13 +34,7 @@ def run(*arguments: Any) -> Result:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A network that computes the sum of ReLUs, and three properties, one of which cannot be read."""
     monkeypatch.chdir(tmp_path)
-    nodes = [helper.make_node("Relu", ["x"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["y"])]
-    write(tmp_path / "net.onnx", nodes, inputs={"x": (1, 2)}, constants={"w": np.ones((2, 1), np.float32)})
-    declared = "".join(f"(declare-const {v} Real)" for v in ("X_0", "X_1", "Y_0"))
-    bounds = "(assert (and (>= X_0 -1) (<= X_0 1) (>= X_1 0.1) (<= X_1 0.1)))"
-    for name, text in (("safe", "(>= Y_0 1.2)"), ("unsafe", "(>= Y_0 1.05)"), ("bad", "(xor (>= Y_0 1))")):
-        (tmp_path / f"{name}.vnnlib").write_text(f"{declared}{bounds}\n(assert {text})")
-    (tmp_path / "instances.csv").write_text("".join(f"net.onnx,{n}.vnnlib,30\n" for n in ("safe", "unsafe", "bad")))
+    sum_of_relus(tmp_path, {"safe": "(>= Y_0 1.2)", "unsafe": "(>= Y_0 1.05)", "bad": "(xor (>= Y_0 1))"})
     return tmp_path
 
 

@@ -103,7 +103,7 @@ def test_the_norm_of_the_hessian_holds_all_of_the_ball_and_is_exact_at_a_point()
             norms.append(hessian_norm(
                 network, crown(network, ball.box(case.x)), "loss", explained.coefficients, memory=2**14
             ))  # fmt: skip
-        for z in ball.sample(case.x, 4, torch.Generator().manual_seed(0), draw="corner"):
+        for z in ball.sample(case.x, 3, torch.Generator().manual_seed(0), draw="corner") if eps else ():
             assert (largest(z) <= norms[-1]).all()
     torch.testing.assert_close(norms[0], largest(case.x), rtol=1e-9, atol=0)
     assert (norms[0] < norms[1]).all()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import robust_plugins as rp
 
+pytestmark = pytest.mark.short_audits  # what is asked here is whether a conversion is made anew
 BALL = rp.Linf(eps=0.3, clip=None)
 Answers = dict[str, Tensor]
 Ask = Callable[[nn.Module, Tensor, Tensor], Answers]

@@ -46,6 +46,17 @@ def write(
     return path
 
 
+def sum_of_relus(folder: Path, properties: Mapping[str, str]) -> None:
+    """Writes a network whose output over [-1, 1] x {0.1} is 1.1 at most, properties by name, and a list of them."""
+    nodes = [helper.make_node("Relu", ["x"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["y"])]
+    write(folder / "net.onnx", nodes, inputs={"x": (1, 2)}, constants={"w": np.ones((2, 1), np.float32)})
+    declared = "".join(f"(declare-const {v} Real)" for v in ("X_0", "X_1", "Y_0"))
+    box = "(assert (and (>= X_0 -1) (<= X_0 1) (>= X_1 0.1) (<= X_1 0.1)))"
+    for name, unsafe in properties.items():
+        (folder / f"{name}.vnnlib").write_text(f"{declared}{box}\n(assert {unsafe})")
+    (folder / "instances.csv").write_text("".join(f"net.onnx,{name}.vnnlib,30\n" for name in properties))
+
+
 def floats(*shape: int, seed: int = 0, scale: float = 1.0) -> Any:
     """Normally distributed numbers of single precision."""
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)

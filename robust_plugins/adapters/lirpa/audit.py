@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from robust_plugins.adapters.lirpa.ascent import batched, extremes, step_up, values
 from robust_plugins.adapters.lirpa.bounded import Bounded
 from robust_plugins.adapters.lirpa.failures import inside_backend, out_of_memory
+from robust_plugins.adapters.lirpa.graph import is_chain
 from robust_plugins.adapters.lirpa.structure import weights_of
 from robust_plugins.balls import Ball, Linf
 from robust_plugins.errors import UnsupportedModelError
@@ -29,6 +30,7 @@ from robust_plugins.intervals import Interval
 _RADII = (0.003, 0.01, 0.03, 0.1, 0.5)
 _RADII_OF_DRAWN = (0.01, 0.1)
 _RADII_ALONE = (0.01, 0.1)
+_RADII_OF_CHAINS = (0.01, 0.1)
 _CENTERS = 3
 _LOGITS = 6
 _VALUES = 3e7
@@ -61,19 +63,21 @@ def refuse_violated(
     For several radii, the balls are those around `centers` inputs: the first of `x`, and one in their neighbourhood.
     Points are what an ascent finds that moves one logit, or the difference of two, up or down. Bounds of a batch and of
     single samples are both looked at, and those that cross count as violated. A ball that the backend fails on, or
-    bounds by infinities, is passed over.
+    bounds by infinities, is passed over. Chains, in which no fault is known, are looked at a third as often.
     """
     known: Audited | None = converted.audited.get(method)
     if known is not None and not known.due(model):
         return
     with torch.inference_mode(False), torch.no_grad():
         x = x.clone() if x.is_inference() else x
-        audit = _Audit(converted, x, method, bounds, centers)
-        audit.run(model, _RADII, alone=known is None)
+        chain = is_chain(converted.module)
+        audit = _Audit(converted, x, method, bounds, min(centers, 2) if chain else centers)
+        few = 1 if chain else 2
+        audit.run(model, _RADII_OF_CHAINS if chain else _RADII, _RADII_ALONE[:few] if known is None else ())
         if known is None:
-            for seed in range(2):
+            for seed in range(few):
                 if (drawn := _drawn(model, converted, x, seed)) is not None:
-                    audit.run(drawn, _RADII_OF_DRAWN, alone=False)
+                    audit.run(drawn, _RADII_OF_DRAWN[:few], ())
     calls = 1 if known is None else known.calls
     converted.audited[method] = Audited(calls, weights_of(model))
 
@@ -87,7 +91,7 @@ class _Audit:
         noise = torch.rand(near.shape, generator=self.generator, dtype=x.dtype).to(x.device) - 0.5
         self.x = torch.cat((x[: size if converted.samples else max(1, size - 1)], near + noise))[:size]
 
-    def run(self, model: nn.Module, radii: tuple[float, ...], *, alone: bool) -> None:
+    def run(self, model: nn.Module, radii: tuple[float, ...], alone: tuple[float, ...]) -> None:
         spec, run = self._rows(model), batched(model, self.converted.samples)
         clean = run(self.x)
         off = evaluation_error(model, self.x, clean)
@@ -100,7 +104,7 @@ class _Audit:
                     raise
                 continue
             self._hold(model, self.x, ball, spec, logits, off)
-            if alone and eps in _RADII_ALONE and self.converted.samples is None:
+            if eps in alone and self.converted.samples is None:
                 i = round(1000 * eps) % len(self.x)
                 one = slice(i, i + 1)
                 self._hold(model, self.x[one], ball, None, logits[:, one], off[one])

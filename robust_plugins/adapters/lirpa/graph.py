@@ -163,6 +163,28 @@ def constants_meet_images(module: Any) -> bool:
     )
 
 
+_OF_CHAINS = (
+    "BoundInput", "BoundLinear", "BoundConv", "BoundBatchNormalization", "BoundRelu", "BoundFlatten", "BoundReshape",
+)  # fmt: skip
+
+
+def is_chain(module: Any) -> bool:
+    """Whether each value is read once, and each node is an affine map, a ReLU or a change of shape.
+
+    These are the networks that every release is tried on: faults were seen where a value is read twice, where
+    convolutions have groups, and in other operators.
+    """
+    perturbed = perturbed_nodes(module)
+    return all(
+        kind(node) in _OF_CHAINS
+        and len(node.output_name) <= 1
+        and sum(source.name in perturbed for source in node.inputs) <= 1
+        and getattr(node, "groups", 1) == 1
+        for node in module.children()
+        if node.name in perturbed
+    )
+
+
 def linear_first(module: Any) -> bool:
     """Whether everything that reads the input is a linear layer or a convolution, perhaps behind a flattening."""
     readers = [name for node in module.children() if kind(node) == "BoundInput" for name in node.output_name]

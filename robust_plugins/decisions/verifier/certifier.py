@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +16,7 @@ from robust_plugins.decisions.certifier import Certifier, Decision
 from robust_plugins.decisions.certifiers import AlphaCROWN
 from robust_plugins.decisions.verifier.attack import Attack, MarginDescent
 from robust_plugins.decisions.verifier.branching import BestChild, Branching
-from robust_plugins.decisions.verifier.clock import Clock
+from robust_plugins.decisions.verifier.clock import Clock, check_timeout
 from robust_plugins.decisions.verifier.domains import DualAscent
 from robust_plugins.decisions.verifier.exact import ExactMILP
 from robust_plugins.decisions.verifier.proofs import NO_PROOF, Notes, ProofFile, label_property
@@ -86,10 +85,7 @@ class BranchAndBound(Certifier):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (isinstance(self.timeout, int | float) and math.isfinite(self.timeout) and self.timeout > 0):
-            raise ArgumentError(
-                "timeout", self.timeout, accepted="seconds > 0 for each sample", hint="60 suits small networks."
-            )
+        check_timeout(self.timeout)
         for name in ("memory", "batch", "steps", "root_steps"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -1,9 +1,12 @@
-"""`Clock`: the time that one question may take."""
+"""`Clock`: the time that one question may take; and what a timeout must be."""
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
+
+from robust_plugins.errors import ArgumentError
 
 
 class OutOfTimeError(Exception):
@@ -42,3 +45,9 @@ class Clock:
     def share(self, part: float) -> Clock:
         """A clock, begun now, for that part of what is left."""
         return Clock(part * max(0.0, self.left), self.cpu)
+
+
+def check_timeout(seconds: float) -> None:
+    """Raises ArgumentError unless there are seconds for each sample."""
+    if not (isinstance(seconds, int | float) and math.isfinite(seconds) and seconds > 0):
+        raise ArgumentError("timeout", seconds, accepted="seconds > 0 for each sample", hint="60 suits small networks.")

@@ -5,7 +5,6 @@ Tjeng et al. 2019, "Evaluating robustness of neural networks with mixed integer 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +15,10 @@ from torch import Tensor, nn
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.certifier import Certifier, Decision
 from robust_plugins.decisions.certifiers import AlphaCROWN
-from robust_plugins.decisions.verifier.clock import Clock, OutOfTimeError
+from robust_plugins.decisions.verifier.clock import Clock, OutOfTimeError, check_timeout
 from robust_plugins.decisions.verifier.root import Root
 from robust_plugins.decisions.verifier.stages import MEMORY
 from robust_plugins.decisions.verifier.verify import prepared
-from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import Interval
 from robust_plugins.intervals.methods.ascent import Ascent
 from robust_plugins.intervals.methods.unfolding import TooLargeError
@@ -42,10 +40,7 @@ class ExactMILP(Certifier):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (isinstance(self.timeout, int | float) and math.isfinite(self.timeout) and self.timeout > 0):
-            raise ArgumentError(
-                "timeout", self.timeout, accepted="seconds > 0 for each sample", hint="60 suits small networks."
-            )
+        check_timeout(self.timeout)
 
     def propagate(
         self,

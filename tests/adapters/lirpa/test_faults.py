@@ -14,9 +14,9 @@ from support.bounds_checker import sound, violation
 from torch import Tensor, nn
 
 import robust_plugins as rp
-from robust_plugins.adapters.lirpa import CROWN, CROWNIBP, IBP, AlphaCROWN, certifiers, compat, unsound
+from robust_plugins.adapters.lirpa import CROWN, CROWNIBP, IBP, AlphaCROWN, audit, certifiers, compat, unsound
 from robust_plugins.adapters.lirpa.bounded import Recipe, bounded
-from robust_plugins.adapters.lirpa.graph import perturbed_nodes
+from robust_plugins.adapters.lirpa.graph import is_chain, perturbed_nodes
 
 CERTIFIERS = [IBP(), CROWNIBP(), CROWN(), AlphaCROWN(steps=2)]
 LINEAR = CERTIFIERS[1:]
@@ -156,9 +156,10 @@ class Shrunk(IBP):
 
 
 def test_an_unknown_fault_is_found_by_the_audit_once_per_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    model = nn.Linear(5, 3)
-    with pytest.raises(rp.UnsupportedModelError, match=r"bounds Linear wrongly with IBP: at eps=0\.003 a point lies"):
+    model = nn.Sequential(nn.Linear(5, 3), nn.Tanh())
+    with pytest.raises(
+        rp.UnsupportedModelError, match=r"bounds Sequential wrongly with IBP: at eps=0\.003 a point lies"
+    ):
         Shrunk().bounds(model, X, BALL)
     calls: list[int] = []
     real = IBP._bounds
@@ -168,7 +169,7 @@ def test_an_unknown_fault_is_found_by_the_audit_once_per_method(monkeypatch: pyt
         return real(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(IBP, "_bounds", counted)
-    model = nn.Linear(5, 3)
+    model = nn.Sequential(nn.Linear(5, 3), nn.Tanh())
     counts = []
     for _ in range(5):
         IBP().bounds(model, X, BALL)
@@ -176,12 +177,47 @@ def test_an_unknown_fault_is_found_by_the_audit_once_per_method(monkeypatch: pyt
     assert counts[0] > 10  # the audit's
     assert [b - a for a, b in pairwise(counts)] == [1, 1, 1, 1]
     with torch.no_grad():
-        model.weight.mul_(2)
+        model[0].weight.mul_(2)
     for _ in range(4):  # the eighth call audits the new weights
         IBP().bounds(model, X, BALL)
         counts.append(len(calls))
     assert [b - a for a, b in pairwise(counts[4:])] == [1, 1, counts[7] - counts[6], 1]
     assert counts[7] - counts[6] > 5
+
+
+CHAINS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
+    "one layer": (lambda: nn.Linear(5, 3), X),
+    "dense": (lambda: nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)), X),
+    "convolutions": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 3, 2), nn.ReLU(), nn.Flatten(),
+            nn.Linear(8, 3),
+        ),
+        X.repeat(1, 5).view(3, 1, 5, 5),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_short_audit_of_chains_finds_what_is_unknown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    make, x = CHAINS[name]
+    model, calls = make().eval(), []
+    assert is_chain(bounded(model, x, Recipe()).module)
+    with pytest.raises(rp.UnsupportedModelError, match="wrongly with IBP"):
+        Shrunk(by=0.1 if name == "one layer" else 0.4).bounds(model, x, BALL)
+    monkeypatch.setattr(audit._Audit, "_hold", lambda *arguments: calls.append(len(arguments[2])))
+    IBP().bounds(make().eval(), x, BALL)
+    assert sum(calls) == 2 * 2 + 1 + 2  # two radii for two samples, one of them alone, and drawn weights
+
+
+def test_what_is_no_chain_has_a_long_one() -> None:
+    for model, x in (
+        (Twice(TWICE["both signs"], 0), X),
+        (Middle(lambda _, h: h.tanh()), X),
+        (grouped(0), torch.rand(1, 2, 5, 5)),
+    ):
+        assert not is_chain(bounded(model.eval(), x, Recipe()).module)
 
 
 @pytest.mark.parametrize("name", FAULTS)
