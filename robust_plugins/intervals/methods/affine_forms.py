@@ -18,7 +18,7 @@ from torch import Tensor
 from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
-from robust_plugins.intervals.methods.relaxation import deviation
+from robust_plugins.intervals.methods.substitution import deviation
 from robust_plugins.intervals.network.graph import Network
 from robust_plugins.intervals.rules.elementwise import Activation, activation_of
 from robust_plugins.intervals.rules.registry import Rules

@@ -16,7 +16,8 @@ from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.layers import Scale, Shift
-from robust_plugins.intervals.methods.relaxation import MEMORY, Relaxation, Support
+from robust_plugins.intervals.methods.relaxation import MEMORY, Relaxation
+from robust_plugins.intervals.methods.substitution import Support
 from robust_plugins.intervals.methods.zonotopes import Zonotopes
 from robust_plugins.intervals.network.graph import Network
 from robust_plugins.intervals.rules.elementwise import activation_of

@@ -16,9 +16,10 @@ from torch import Tensor
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.methods.ascent import Dual, Gradient
+from robust_plugins.intervals.methods.coefficients import lower_sum
 from robust_plugins.intervals.methods.piecewise import PiecewiseLinear, piecewise_linear
 from robust_plugins.intervals.methods.reach import arriving, dot
-from robust_plugins.intervals.methods.relaxation import Relaxation, lower_sum
+from robust_plugins.intervals.methods.relaxation import Relaxation
 from robust_plugins.intervals.network.graph import Network
 
 

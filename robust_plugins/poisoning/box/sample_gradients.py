@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from robust_plugins.intervals import Interval, Network, Relaxation, crown, rounding
 from robust_plugins.intervals.methods.affine_forms import Form, Norm, affine_forms, through_affine
-from robust_plugins.intervals.methods.relaxation import Support
+from robust_plugins.intervals.methods.substitution import Support
 from robust_plugins.intervals.products import product, total
 from robust_plugins.poisoning.box.sums.per_sample import Dense, Outer, PerSample
 from robust_plugins.poisoning.concrete.losses import Objective
