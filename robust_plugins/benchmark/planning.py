@@ -140,19 +140,24 @@ def batches(
     components = asked(configuration) if configuration.balls else []
     for subject in subjects:
         for component in components:
-            if not _meant(component, subject):
-                continue
-            balls: list[Ball | None] = [None]
-            if component.component is not None:
-                balls = list(balls_of(configuration, subject.clip))
-            for ball in balls:
-                for seed in configuration.seeds if _random(component) else [0]:
-                    yield from _batches(configuration, subject, component, ball, seed, there, created)
+            for ball, seed in _questions(configuration, subject, component):
+                yield from _batches(configuration, subject, component, ball, seed, there, created)
 
 
 def rows(configuration: Configuration, subjects: Sequence[Subject]) -> int:
     """How many rows a study has, its poisoning apart."""
-    return sum(len(batch.records) for batch in batches(configuration, subjects, (), ""))
+    components = asked(configuration) if configuration.balls else []
+    return sum(len(s.x) * len(_questions(configuration, s, component)) for s in subjects for component in components)
+
+
+def _questions(configuration: Configuration, subject: Subject, component: Asked) -> list[tuple[Ball | None, int]]:
+    """The balls and seeds of one component on one subject."""
+    if not _meant(component, subject):
+        return []
+    balls: list[Ball | None] = [None]
+    if component.component is not None:
+        balls = [*balls_of(configuration, subject.clip)]
+    return [(ball, seed) for ball in balls for seed in (configuration.seeds if _random(component) else [0])]
 
 
 def _meant(component: Asked, subject: Subject) -> bool:

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from typing import Any
 
 from robust_plugins.benchmark.configuration import Configuration, Run
 from robust_plugins.benchmark.executing import Held, InRay, OnDisk, Parcel, execute, hold, let_go, stop_all
-from robust_plugins.benchmark.planning import Batch, batches
+from robust_plugins.benchmark.planning import Batch, batches, rows
 from robust_plugins.benchmark.poisoned import poisoned_batches
 from robust_plugins.benchmark.records import Record, digest
 from robust_plugins.benchmark.store import Store
@@ -76,10 +76,11 @@ def run(
     KeyboardInterrupt drops the batches that are running, and ends the run with `interrupted`; all others are written.
     """
     start, created = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
-    everything = planned(configuration, subjects, folder, (), created)
     there = store.identities(answered=retry)
-    left = planned(configuration, subjects, folder, there, created)
-    total = sum(len(batch.records) for batch in everything)
+    trainings = list(poisoned_batches(configuration, folder, created))
+    total = rows(configuration, subjects) + sum(len(batch.records) for batch in trainings)
+    left = list(batches(configuration, subjects, there, created))
+    left += [batch for batch in trainings if any(record.identity not in there for record in batch.records)]
     outcome = Outcome(store.path, total, total - sum(len(batch.records) for batch in left))
     begun(left, total)
     store.insert((), _kept(configuration, subjects))
@@ -96,16 +97,6 @@ def run(
         outcome.interrupted = True
     outcome.seconds = time.perf_counter() - start
     return outcome
-
-
-def planned(
-    configuration: Configuration, subjects: Sequence[Subject], folder: Path, there: Collection[str], created: str
-) -> list[Batch]:
-    """The batches of all rows of a study whose identities are not `there`."""
-    return [
-        *batches(configuration, subjects, there, created),
-        *poisoned_batches(configuration, folder, there, created),
-    ]
 
 
 def _kept(configuration: Configuration, subjects: Sequence[Subject]) -> dict[str, bytes]:

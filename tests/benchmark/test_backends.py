@@ -104,7 +104,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
             process.wait()
 
 
-def wait(condition: Callable[[], object], seconds: float = 120) -> object:
+def wait(condition: Callable[[], object], seconds: float = 500) -> object:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():
