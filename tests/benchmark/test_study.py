@@ -219,8 +219,8 @@ def test_explanations_are_attacked_and_certified(tmp_path: Path) -> None:
     found = study(
         tmp_path, components=[], balls=[{"eps": [0.02]}],
         explanations=[
-            {"use": "gradient:corner-pgd", "threshold": 0.5, "of": "margin"},
-            {"use": "interval:relaxed", "delta": 0.5, "of": "margin"},
+            {"use": "gradient:corner-pgd(steps=3)", "threshold": 0.5, "of": "margin"},
+            {"use": "interval:ibp", "delta": 0.5, "of": "margin"},
         ],
     )  # fmt: skip
     found.run()
