@@ -28,7 +28,7 @@ def test_nothing_is_missing(path, tmp_path):
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_a_smaller_one_runs_and_is_reported(path, tmp_path):
     text = path.read_text().replace("samples = 200", "samples = 20").replace("samples = 100", "samples = 20")
-    text = text.replace("epochs = 20", "epochs = 3").replace("timeout = 5.0", "timeout = 1.0")
+    text = text.replace("epochs = 20", "epochs = 10").replace("timeout = 5.0", "timeout = 1.0")
     (tmp_path / path.name).write_text(text.replace("[run]", "[run]\nisolate = false"))
     result = bench("run", tmp_path / path.name, "--quiet")
     assert result.exit_code == 0, result.output

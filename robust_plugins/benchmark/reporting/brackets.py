@@ -45,7 +45,7 @@ def accuracy_panel(setting: Setting, looks: Mapping[str, Look], name: str) -> st
 def radius_panel(setting: Setting, name: str) -> str:
     """For each radius the share of samples whose certified radius, and whose attacked one, is at most that."""
     drawn, axes = figure()
-    end = max(setting.radii)
+    end = max(setting.radii) or 1.0
     curves = []
     for values, colour, line in (
         (setting.attacked_radius, "#D55E00", "--"),

@@ -134,7 +134,7 @@ class Contents:
     @property
     def configurations(self) -> list[str]:
         """The configurations of the studies as JSON to be read."""
-        return [json.dumps(study, indent=2) for study in self.studies]
+        return [json.dumps(_said(study), indent=2) for study in self.studies]
 
     def groups(self) -> list[tuple[str, float, list[Setting]]]:
         """Settings that differ in the model alone, with the radius that they are compared at, and their title."""
@@ -147,6 +147,13 @@ class Contents:
             eps = sorted(radii)[len(radii) // 2]
             groups.append((f"{data}, {norm} {eps:.4g}", eps, group))
         return groups
+
+
+def _said(value: Any) -> Any:
+    """`value` without what says nothing: None and empty tables, which are the defaults."""
+    if isinstance(value, dict):
+        return {key: kept for key, item in value.items() if (kept := _said(item)) not in (None, [], {})}
+    return [_said(item) for item in value] if isinstance(value, list) else value
 
 
 def _hash(path: Path) -> str:
