@@ -145,6 +145,20 @@ def test_brackets_take_what_other_radii_imply():
     assert setting.loose(0.2) == "closed: every sample is decided"
 
 
+def test_a_side_without_an_answer_is_no_figure(tmp_path):
+    clean = record(kind="clean", margin=1.0)
+    for side, words in (
+        (record(verdict="certified"), "no attack"),
+        (record(kind="attack", component="a"), "no certifier"),
+    ):
+        path = tmp_path / f"{words}.sqlite"
+        write_study_report(path.with_suffix(".html"), store_of(path, [clean, side]))
+        assert f" {words} |" in path.with_suffix(".md").read_text()
+    rows = [clean, record(verdict="certified"), record(kind="attack", component="a", verdict="falsified")]
+    (setting,) = settings(Columns.of(map(fields, rows)))
+    assert "crosses" in setting.loose(0.1)
+
+
 def test_the_loose_side_is_told_by_what_a_verifier_decided():
     def verified(sample, verdict):
         return record(component="verifier", sample=sample, verdict=verdict, distance=0.1)

@@ -70,7 +70,7 @@ def verdict_panel(setting: Setting, name: str) -> str:
     bars = [cell for cell in setting.cells if cell.kind == "certifier"]
     certifiers = list(dict.fromkeys(cell.component for cell in bars))
     bars.sort(key=lambda cell: (certifiers.index(cell.component), cell.eps))
-    drawn, axes = figure((PANEL[0], 0.9 + 0.2 * len(bars) + 0.25 * len(certifiers)))
+    drawn, axes = figure((PANEL[0], max(1.9, 0.9 + 0.2 * len(bars) + 0.25 * len(certifiers))))
     axes.grid(visible=False)
     places, at = [], 0.0
     for i, cell in enumerate(bars):

@@ -47,14 +47,14 @@ class Line:
         return self.setting.clean
 
     @property
-    def attacked(self) -> Share:
-        """The upper bound of the robust accuracy."""
-        return self.setting.attacked(self.eps)
+    def attacked(self) -> str:
+        """The upper bound of the robust accuracy, in words where nobody attacked."""
+        return str(self.setting.attacked(self.eps)) if self.setting.has["attack"] else "no attack"
 
     @property
-    def certified(self) -> Share:
-        """The lower bound of the robust accuracy."""
-        return self.setting.certified(self.eps)
+    def certified(self) -> str:
+        """The lower bound of the robust accuracy, in words where nobody certified."""
+        return str(self.setting.certified(self.eps)) if self.setting.has["certifier"] else "no certifier"
 
     @property
     def loose(self) -> str:

@@ -19,8 +19,8 @@ def markdown(contents: Contents, sections: Sequence[Section]) -> str:
     ]  # fmt: skip
     if contents.summary:
         rows = tuple(
-            (line.model, line.data, line.ball, str(line.setting.count), str(line.clean), str(line.attacked),
-             str(line.certified), line.loose)
+            (line.model, line.data, line.ball, str(line.setting.count), str(line.clean), line.attacked,
+             line.certified, line.loose)
             for line in contents.summary
         )  # fmt: skip
         lines += [*_table(Table(SUMMARY, rows)), ""]

@@ -11,7 +11,7 @@ import numpy as np
 from robust_plugins.benchmark.auditing import Severity
 from robust_plugins.benchmark.reporting import tables, time
 from robust_plugins.benchmark.reporting.brackets import accuracy_panel, margin_panel, radius_panel, verdict_panel
-from robust_plugins.benchmark.reporting.contents import Contents, caption
+from robust_plugins.benchmark.reporting.contents import Contents, Line, caption
 from robust_plugins.benchmark.reporting.examples import example_panels
 from robust_plugins.benchmark.reporting.settings import Setting
 from robust_plugins.benchmark.reporting.style import (
@@ -237,11 +237,13 @@ def _left_out(count: int, most: int, what: str = "models, data sets and norms") 
     return f"The first {most} of {count} {what} are drawn." if count > most else ""
 
 
-def bar(line: object) -> str:
+def bar(line: Line) -> str:
     """A line's bracket as a bar from 0 to 100 %: the part that is not known filled, and the clean accuracy marked."""
-    clean, high, low = (100 * getattr(line, name).value for name in ("clean", "attacked", "certified"))
+    setting, eps = line.setting, line.eps
+    shares = (setting.clean, setting.attacked(eps), setting.certified(eps))
+    clean, high, low = (100 * share.value for share in shares)
     mark = "" if np.isnan(clean) else f'<path d="M{clean:.1f} 1v14" stroke="#595959" stroke-dasharray="2 2"/>'
-    label = f"certified {low:.1f} %, attacked {high:.1f} %"
+    label = f"certified: {line.certified}, attacked: {line.attacked}"
     return (
         '<svg width="120" height="16" viewBox="-1 0 102 16" preserveAspectRatio="none" role="img" '
         f'aria-label="{label}">'

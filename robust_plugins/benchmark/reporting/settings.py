@@ -110,9 +110,10 @@ class Setting:
 
     @cached_property
     def has(self) -> dict[str, bool]:
-        """Whether there is any attack, and any certifier."""
-        kinds = set(self.columns["kind"][self.places])
-        return {kind: kind in kinds for kind in ("attack", "certifier")}
+        """Whether any attack, or a witness, and any certifier has answered."""
+        answered = np.isin(self.columns["verdict"][self.places], ("certified", "falsified", "unknown"))
+        kinds = set(self.columns["kind"][self.places[answered]])
+        return {"attack": "attack" in kinds or bool(self.two_sided), "certifier": "certifier" in kinds}
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -166,7 +167,9 @@ class Setting:
         """Which side of the bracket is loose at this radius, in words, and what that rests on."""
         high, low = self.attacked(eps), self.certified(eps)
         gap = high.count - low.count
-        if gap <= 0:
+        if gap < 0:
+            return "the bracket crosses: more is certified than attacks left, so one side is wrong"
+        if gap == 0:
             return "closed: every sample is decided"
         undecided = f"{gap} of {self.count} undecided"
         if not self.has["attack"] or not self.has["certifier"]:
