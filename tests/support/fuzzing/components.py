@@ -11,7 +11,8 @@ def certifiers() -> dict[str, rp.Certifier]:
     for info in rp.certifiers():
         if info.status == "loaded":
             # An optimised bound is sound at every step, and a search at every moment.
-            few = {n: v for n, v in (("steps", 3), ("root_steps", 3), ("timeout", 2.0)) if n in info.parameters}
+            fewer = {"steps": 3, "root_steps": 3, "timeout": 2.0, "stages": ("interval:ibp", "interval:crown")}
+            few = {name: value for name, value in fewer.items() if name in info.parameters}
             found[info.name] = rp.certifier(info.name, **few)
             if "outward" in info.parameters:
                 found[f"{info.name}(outward=True)"] = rp.certifier(info.name, outward=True)
