@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from robust_plugins.balls import Ball
+from robust_plugins.balls import L1, L2, Ball
 from robust_plugins.decisions.certifier import Certifier, Decision
 from robust_plugins.decisions.certifiers import AlphaCROWN
 from robust_plugins.decisions.verifier.attack import Attack, MarginDescent
@@ -19,9 +20,11 @@ from robust_plugins.decisions.verifier.branching import BestChild, Branching
 from robust_plugins.decisions.verifier.clock import Clock, check_timeout
 from robust_plugins.decisions.verifier.domains import DualAscent
 from robust_plugins.decisions.verifier.exact import ExactMILP
+from robust_plugins.decisions.verifier.norms import InBall, NormBall
 from robust_plugins.decisions.verifier.proofs import NO_PROOF, Notes, ProofFile, label_property
 from robust_plugins.decisions.verifier.properties import Halfspaces, Unsafe
 from robust_plugins.decisions.verifier.refinement import GrowingTrees, Refinement
+from robust_plugins.decisions.verifier.root import Root
 from robust_plugins.decisions.verifier.search import Found
 from robust_plugins.decisions.verifier.stages import MEMORY, Engine
 from robust_plugins.decisions.verifier.verify import decide, prepared
@@ -54,8 +57,9 @@ class BranchAndBound(Certifier):
     stays UNKNOWN where one bound does not suffice. `clock="cpu"` counts the seconds that the process computes, for
     comparisons on busy machines.
 
-    Sound for every ball, over the smallest box around it; witnesses lie in the ball itself. Complete for L-infinity:
-    for other norms a sample stays UNKNOWN where an input of the box is misclassified, but none of the ball was found.
+    For L2 and L1 balls piecewise linear networks are bounded over the ball itself, by the dual norm of what the inputs'
+    coefficients are; where a proof is written, and for other networks, over the smallest box around the ball. Witnesses
+    lie in the ball itself. Complete for L-infinity; for other norms a sample may stay UNKNOWN.
     Deterministic by `seed`, but for what time cuts off. `batch` domains are bounded at once, `steps` and `root_steps`
     are those of the ascent on the duals of domains and of the layers' bounds. `progress` reports samples, domains and
     bounds on standard error. `attack`, `branching` and `refinement` are strategies: what is tried first, the neurons to
@@ -141,11 +145,16 @@ class BranchAndBound(Certifier):
                     found = Found("unknown", None, lower[i], 0)
                 else:
                     unsafe = Unsafe([Halfspaces(row.unsqueeze(0), -least[i : i + 1]) for row in spec[i]], spec.shape[2])
-                    about = _About(model, y[i : i + 1])
+                    around = _single(ball, x[i : i + 1])
+                    about = _About(model, y[i : i + 1], x[i : i + 1], around)
                     clock, ends = Clock(self.timeout, self.clock == "cpu"), (box.lower[i : i + 1], box.upper[i : i + 1])
                     notes = Notes()
                     if file is not None:
                         engine = replace(engine, root=notes.root, search=notes.search)
+                    elif around is not None:
+                        reach = NormBall.of(around, x[i : i + 1], Interval(*(end.cpu().double() for end in ends)))
+                        attack = InBall(around, x[i : i + 1], about.broken, self.attack)
+                        engine = replace(engine, root=partial(Root, reach=reach), attack=attack, few=0)
                     found = decide(
                         model, form, *ends, unsafe, about.broken, clock, self.seed, engine, _Teller(i, say, clock)
                     )
@@ -170,13 +179,23 @@ _WORDS = {"unsat": "certified", "sat": "falsified", "unknown": "unknown", "timeo
 
 @dataclass(frozen=True, eq=False)
 class _About:
-    """One sample. Misclassified inputs of the box end the search, whether or not they lie in the ball."""
+    """One sample, and the ball around it where that is no box."""
 
     model: nn.Module
     y: Tensor
+    x: Tensor
+    ball: Ball | None
 
     def broken(self, z: Tensor) -> bool:
-        return bool((self.model(z).argmax(1) != self.y).any())
+        inside = self.ball is None or bool(self.ball.contains(z, self.x, tolerance=0).all())
+        return inside and bool((self.model(z).argmax(1) != self.y).any())
+
+
+def _single(ball: Ball, x: Tensor) -> Ball | None:
+    """The ball around one of many inputs where that is no box, with one number for its radius."""
+    if not isinstance(ball, L1 | L2):
+        return None
+    return type(ball)(eps=float(ball.eps_for(x).flatten()[0]), clip=ball.clip)
 
 
 @dataclass(eq=False)

@@ -26,7 +26,7 @@ from robust_plugins.decisions.verifier.clock import Clock
 from robust_plugins.decisions.verifier.trees import Trees
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
-from robust_plugins.intervals.methods.compact import Bound, Compact
+from robust_plugins.intervals.methods.compact import Bound, Compact, Reach
 from robust_plugins.intervals.methods.piecewise import PiecewiseLinear, piecewise_linear
 from robust_plugins.intervals.methods.unfolding import Columns, Unfolding
 from robust_plugins.intervals.rules.elementwise import Activation
@@ -56,10 +56,12 @@ class Root(Unfolding):
     clock: Clock = field(kw_only=True)
     trees: Trees | None = field(default=None, kw_only=True)
     """How bounds are improved that `known` has already optimised; None: not."""
+    reach: Reach | None = field(default=None, kw_only=True)
+    """A part of the box, in the state's coordinates, outside which nothing is asked."""
 
     def __post_init__(self) -> None:
         box = self.known[0]
-        self.fast = Compact(int((box.radius != 0).sum()), box.lower.float())
+        self.fast = self._begun(int((box.radius != 0).sum()), box.lower.float())
         self.slack: list[Tensor] = [4 * UNIT * (box.center.abs() + box.radius)]
         self.magnitudes: list[Tensor] = [box.radius]
         """The largest magnitude of the part of each node's output that the state moves."""
@@ -68,6 +70,11 @@ class Root(Unfolding):
         with torch.no_grad():
             super().__post_init__()
             self._copy()
+
+    def _begun(self, inputs: int, like: Tensor) -> Compact:
+        compact = super()._begun(inputs, like)
+        compact.reach = self.reach or compact.reach
+        return compact
 
     @property
     def sizes(self) -> Float[Tensor, " state"]:

@@ -23,7 +23,7 @@ from robust_plugins.decisions.verifier.search import Found
 from robust_plugins.decisions.verifier.stages import Engine, Stages
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.harness.call import calling
-from robust_plugins.intervals import Interval, trace
+from robust_plugins.intervals import Interval, Relaxation, crown, rounding, trace
 from robust_plugins.intervals.network.graph import Network
 
 INPUTS = 24
@@ -96,7 +96,13 @@ def decide(
     `model` is in evaluation mode, and `read` is what `prepared` made of it. `confirm` judges every witness. A search
     that is `recorded` for a proof branches over neurons.
     """
+    few = None if recorded else chain(read.network, lower, upper, INPUTS)
     proved = torch.full((len(unsafe.member),), -torch.inf, dtype=torch.float64)
+    box = Interval(lower.cpu().double(), upper.cpu().double())
+    if not recorded and few is None and read.piecewise_linear:
+        proved = at_once(read.relu, box, unsafe)
+        if bool((proved > 0).all()):
+            return Found("unsat", None, proved, 0)
     generator = torch.Generator().manual_seed(seed)
     x = engine.attack(model, lower, upper, unsafe, generator, clock)
     if x is not None and confirm(x):
@@ -108,7 +114,6 @@ def decide(
     def confirmed(z: Tensor) -> bool:
         return confirm(inside(z))
 
-    few = None if recorded else chain(read.network, lower, upper, INPUTS)
     if few is not None and read.piecewise_linear and (not few.bends or not engine.few):
         few = None  # kinks other than ReLU's are better split than approached
     if few is not None and (len(few.lower) <= engine.few or not read.piecewise_linear):
@@ -116,16 +121,29 @@ def decide(
     elif not recorded and not read.piecewise_linear:
         found = split_relaxed(model, lower, upper, unsafe, confirmed, clock, most=INPUTS, tell=tell)
     else:
-        box = Interval(lower.cpu().double(), upper.cpu().double())
         limited = clock if few is None else clock.share(0.5)
         found = Stages(read.relu, box, unsafe, confirmed, limited, engine, tell).run()
         if few is not None and found.answer not in ("unsat", "sat"):
             again = split_inputs(few, unsafe, confirmed, clock, tell)
             bounds = torch.maximum(found.bounds, again.bounds)
             found = Found(again.answer, again.witness, bounds, found.domains + again.domains, again.message)
+    found = replace(found, bounds=torch.maximum(found.bounds, proved))
     if found.witness is None:
         return found
     return replace(found, witness=inside(found.witness))
+
+
+def at_once(form: Network, box: Interval, unsafe: Unsafe) -> Float[Tensor, " conjunctions"]:
+    """Lower bounds of each conjunction's largest row by one linear relaxation, rounded outward; -inf for none."""
+    nothing = torch.full((len(unsafe.member),), -torch.inf, dtype=torch.float64)
+    try:
+        with rounding.outward():
+            values = crown(form, box, entries="bent")
+            rows = Relaxation(form, values).lower(len(values) - 1, unsafe.weights.unsqueeze(0))
+            size = rows.abs() + unsafe.offsets.abs()
+            return unsafe.excess(rounding.lessened(rows + unsafe.offsets, 2.0**-52 * size))[0]
+    except UnsupportedModelError:  # a layer has no such bounds, and is unfolded by columns then
+        return nothing
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,6 +68,18 @@ class Bound(NamedTuple):
         return Bound(self.value[keep], self.coefficients[:, keep], self.slopes[:, keep], self.intercepts[:, keep])
 
 
+class Reach:
+    """The set of the state's inputs: the box [-1, 1]^n, or in subclasses a part of it."""
+
+    def least(self, a: Float[Tensor, "inputs rows"]) -> Float[Tensor, " rows"]:
+        """A lower bound of the product of each column and any point of the set."""
+        return -a.abs().sum(0)
+
+    def lowest(self, a: Float[Tensor, "inputs rows"]) -> Float[Tensor, "inputs rows"]:
+        """Where that is taken, for each column."""
+        return -a.sign()
+
+
 class Compact(Dual):
     """The network of the units alone, grown block by block; rows of coefficients are the columns of tensors.
 
@@ -78,6 +90,7 @@ class Compact(Dual):
     def __init__(self, inputs: int, like: Tensor) -> None:
         self.inputs = inputs
         self.blocks: list[Block] = []
+        self.reach = Reach()
         none = like.new_zeros((0, 1))
         self.offset, self.least, self.most, self.chord, self.intercept = none, none, none, none, none
         self.error, self.terms = none, none
@@ -183,7 +196,7 @@ class Compact(Dual):
             before = coefficients[block.start : block.start + len(block.transposed)]
             torch.addmm(before, block.transposed, p, out=before)
         intercepts = signs.mul_(-intercept)
-        value.add_((coefficients[n:] * intercepts).sum(0)).sub_(coefficients[:n].abs().sum(0))
+        value.add_((coefficients[n:] * intercepts).sum(0)).add_(self.reach.least(coefficients[:n]))
         return Bound(value, coefficients, chosen, intercepts)
 
     @torch.no_grad()
@@ -194,7 +207,7 @@ class Compact(Dual):
         """
         n = self.inputs
         state, z = torch.empty_like(bound.coefficients), torch.empty_like(bound.slopes)
-        torch.sign(bound.coefficients[:n], out=state[:n]).neg_()
+        state[:n] = self.reach.lowest(bound.coefficients[:n])
         for block in self.blocks:
             at = slice(block.first - n, block.last - n)
             before = state[block.start : block.start + block.matrix.shape[1]]

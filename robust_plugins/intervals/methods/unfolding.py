@@ -117,7 +117,7 @@ class Unfolding:
             u, _ = rounding.unit(box.dtype)
             radius = torch.maximum(box.upper - center, center - box.lower).flatten() * (1 + 4 * u)
         moving = radius.nonzero().flatten()
-        self.compact = Compact(len(moving), radius)
+        self.compact = self._begun(len(moving), radius)
         self._check(len(moving), box.lower)
         start = radius.new_zeros((len(moving), len(radius)))
         self.scale = MAGNIFIED if torch.finfo(radius.dtype).max > MAGNIFIED**2 else 1.0
@@ -130,6 +130,10 @@ class Unfolding:
             for j in self.network.nodes[index].inputs:
                 if last[j] == index:
                     self.columns.pop(j, None)
+
+    def _begun(self, inputs: int, like: Tensor) -> Compact:
+        """The compact network before any layer."""
+        return Compact(inputs, like)
 
     def bound(
         self, node: int, spec: Float[Tensor, "rows outputs"], threshold: Float[Tensor, " rows"] | None = None
