@@ -73,6 +73,7 @@ def test_check_run_export_verify(folder: Path) -> None:
     ran = bench("run", "study.toml")
     assert ran.exit_code == 0, ran.output
     assert ran.stdout.startswith("24 records written")
+    assert "records: " in ran.stdout  # of the audit
     assert "training net on 800 samples of moons for 1 epochs" in ran.stderr
     assert bench("run", "study.toml", "--quiet").stdout.startswith("0 records written")
     assert bench("check", "study.toml").stdout.startswith("24 records, ")
@@ -132,6 +133,17 @@ def test_an_interrupted_run_says_how_to_go_on(folder: Path, monkeypatch: pytest.
     assert result.exit_code == 130
     assert "go on with: robust-plugins bench run study.toml" in result.stderr
     assert bench("run", "study.toml", "--quiet").exit_code == 0
+
+
+def test_contradictions_are_told_at_the_end_of_a_run(folder: Path) -> None:
+    """A record that was changed by hand: an input that is classified wrongly, and certified."""
+    bench("run", "study.toml", "--quiet")
+    with sqlite3.connect(folder / "s.sqlite") as connection:
+        connection.execute("UPDATE records SET verdict = 'certified', margin = 1.0 WHERE kind = 'certifier'")
+        connection.execute("UPDATE records SET success = 1, verdict = 'falsified' WHERE kind = 'clean'")
+    result = bench("run", "study.toml", "--quiet")
+    assert result.exit_code == 3, result.output
+    assert "Violations" in result.stdout
 
 
 @pytest.mark.parametrize(
