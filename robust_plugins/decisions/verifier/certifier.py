@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
@@ -21,7 +20,7 @@ from robust_plugins.decisions.verifier.clock import Clock, check_timeout
 from robust_plugins.decisions.verifier.domains import DualAscent
 from robust_plugins.decisions.verifier.exact import ExactMILP
 from robust_plugins.decisions.verifier.norms import InBall, NormBall
-from robust_plugins.decisions.verifier.proofs import NO_PROOF, Notes, ProofFile, label_property
+from robust_plugins.decisions.verifier.proofs import NO_PROOF, Notes, label_property, proof_file
 from robust_plugins.decisions.verifier.properties import Halfspaces, Unsafe
 from robust_plugins.decisions.verifier.refinement import GrowingTrees, Refinement
 from robust_plugins.decisions.verifier.root import Root
@@ -130,7 +129,7 @@ class BranchAndBound(Certifier):
             leaf_ascent=DualAscent(steps=self.steps), memory=self.memory,
         )  # fmt: skip
         form, box, logits = prepared(model, x), ball.box(x), model(x)
-        file = None if self.proof is None else ProofFile(Path(self.proof), form.relu, tuple(x.shape[1:]))
+        file = None if self.proof is None else proof_file(self.proof, lambda: form.relu, x.shape[1:])
         # The public call asks for more than zero, by what the model's own rounding may be.
         least = 4 * self.rounding * logits.abs().amax(1) + 1.1 * ERRORS * evaluation_error(model, x, logits)
         lower = x.new_full(spec.shape[:2], -torch.inf)
@@ -156,8 +155,9 @@ class BranchAndBound(Certifier):
                         attack = InBall(around, x[i : i + 1], about.broken, self.attack)
                         engine = replace(engine, root=partial(Root, reach=reach), attack=attack, few=0)
                     found = decide(
-                        model, form, *ends, unsafe, about.broken, clock, self.seed, engine, _Teller(i, say, clock)
-                    )
+                        model, form, *ends, unsafe, about.broken, clock, self.seed, engine, _Teller(i, say, clock),
+                        recorded=file is not None,
+                    )  # fmt: skip
                     if file is not None and found.answer == "unsat":
                         written = file.add(Interval(*ends), *label_property(int(y[i])), notes, len(unsafe.member))
                         if not written:

@@ -15,7 +15,7 @@ from robust_plugins.decisions.verifier.attack import Confirm
 from robust_plugins.decisions.verifier.chains import chain
 from robust_plugins.decisions.verifier.clock import Clock
 from robust_plugins.decisions.verifier.input_splitting import split_inputs
-from robust_plugins.decisions.verifier.proofs import NO_PROOF, Notes, ProofFile, property_of
+from robust_plugins.decisions.verifier.proofs import NO_PROOF, Notes, proof_file, property_of
 from robust_plugins.decisions.verifier.properties import Answer, Halfspaces, Unsafe
 from robust_plugins.decisions.verifier.relaxed_splitting import split_relaxed
 from robust_plugins.decisions.verifier.relu_form import relu_form
@@ -63,7 +63,7 @@ def verify_property(
         outputs = call.model(low.clone())
         asked = Unsafe(unsafe, outputs.shape[1])
         read = prepared(call.model, low)
-        notes, file = Notes(), None if proof is None else ProofFile(Path(proof), read.relu, tuple(lower.shape))
+        notes, file = Notes(), None if proof is None else proof_file(proof, lambda: read.relu, lower.shape)
         parts = engine or Engine()
         if file is not None:
             parts = replace(parts, root=notes.root, search=notes.search)

@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 from robust_plugins.decisions.verifier.proofs.normal_form import normal_form
 from robust_plugins.decisions.verifier.proofs.recording import Notes
 from robust_plugins.decisions.verifier.properties import Unsafe
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.network.graph import Network
 from robust_plugins.proof_check.reading import KINDS, MAGIC
@@ -103,6 +104,18 @@ class ProofFile:
             raise ArgumentError(
                 "proof", repr(str(self.path)), accepted="a file that can be written", hint=f"{error.strerror}."
             ) from error
+
+
+def proof_file(path: str | Path, form: Callable[[], Network], shape: Sequence[int]) -> ProofFile:
+    """The file at a path, for the network that `form` gives. Raises ArgumentError where that has none."""
+    try:
+        network = form()
+    except UnsupportedModelError as error:
+        raise ArgumentError(
+            "proof", f"asked for a network that has no proofs: {error}",
+            accepted="piecewise linear networks", hint="Leave `proof` out.",
+        ) from error  # fmt: skip
+    return ProofFile(Path(path), network, tuple(shape))
 
 
 def property_of(unsafe: Unsafe) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -107,6 +107,11 @@ def test_networks_without_proofs_are_refused(tmp_path: Path) -> None:
     layer, x = nn.Sequential(nn.Upsample(scale_factor=2), nn.Flatten()), torch.zeros(1, 1, 160, 160)
     with pytest.raises(rp.ArgumentError, match=r"'0' \(Upsample\) no proof can hold"):
         normal_form(prepared(layer, x), (1, 160, 160))
+    smooth = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    with pytest.raises(rp.ArgumentError, match=r"'1' \(Tanh\) is not piecewise linear.*Leave `proof` out"):
+        rp.certifier(NAME, proof=str(tmp_path / "p"))(
+            smooth, x.view(-1)[:4].view(1, 4), torch.zeros(1, dtype=torch.long), rp.Linf(eps=0.1, clip=None)
+        )
     with pytest.raises(rp.ArgumentError, match="path of a file"):
         rp.certifier(NAME, proof="")
 
