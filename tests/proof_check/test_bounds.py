@@ -48,7 +48,7 @@ def model() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def nodes(model: nn.Module) -> list[Node]:
-    return network(_unpacked(plain_record(*normal_form(prepared(model, torch.zeros(1, *SHAPE)), SHAPE))))
+    return network(_unpacked(plain_record(*normal_form(prepared(model, torch.zeros(1, *SHAPE)).relu, SHAPE))))
 
 
 def test_the_network_of_a_proof_is_the_model(model: nn.Module, nodes: list[Node]) -> None:
