@@ -35,7 +35,7 @@ def proved(model: nn.Module, x: torch.Tensor, eps: float, path: Path, engine: En
     outputs = model(x.unsqueeze(0))[0]
     y = int(outputs.argmax())
     rows = [Halfspaces(r.unsqueeze(0), torch.zeros(1)) for r in torch.eye(3)[y] - torch.eye(3)[torch.arange(3) != y]]
-    return verify_property(model, x - eps, x + eps, rows, timeout=20, engine=engine, proof=path).answer == "unsat"
+    return verify_property(model, x - eps, x + eps, rows, timeout=600, engine=engine, proof=path).answer == "unsat"
 
 
 def read(path: Path) -> tuple[Record, list[Record]]:
