@@ -32,7 +32,7 @@ class Differences:
 
     @property
     def made(self) -> Table:
-        """What the records were made with, where it differs: weights, parameters, versions, machines."""
+        """Where the two were made with other things: weights, parameters, versions, machines."""
         rows = []
         for name, of in (
             ("weights", ("model", "data", "model_hash")), ("component", ("component", "parameters")),

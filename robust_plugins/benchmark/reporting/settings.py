@@ -33,7 +33,7 @@ class Cell:
 
     @property
     def asked(self) -> int:
-        """Of how many samples there is a record."""
+        """The number of samples with a record."""
         return sum(self.counts.values())
 
     @property
@@ -187,7 +187,7 @@ class Setting:
         return f"{undecided}: {self._margins(eps)}"
 
     def _missed(self, eps: float) -> tuple[Share, Share]:
-        """What certifiers that only prove, and attacks, missed of what verifiers decided at this radius."""
+        """Counts what certifiers that only prove, and attacks, missed of what verifiers decided at this radius."""
         columns, places, rows = self.columns, self.places, self._rows
         here = (columns["eps"][places] == eps) & ~self.wrong[rows]
         verifier = np.isin(columns["component"][places], list(self.two_sided))

@@ -151,7 +151,7 @@ def poisoning_tables(columns: Columns) -> list[tuple[str, Table]]:
 
 
 def provenance_table(columns: Columns) -> Table:
-    """What the records were made with: versions, machines, devices, seeds and times."""
+    """The versions, machines, devices, seeds and times that the records were made with."""
     versions: dict[str, set[str]] = {}
     for text in dict.fromkeys(columns["versions"]):
         for name, version in (json.loads(text) if text else {}).items():

@@ -73,7 +73,7 @@ class Spent:
 
     @property
     def layer(self) -> float | None:
-        """What is left: our checks, projections and judgements."""
+        """The time that is left: our checks, projections and judgements."""
         return None if self.backend is None else max(self.total - self.backend, 0.0)
 
 
