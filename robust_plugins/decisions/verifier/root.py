@@ -157,11 +157,12 @@ class Root(Unfolding):
         self._source = source
         columns = super()._elementwise(index, activation)
         steep, shift, slope = abs(function.slope), abs(function.value), function.slope
+        total = steep
         for kink, change in function.kinks:
             slope += change
-            steep, shift = max(steep, abs(slope)), shift + abs(kink * change)
+            steep, shift, total = max(steep, abs(slope)), shift + abs(kink * change), total + abs(change)
         size = self.magnitudes[source] + self.columns[source].offset.abs()
-        self.magnitudes.append(self._magnitude(columns))
+        self.magnitudes.append((total * size + shift) * (1 + 1e-9))
         self.slack.append(steep * self.slack[source] * (1 + 1e-9) + 8 * UNIT * (steep * size + shift))
         return columns
 
@@ -181,8 +182,9 @@ class Root(Unfolding):
         return opened
 
     def _magnitude(self, columns: Columns) -> Tensor:
-        size = self.sizes[columns.start : columns.start + len(columns.coefficients)]
-        return (size @ columns.flat().abs()).view(columns.offset.shape)
+        size = self.sizes[columns.start : columns.start + len(columns.coefficients)] / columns.scale
+        flat = columns.coefficients.reshape(len(size), columns.offset.numel())
+        return (size @ flat.abs()).view(columns.offset.shape)
 
     def _sharpen(self, index: int, readers: Sequence[nn.Module]) -> None:
         """Bounds the node's entries that may pass a kink by their columns, then with CROWN's slopes, then with others.

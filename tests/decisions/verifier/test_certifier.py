@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import robust_plugins as rp
+from robust_plugins.decisions.verifier.attack import MarginDescent
 from robust_plugins.testing.certifiers import (
     certificates_survive_attacks,
     is_frozen_data,
@@ -100,6 +101,30 @@ def test_time_is_kept() -> None:
     assert seconds < 2  # loads what is loaded once, too
     logits = model(ball.sample(x, 500).flatten(0, 1))
     assert -torch.inf < found.margin[0] <= (logits[:, y] - logits[:, 1 - y]).min()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_relaxation_proves_is_neither_attacked_nor_searched(dtype) -> None:
+    """In a batch where it proves some: what it states holds at every point sampled."""
+    model, x = network(0).to(dtype), torch.rand(6, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    y, ball, attacked = model(x).argmax(1), rp.Linf(eps=0.2, clip=None), []
+    usual = MarginDescent()
+
+    def noted(*arguments):
+        attacked.append(arguments[1])
+        return usual(*arguments)
+
+    plain = rp.certifier("interval:crown")(model, x, y, ball)
+    found = rp.certifier(NAME, attack=noted)(model, x, y, ball)
+    proved = [v is rp.Verdict.CERTIFIED for v in plain.verdicts]
+    assert any(proved)
+    assert not all(proved)
+    assert len(attacked) == proved.count(False)
+    assert all(v is rp.Verdict.CERTIFIED for v, p in zip(found.verdicts, proved, strict=True) if p)
+    logits = model(ball.sample(x, 500, torch.Generator().manual_seed(0)).flatten(0, 1)).view(500, 6, 3)
+    others = logits.masked_fill(torch.nn.functional.one_hot(y, 3).bool(), -torch.inf).amax(2)
+    least = (logits.gather(2, y.expand(500, 6).unsqueeze(2))[..., 0] - others).amin(0)
+    assert bool((found.margin <= least).all())
 
 
 def test_smooth_networks_of_many_inputs_stay_unknown() -> None:

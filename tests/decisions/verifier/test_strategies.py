@@ -80,7 +80,7 @@ def test_attack_and_refinement_are_exchanged() -> None:
     attack, refinement = Nowhere([]), Watched([])
     found = BranchAndBound(attack=attack, refinement=refinement)(model, x, y, ball)
     assert found.verdicts == BranchAndBound()(model, x, y, ball).verdicts
-    assert attack.calls == [2] * 4
+    assert set(attack.calls) == {2}
     assert {0, 1} <= set(refinement.calls)
 
 
