@@ -32,9 +32,9 @@ class Laboratory:
 
 def subject() -> tuple[nn.Module, torch.Tensor, torch.Tensor, rp.Linf]:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
-    x = torch.rand(4, 5)
-    return model, x, model(x).argmax(1), rp.Linf(eps=0.3, clip=None)
+    model = nn.Sequential(nn.Linear(40, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+    x = torch.rand(4, 40)
+    return model, x, model(x).argmax(1), rp.Linf(eps=0.1, clip=None)
 
 
 def test_a_heuristic_of_twenty_lines_is_compared() -> None:
