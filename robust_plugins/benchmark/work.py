@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import pickle
@@ -148,7 +149,8 @@ def _answers(job: Job, model: nn.Module, x: Tensor, y: Tensor) -> Answers:
         return _clean(model, x, y)
     component, call, kind = _component(job.component), dict(job.call), Kind(job.kind)
     for module in job.modules:
-        importlib.import_module(module)
+        with contextlib.suppress(ImportError):  # a backend that only its adapter can import
+            importlib.import_module(module)
     with _timed(component, _BACKENDS[kind]) as backend, _counted(model, kind) as queries:
         if kind in (Kind.ATTACK, Kind.EXPLANATION_ATTACK):
             result = component(model, x, y, job.ball, seed=job.seed, **call)
