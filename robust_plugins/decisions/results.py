@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,6 +19,12 @@ class Verdict(StrEnum):
     TIMEOUT = "timeout"  # stopped before an answer
     ERROR = "error"  # the backend returned NaN, crossed bounds, or bounds that miss the clean logits
     UNSUPPORTED = "unsupported"  # the certifier cannot bound this model
+
+
+def counted(verdicts: Sequence[Verdict]) -> str:
+    """Says how many there are of each verdict, as in `2 certified, 1 unknown`."""
+    counts = [f"{verdicts.count(verdict)} {verdict.value}" for verdict in Verdict if verdict in verdicts]
+    return ", ".join(counts) or "no verdict"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +51,12 @@ class AttackResult:
     target: Int[Tensor, " batch"] | None = None
     """The target classes, or None where the attack was untargeted."""
 
+    def __repr__(self) -> str:
+        """One line; the tensors are in the fields."""
+        count, fooled = len(self.success), int(self.success.sum())
+        farthest = f", distances up to {self.distance.max():.3g}" if count else ""
+        return f"<AttackResult: success on {fooled} of {count} samples{farthest}, {self.seconds:.2g} s>"
+
 
 @dataclass(frozen=True, eq=False)
 class Stage:
@@ -57,6 +70,11 @@ class Stage:
     """Wall-clock time."""
     soundness: str
     """The arithmetic and the assumptions under which its bounds hold; of an attack, that the model confirms it."""
+
+    def __repr__(self) -> str:
+        """One line."""
+        asked = [verdict for verdict in self.verdicts if verdict is not None]
+        return f"<Stage {self.name}: {len(asked)} samples, {counted(asked)}, {self.seconds:.2g} s>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +104,11 @@ class Certificate:
     """The arithmetic and the assumptions under which the bounds hold."""
     stages: tuple[Stage, ...] = ()
     """Of a cascade, in the order in which samples went through them; else empty."""
+
+    def __repr__(self) -> str:
+        """One line; the tensors are in the fields."""
+        count = len(self.verdicts)
+        return f"<Certificate: {count} samples, {counted(self.verdicts)}, {self.seconds:.2g} s>"
 
     @property
     def decided_by(self) -> tuple[str | None, ...]:

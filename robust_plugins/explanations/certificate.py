@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from robust_plugins.decisions.results import Verdict
+from robust_plugins.decisions.results import Verdict, counted
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations.explained import Of
 from robust_plugins.intervals import Interval
@@ -45,6 +45,11 @@ class ExplanationCertificate:
     advice: str = ""
     """Which certifier to use instead where this one is known to be far from tight; empty where all samples are
     certified for finite widths."""
+
+    def __repr__(self) -> str:
+        """One line; the tensors are in the fields."""
+        count = len(self.verdicts)
+        return f"<ExplanationCertificate of the {self.of}: {count} samples, {counted(self.verdicts)}, {self.seconds:.2g} s>"
 
     @property
     def width(self) -> Float[Tensor, "batch *features"]:
