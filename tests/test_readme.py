@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 from support import onnx_files
 
+import robust_plugins as rp
 from robust_plugins.cli import commands
 from robust_plugins.testing import attack_checks, certifier_checks, fresh_registry  # noqa: F401 (a fixture)
 
@@ -63,51 +65,53 @@ def _run_tests(namespace: dict[str, Any]) -> dict[str, int]:
     return counts
 
 
-def _commands() -> list[str]:
-    return [
-        line.removeprefix("$ ")
-        for language, text in BLOCKS
-        if language == "console"
-        for line in text.splitlines()
-        if line.startswith("$ ")
-    ]
+def _consoles() -> list[list[str]]:
+    """The commands of each block."""
+    texts = [text for language, text in BLOCKS if language == "console"]
+    return [[line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ ")] for text in texts]
 
 
 def _verification_files(folder: Path) -> None:
-    """The network, the property and the list that the README's commands name."""
+    """The network, the property, the list and the proof that the README's commands name."""
     onnx_files.mlp(folder / "net.onnx", (2, 4, 1))
     names = "".join(f"(declare-const {name} Real)" for name in ("X_0", "X_1", "Y_0"))
     box = "".join(f"(assert (<= X_{i} 1))(assert (>= X_{i} 0))" for i in range(2))
     (folder / "prop.vnnlib").write_text(f"{names}{box}(assert (>= Y_0 100))")
     (folder / "instances.csv").write_text("net.onnx,prop.vnnlib,60\n")
+    model, x = torch.nn.Linear(2, 2), torch.zeros(1, 2)
+    verifier = rp.certifier("interval:branch-and-bound", proof=str(folder / "run.proof"))
+    verifier(model, x, model(x).argmax(1), rp.Linf(eps=1e-3, clip=None))
 
 
 def test_there_are_commands() -> None:
-    kinds = {command.split()[0] for command in _commands()}
+    kinds = {command.split()[0] for console in _consoles() for command in console}
     assert {"make", "pip", "robust-plugins"} <= kinds
 
 
-OURS, OTHERS = ([c for c in _commands() if c.startswith("robust-plugins ") == ours] for ours in (True, False))
+OURS = [console for console in _consoles() if console[0].startswith("robust-plugins ")]
+OTHERS = [command for console in _consoles() for command in console if console not in OURS]
 
 
-@pytest.mark.parametrize("command", OURS)
-def test_commands_work(command, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("console", OURS, ids=lambda console: console[0].split()[1])
+def test_commands_work(console, tmp_path, monkeypatch) -> None:
     """In this process, which has imported everything, and with one epoch where training is concerned."""
     monkeypatch.chdir(tmp_path)
     _verification_files(tmp_path)
-    done = CliRunner().invoke(commands, shlex.split(re.sub(r"--epochs \d+", "--epochs 1", command))[1:])
-    assert done.exit_code == 0, done.output
-    assert done.stdout.strip()
+    for command in console:
+        done = CliRunner().invoke(commands, shlex.split(re.sub(r"--epochs \d+", "--epochs 1", command))[1:])
+        assert done.exit_code == 0, done.output
+        assert done.stdout.strip()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", OURS)
-def test_commands_work_as_written(command, tmp_path) -> None:
+@pytest.mark.parametrize("console", OURS, ids=lambda console: console[0].split()[1])
+def test_commands_work_as_written(console, tmp_path) -> None:
     _verification_files(tmp_path)
-    words = [sys.executable, "-m", "robust_plugins", *shlex.split(command)[1:]]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.strip()
+    for command in console:
+        words = [sys.executable, "-m", "robust_plugins", *shlex.split(command)[1:]]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.strip()
 
 
 @pytest.mark.parametrize("command", OTHERS)
