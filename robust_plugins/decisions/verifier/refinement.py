@@ -36,7 +36,7 @@ class Refinement(Protocol):
     """A choice of trees for the layers' bounds, between searches."""
 
     def plan(self, compact: Compact, made: Sequence[Refined], seconds: float) -> Plan | None:
-        """What is refined next, after what was; None for nothing more, so that the search goes on to the end.
+        """Says what is refined next, after what was; None for nothing more, so that the search goes on to the end.
 
         `compact` is the network as it is searched now, `seconds` the time that the whole verification may take.
         """

@@ -39,7 +39,7 @@ def each(one: Tensor | tuple[Tensor, ...], two: Tensor | tuple[Tensor, ...]) -> 
 
 
 def parts(a: Tensor) -> tuple[Tensor, Tensor]:
-    """What is above zero, and what is below."""
+    """Returns what is above zero, and what is below."""
     return a.clamp(min=0), a.clamp(max=0)
 
 

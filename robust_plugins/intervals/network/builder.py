@@ -371,7 +371,7 @@ class Builder:
             index = node.inputs[0]
 
     def _place(self, node: fx.Node) -> str:
-        """What messages call a node: a layer by its path, a call by the module that calls it."""
+        """Says what messages call a node: a layer by its path, a call by the module that calls it."""
         if node.op == "call_module":
             layer = self.root.get_submodule(str(node.target))
             return f"layer {path_in_model(str(node.target))!r} ({type(layer).__name__})"

@@ -195,7 +195,7 @@ class Network:
         return self.applied(index, rule, *(values[j] for j in self.nodes[index].inputs))
 
     def applied(self, index: int, rule: Callable[..., Found], *inputs: Interval, **options: object) -> Found:
-        """What a rule of a node's layer makes of intervals; what it refuses is raised with the node's place before."""
+        """Applies the rule of a node's layer to intervals; what it refuses is raised with the node's place before."""
         try:
             return rule(self.layers[index], *inputs, **options, **self.parameters[index])
         except UnsupportedModelError as error:
@@ -293,7 +293,7 @@ class _Evaluator(fx.Interpreter):
 
 
 def place_of(node: Node, layer: nn.Module) -> str:
-    """What messages call a node."""
+    """Says what messages call a node."""
     return node.place or f"layer {node.name!r} ({type(layer).__name__})"
 
 
