@@ -411,7 +411,7 @@ def _joined(parts: Sequence[Stage]) -> Stage:
 
 
 def _faults(found: Interval, clean: Tensor, slack: Tensor) -> dict[str, Tensor]:
-    """Says what is wrong with bounds on margins whose values at the sample are `clean`, by more than `slack`; and where."""
+    """Says what is wrong, and where, with bounds on margins that are `clean` at the sample, by more than `slack`."""
     return {
         "the bounds are NaN": (found.lower.isnan() | found.upper.isnan()).any(1),
         "the bounds cross: lower > upper": ~found.ordered().logical_or(found.width.abs() <= slack).all(1),

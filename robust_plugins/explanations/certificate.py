@@ -48,8 +48,8 @@ class ExplanationCertificate:
 
     def __repr__(self) -> str:
         """One line; the tensors are in the fields."""
-        count = len(self.verdicts)
-        return f"<ExplanationCertificate of the {self.of}: {count} samples, {counted(self.verdicts)}, {self.seconds:.2g} s>"
+        what = f"{len(self.verdicts)} samples, {counted(self.verdicts)}"
+        return f"<ExplanationCertificate of the {self.of}: {what}, {self.seconds:.2g} s>"
 
     @property
     def width(self) -> Float[Tensor, "batch *features"]:

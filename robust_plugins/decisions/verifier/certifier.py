@@ -181,7 +181,7 @@ class BranchAndBound(Certifier):
     def _relaxed(
         self, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor
     ) -> Float[Tensor, "batch rows"]:  # fmt: skip
-        """Returns what CROWN proves of all samples at once, rounded outward; minus infinity where it has no such bounds.
+        """Returns what CROWN, rounded outward, proves of all samples at once; minus infinity where it has no bounds.
 
         Many samples need no more, and a network unfolded over the box of each costs far more than this.
         """
