@@ -27,6 +27,7 @@ from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.decisions.registered import attack, attacks, certifier, certifiers
 from robust_plugins.decisions.results import AttackResult, Certificate, Verdict
 from robust_plugins.decisions.specifications import apply_spec, margin_spec
+from robust_plugins.decisions.verifier import Halfspaces, verify_property
 from robust_plugins.errors import (
     ArgumentError,
     ComponentError,
@@ -107,6 +108,7 @@ __all__ = [
     "ExplanationComparison",
     "GradientAlignment",
     "GradientCertLoss",
+    "Halfspaces",
     "Interval",
     "Linf",
     "LossAscent",
@@ -167,6 +169,7 @@ __all__ = [
     "train",
     "unregister",
     "verify",
+    "verify_property",
     "write_explanation_report",
     "write_report",
 ]

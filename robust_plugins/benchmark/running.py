@@ -48,6 +48,8 @@ class Outcome:
     """Of the components, summed over all that ran at once."""
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How many of the written records have no answer, by component and cause."""
+    errors: int = 0
+    """Of these, without those for which time ran out."""
     interrupted: bool = False
 
     def __str__(self) -> str:
@@ -92,6 +94,7 @@ def run(
                 outcome.written += len(records)
                 outcome.busy += sum(record.seconds or 0.0 for record in records)
                 outcome.failures.update((r.component, r.error) for r in records if r.verdict in FAILURES)
+                outcome.errors += sum(r.verdict == "error" for r in records)
                 told(left[number], records)
     except KeyboardInterrupt:
         outcome.interrupted = True

@@ -4,6 +4,9 @@ To write one, implement `Branching.candidates` and hand it to `BranchAndBound(br
 candidates of a score. A strategy decides what a search costs, never what it proves: any unit is as good for soundness.
 Registered under a name, it is compared with others on the same samples:
 
+    from robust_plugins.decisions.verifier.branching import best_first
+    from robust_plugins.decisions.verifier.certifier import BranchAndBound
+
     @dataclass(frozen=True)
     class Steepest:
         def candidates(self, seen, count):
@@ -15,7 +18,8 @@ Registered under a name, it is compared with others on the same samples:
             register("mylab:steepest", lambda **options: BranchAndBound(branching=Steepest(), **options))
 
     rp.register(Plugin())
-    rp.compare(model, x, y, rp.Linf(eps=0.1), ["interval:branch-and-bound", "mylab:steepest"])
+    ball = rp.Linf(eps=0.1, clip=(0.0, 1.0))
+    rp.compare(model, x, y, ball, ["interval:branch-and-bound", "mylab:steepest"])
 
 `attack` and `refinement` are exchanged in the same way.
 """
