@@ -19,6 +19,8 @@ MAGIC, LARGEST = b"RPPROOF1", 2**32
 """What a file begins with, and the bytes of a record, at most."""
 LIMIT = 1e60
 """Numbers are no larger."""
+DEEPEST = 64
+"""Brackets within each other, at most."""
 KINDS = {"F64": np.float64, "F32": np.float32, "I32": np.int32, "U8": np.uint8}
 
 
@@ -77,14 +79,22 @@ def records(path: Any) -> Iterator[Record]:
 def _unpacked(plain: bytes) -> Record:
     """A record in the format of safetensors, with JSON about it among the metadata."""
     start = 8 + struct.unpack("<Q", plain[:8])[0]
-    header, arrays = json.loads(plain[8:start]), {}
-    about = json.loads(header.pop("__metadata__")["about"])
+    header, arrays = _parsed(plain[8:start]), {}
+    about = _parsed(header.pop("__metadata__")["about"].encode())
     for name, entry in header.items():
         kind, (first, last) = np.dtype(KINDS[entry["dtype"]]), entry["data_offsets"]
         need(0 <= first <= last <= len(plain) - start, f"array {name!r} lies outside its record")
         arrays[name] = np.frombuffer(plain[start + first : start + last], kind).reshape(entry["shape"])
     need(isinstance(about, dict), "a record does not say what it is about")
     return Record(about, arrays, hashlib.sha256(plain).hexdigest())
+
+
+def _parsed(text: bytes) -> Any:
+    """JSON, unless it is so deep that its parser could run out of stack, which ends the process."""
+    codes = np.frombuffer(text, np.uint8)
+    opened = np.isin(codes, (ord("["), ord("{"))).astype(np.int32) - np.isin(codes, (ord("]"), ord("}")))
+    need(np.cumsum(opened).max(initial=0) <= DEEPEST, "a record is malformed: its JSON is nested too deeply")
+    return json.loads(text)
 
 
 class Dense:
