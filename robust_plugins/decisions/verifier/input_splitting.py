@@ -29,7 +29,9 @@ COMBINATIONS = 12
 LAST = 30
 """The same where no neuron is open, so that this combination decides."""
 NEURONS = 12
-"""A box with at most so many open ReLUs is split at them."""
+"""A box with at most so many open ReLUs is split at them,"""
+FIRST = 2**15
+"""after so many boxes: until then halves of inputs, which cost less, may well do."""
 STORED = 2**11
 """With more open boxes than that, the last ones are split first, so that they need no more memory."""
 DEEPENED = 8
@@ -186,7 +188,7 @@ class _Search:
         slopes = torch.einsum("br,bri->bi", weights, a.abs())
         opened = self.bounding.open(found.boxes)
         at_neurons = (opened.sum(1) <= NEURONS) & opened.any(1)
-        if self.joint or not self.chain.bends or not bool(at_neurons.any()):
+        if self.joint or not self.chain.bends or self.count < FIRST or not bool(at_neurons.any()):
             return None, self._halves(found, slopes)
         some, others = at_neurons.nonzero().flatten(), (~at_neurons).nonzero().flatten()
         parts = self._signs(found.select(some), weights[some])

@@ -28,6 +28,9 @@ from robust_plugins.intervals.network.graph import Network
 
 INPUTS = 24
 """With more inputs than that, halving boxes does not end."""
+TURNS = ((True, 0.02), (False, 0.15), (True, 0.5), (False, 1.0))
+"""Whether neurons are split, else boxes of inputs, for which part of the time left, where either may be better: what is
+decided at all mostly is soon, by one of them."""
 
 
 def verify_property(
@@ -121,12 +124,17 @@ def decide(
     elif not recorded and not read.piecewise_linear:
         found = split_relaxed(model, lower, upper, unsafe, confirmed, clock, most=INPUTS, tell=tell)
     else:
-        limited = clock if few is None else clock.share(0.5)
-        found = Stages(read.relu, box, unsafe, confirmed, limited, engine, tell).run()
-        if few is not None and found.answer not in ("unsat", "sat"):
-            again = split_inputs(few, unsafe, confirmed, clock, tell)
-            bounds = torch.maximum(found.bounds, again.bounds)
-            found = Found(again.answer, again.witness, bounds, found.domains + again.domains, again.message)
+        found, domains = Found("timeout", None, proved, 0), 0
+        for neurons, part in ((True, 1.0),) if few is None else TURNS:
+            limited = clock if part == 1 else clock.share(part)
+            if few is None or neurons:
+                found = Stages(read.relu, box, unsafe, confirmed, limited, engine, tell).run()
+            else:
+                found = split_inputs(few, unsafe, confirmed, limited, tell)
+            proved, domains = torch.maximum(proved, found.bounds), domains + found.domains
+            if found.answer in ("unsat", "sat"):
+                break
+        found = replace(found, domains=domains)
     found = replace(found, bounds=torch.maximum(found.bounds, proved))
     if found.witness is None:
         return found

@@ -24,6 +24,12 @@ GRID = torch.cartesian_prod(SIDE, SIDE)
 FUNCTIONS = [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.LeakyReLU]
 
 
+@pytest.fixture(autouse=True)
+def neurons_from_the_first_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small questions would never come to them."""
+    monkeypatch.setattr(input_splitting, "FIRST", 0)
+
+
 def network(seed: int, widths: tuple[int, ...] = (2, 10, 10, 3), function: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     torch.manual_seed(seed)
     layers: list[nn.Module] = [nn.Flatten()]
@@ -75,6 +81,12 @@ def agree_with_a_grid(function: type[nn.Module], seeds: range) -> None:
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_answers_agree_with_a_grid(function: type[nn.Module]) -> None:
     agree_with_a_grid(function, range(8 if function is nn.ReLU else 2))
+
+
+@pytest.mark.parametrize("after", [20, 2**15])
+def test_answers_agree_where_neurons_come_later(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(input_splitting, "FIRST", after)
+    agree_with_a_grid(nn.ReLU, range(2))
 
 
 def whole(bounds: Bounds, lower: Tensor, upper: Tensor) -> Boxes:
