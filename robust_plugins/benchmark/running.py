@@ -194,6 +194,23 @@ def _with_dask(calls: list[Call], client: Any, jobs: int) -> Answered:
         client.cancel(list(running.futures))
 
 
+def _with_ray(calls: list[Call], jobs: int) -> Answered:
+    """Runs `jobs` batches at once; joblib's back end for Ray gives no answer before all are there."""
+    import ray
+
+    task, waiting = ray.remote(execute), iter(calls)
+    running = [task.remote(*call) for call in islice(waiting, jobs)]
+    try:
+        while running:
+            done, running = ray.wait(running)
+            for one in done:
+                yield ray.get(one)
+                running += [task.remote(*call) for call in islice(waiting, 1)]
+    finally:
+        for one in running:
+            ray.cancel(one, force=True)
+
+
 def _backend(
     run: Run, left: Sequence[Batch], stack: ExitStack
 ) -> tuple[dict[str, Parcel], Callable[[list[Call]], Answered]]:
@@ -210,7 +227,7 @@ def _backend(
         return {key: OnDisk(str(folder / key)) for key in packed}, partial(_with_joblib, backend="loky", n_jobs=jobs)
     if run.backend == "dask":
         return {key: Held(key) for key in packed}, partial(_with_dask, client=_dask(run, packed, stack), jobs=run.jobs)
-    return _ray(run, packed, stack, jobs), partial(_with_joblib, backend="ray", n_jobs=jobs)
+    return _ray(run, packed, stack, jobs), partial(_with_ray, jobs=jobs)
 
 
 def _end_loky() -> None:
@@ -246,11 +263,9 @@ def _dask(run: Run, packed: dict[str, bytes], stack: ExitStack) -> Any:
 def _ray(run: Run, packed: dict[str, bytes], stack: ExitStack, jobs: int) -> dict[str, Parcel]:
     try:
         import ray
-        from ray.util.joblib import register_ray
     except ImportError as error:
         raise PluginError('backend "ray" needs it; install it: pip install "robust_plugins[ray]"') from error
     if not ray.is_initialized():
         ray.init(address=run.address, log_to_driver=False, num_cpus=None if run.address else jobs)
         stack.callback(ray.shutdown)
-    register_ray()
     return {key: InRay(ray.put(content)) for key, content in packed.items()}
