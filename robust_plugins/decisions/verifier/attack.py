@@ -45,7 +45,7 @@ class MarginDescent:
         x[:1] = lower + (upper - lower) / 2
         least, found = torch.inf, None
         for step in range(self.steps + 1):
-            excess, gradient = _slope(model, x, unsafe, goals, step < self.steps)
+            excess, gradient = slope(model, x, unsafe, goals, step < self.steps)
             value, at = excess.amin(1).min(0)
             if not float(value) >= least:
                 least, found = float(value), x[at : at + 1].clone()
@@ -56,13 +56,19 @@ class MarginDescent:
         return found
 
 
-def _slope(model: nn.Module, x: Tensor, unsafe: Unsafe, goals: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+def slope(model: nn.Module, x: Tensor, unsafe: Unsafe, goals: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """The excess of each input, and the gradient of that of its goal; None where layers in place have left it none."""
     with torch.enable_grad():
         x = x.detach().requires_grad_(wanted)
         excess = unsafe.excess(unsafe.values(model(x)))
         if not wanted:
             return excess.detach(), None
-        (gradient,) = torch.autograd.grad(excess.gather(1, goals.unsqueeze(1)).sum(), x)
+        try:
+            (gradient,) = torch.autograd.grad(excess.gather(1, goals.unsqueeze(1)).sum(), x)
+        except RuntimeError as error:
+            if "place" not in str(error):
+                raise
+            return excess.detach(), None
     return excess.detach(), gradient
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robust_plugins.balls import L1, L2, Ball
-from robust_plugins.decisions.verifier.attack import Attack, Confirm
+from robust_plugins.decisions.verifier.attack import Attack, Confirm, slope
 from robust_plugins.decisions.verifier.clock import Clock
 from robust_plugins.decisions.verifier.properties import Unsafe
 from robust_plugins.intervals.interval import Interval
@@ -88,14 +88,12 @@ class InBall:
         for step in range(self.steps):
             if clock.left <= 0:
                 return None
-            with torch.enable_grad():
-                z = z.detach().requires_grad_()
-                excess = unsafe.excess(unsafe.values(model(z)))
-                (gradient,) = torch.autograd.grad(excess.gather(1, goals.unsqueeze(1)).sum(), z)
-            z = z.detach()
+            excess, gradient = slope(model, z, unsafe, goals, True)
             for i in (excess.amin(1) <= 0).nonzero().flatten()[:3].tolist():
                 if self.confirm(z[i : i + 1]):
                     return z[i : i + 1]
+            if gradient is None:
+                break
             moved = z - (0.3 if step < self.steps // 2 else 0.05) * self.ball.steepest(gradient)
             z = self.ball.project(moved, starts)
         return self.other(model, lower, upper, unsafe, generator, clock)

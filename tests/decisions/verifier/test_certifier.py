@@ -153,3 +153,19 @@ def test_progress_says_what_happens(capsys) -> None:
     said = capsys.readouterr().err
     assert "sample 0: certified" in said
     assert "domains" in said
+
+
+@pytest.mark.parametrize("kind", [rp.Linf, rp.L2, rp.L1])
+def test_models_without_a_gradient_are_decided(kind) -> None:
+    """A layer that changes in place what its backward pass needs rules out attacks by gradients, and nothing else."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sigmoid(), nn.SELU(inplace=True), nn.Linear(3, 2)).double().eval()
+    x = torch.rand(2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        model[-1].bias -= model(torch.zeros(1, 3, dtype=torch.float64))[0]  # the decision changes there
+        y = model(x).argmax(1)
+    with pytest.raises(RuntimeError, match="inplace"):
+        model(x.clone().requires_grad_()).sum().backward()
+    for eps in (1e-3, 10.0):  # at the second one relaxation is not enough, and the attack is tried
+        certificate = rp.certifier(NAME, timeout=2)(model, x, y, kind(eps=eps, clip=None))
+        assert set(certificate.verdicts) == {rp.Verdict.CERTIFIED if eps < 1 else rp.Verdict.FALSIFIED}
