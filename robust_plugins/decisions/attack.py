@@ -28,6 +28,23 @@ from robust_plugins.harness.wrappers import QUANTISED, Model, is_quantised
 
 Target = Tensor | Literal["random", "least_likely"]
 
+EVALUATIONS = 8
+"""So many times the model has to confirm a success, where it answers one input in different ways."""
+
+ITSELF = "the input itself"
+"""Who found a success that needed no attack."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search of the ball found: candidates, and what the result is to tell about them."""
+
+    candidates: Float[Tensor, "batch *features"]
+    by: tuple[str, ...] | None = None
+    """Which attack found each sample's candidate, empty for none; None where one attack found all."""
+    notes: tuple[str, ...] = ()
+    """For `AttackResult.notes`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(Component, ABC):
@@ -53,6 +70,21 @@ class Attack(Component, ABC):
         evaluation mode with weight gradients off; the global generators of torch, numpy and python are seeded, so
         draw from them. Raise ArgumentError for a ball or a target that the attack cannot handle.
         """
+
+    def find(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *features"],
+        y: Integer[Tensor, " batch"],
+        ball: Ball,
+        *,
+        targeted: bool,
+    ) -> Found:
+        """The candidates of `perturb`, with what is to be said of them.
+
+        Override it for an attack that is made of others, or that has something to tell about its search.
+        """
+        return Found(self.perturb(model, x, y, ball, targeted=targeted))
 
     @overload
     def __call__(
@@ -93,6 +125,9 @@ class Attack(Component, ABC):
         candidate and `x` kept (success first, then loss). `model`, the random states and `x` are left as found. A model
         of one output z has the logits (-z/2, z/2); a softmax or log-softmax at its end, which changes no decision, is
         left out of logits and loss.
+        Of a model that answers the same input in different ways, which is looked for at a few candidates, only those
+        successes count that eight more evaluations confirm; the logits are then those that serve the attack least, and
+        the notes of the result say so.
         Raises ArgumentError for unusable arguments and ComponentError where the attack breaks its contract.
         """
         if eps is not None:
@@ -104,13 +139,21 @@ class Attack(Component, ABC):
                 model, clean = decided(call.model, x, size=self.batch_size)
             y = as_labels(y, x, clean.shape[1])
             goal = None if target is None else _resolve_target(target, y, clean)
-            candidate = self._candidates(call, model, x, y if goal is None else goal, ball, targeted=goal is not None)
+            found = self._candidates(call, model, x, y if goal is None else goal, ball, targeted=goal is not None)
+            candidate, notes = found.candidates, found.notes
             with torch.no_grad():
-                x_adv, logits, success, loss = _better(
-                    x, clean, candidate, logits_of(model, candidate, size=self.batch_size), y, goal
-                )
+                reached = logits_of(model, candidate, size=self.batch_size)
+                if _draws(model, candidate, reached, self.batch_size):
+                    clean = _confirmed(model, x, clean, y, goal, self.batch_size)
+                    reached = _confirmed(model, candidate, reached, y, goal, self.batch_size)
+                    notes = (RANDOM, *notes)
+                take, x_adv, logits, success, loss = _better(x, clean, candidate, reached, y, goal)
                 distance = ball.distance(x_adv, x)
-        return AttackResult(x_adv, success, logits, distance, loss, call.seconds, seed, goal)
+        by = found.by
+        if by is not None:
+            flags = zip(by, success.tolist(), take.tolist(), strict=True)
+            by = tuple((name if took and name else ITSELF) if won else "" for name, won, took in flags)
+        return AttackResult(x_adv, success, logits, distance, loss, call.seconds, seed, goal, by, notes)
 
     @final
     def search(
@@ -133,20 +176,26 @@ class Attack(Component, ABC):
             with torch.no_grad():
                 model, classes = first_decided(call.model, x, size=self.batch_size)
             y = as_labels(ordinary(y), x, classes)
-            return self._candidates(call, model, x, y, ball, targeted=False)
+            return self._candidates(call, model, x, y, ball, targeted=False).candidates
 
     @final
-    def _candidates(self, call: Call, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:
+    def _candidates(self, call: Call, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Found:
         parts = [x[:0]]
+        by: list[str] = []
+        notes: dict[str, None] = {}  # each once, in order
+        named = True
         for part in chunks(len(x), self.batch_size):
             with torch.enable_grad(), _recurrent_gradients(model):
                 try:
                     # Copies: what a plugin does to its arguments must not reach the user's, nor our judgement.
-                    found = self.perturb(model, x[part].clone(), y[part].clone(), ball[part], targeted=targeted)
+                    told = self.find(model, x[part].clone(), y[part].clone(), ball[part], targeted=targeted)
                 except RuntimeError as error:  # an attack that needs no gradients is free to succeed
                     if is_quantised(model):
                         raise UnsupportedModelError(QUANTISED) from error
                     raise
+            if not isinstance(told, Found) or (told.by is not None and len(told.by) != len(x[part])):
+                raise ComponentError(f"{self}: find returned {told!r:.200}; expected a Found with a name per sample")
+            found = told.candidates
             if not isinstance(found, Tensor) or found.shape != x[part].shape:
                 shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
                 raise ComponentError(f"{self}: perturb returned {shape}; expected a tensor of {tuple(x[part].shape)}")
@@ -156,9 +205,12 @@ class Attack(Component, ABC):
             if not bool(valid.all()):
                 found = torch.where(valid, found, x[part])
             parts.append(ball[part].project(found, x[part]))
+            notes |= dict.fromkeys(told.notes)
+            named &= told.by is not None
+            by += told.by or ()
         # Candidates are judged on the model as it was, whatever hooks and flags the attack has left on it.
         call.check(self, tolerated=("hooks", "buffers", "requires_grad", "default dtype"))
-        return torch.cat(parts)
+        return Found(torch.cat(parts), tuple(by) if named and len(x) else None, tuple(notes))
 
 
 def _recurrent_gradients(model: nn.Module) -> AbstractContextManager[None]:
@@ -190,10 +242,49 @@ def _resolve_target(target: Target, y: Tensor, clean: Tensor) -> Tensor:
     )
 
 
+RANDOM = f"the model draws at random: only successes that {EVALUATIONS} more evaluations confirmed are counted"
+
+
+def _draws(model: nn.Module, z: Tensor, logits: Tensor, size: int | None) -> bool:
+    """Whether the model answers `z` otherwise than with `logits`, by more than rounding; a few samples are tried first.
+
+    Where rows depend on one another these differ without any draw: all samples are then tried as they were.
+    """
+
+    def same(again: Tensor) -> bool:
+        before = logits[: len(again)]
+        return torch.allclose(again, before, rtol=1e-3, atol=1e-4 * max(1.0, _size(before)), equal_nan=True)
+
+    try:
+        if same(logits_of(model, z[:4])):
+            return False
+    except Exception:  # a model that runs with one batch size alone
+        pass
+    return not same(logits_of(model, z, size=size))
+
+
+def _size(logits: Tensor) -> float:
+    return float(logits.abs().nan_to_num(posinf=0.0).max()) if logits.numel() else 0.0
+
+
+def _confirmed(model: nn.Module, z: Tensor, logits: Tensor, y: Tensor, goal: Tensor | None, size: int | None) -> Tensor:
+    """For each sample, of `logits` and those of more evaluations the ones that serve the attack least."""
+    chosen = (y if goal is None else goal).unsqueeze(1)
+
+    def gain(logits: Tensor) -> Tensor:
+        lead = (logits.gather(1, chosen) - logits.scatter(1, chosen, -torch.inf).amax(1, keepdim=True)).squeeze(1)
+        return -lead if goal is None else lead
+
+    for _ in range(EVALUATIONS):
+        again = logits_of(model, z, size=size)
+        logits = torch.where((gain(again) >= gain(logits)).unsqueeze(1), logits, again)
+    return logits
+
+
 def _better(
     x: Tensor, clean: Tensor, candidate: Tensor, logits: Tensor, y: Tensor, goal: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The better of `x` and `candidate` for each sample, with their logits: inputs, logits, success and loss."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The better of `x` and `candidate` for each sample: which of them, inputs, logits, success and loss."""
 
     def judged(z: Tensor) -> tuple[Tensor, Tensor]:
         decision = z.argmax(1)
@@ -206,6 +297,7 @@ def _better(
     take = (won & ~won_clean) | ((won == won_clean) & worse)
     x_adv = torch.where(take.view(-1, *[1] * (x.dim() - 1)), candidate, x)
     return (
+        take,
         x_adv,
         torch.where(take.unsqueeze(1), logits, clean),
         torch.where(take, won, won_clean),

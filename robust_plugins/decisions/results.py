@@ -50,12 +50,19 @@ class AttackResult:
     """The seed that reproduces this result, also where none was given."""
     target: Int[Tensor, " batch"] | None = None
     """The target classes, or None where the attack was untargeted."""
+    found_by: tuple[str, ...] | None = None
+    """Of a portfolio: the attack that found each sample's success, `"the input itself"` where nothing had to be found,
+    and an empty string where nothing was. None of a single attack."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the successes has to know, in sentences: that the model draws at random, or what a portfolio has
+    changed or left out, and why."""
 
     def __repr__(self) -> str:
         """One line; the tensors are in the fields."""
         count, fooled = len(self.success), int(self.success.sum())
         farthest = f", distances up to {self.distance.max():.3g}" if count else ""
-        return f"<AttackResult: success on {fooled} of {count} samples{farthest}, {self.seconds:.2g} s>"
+        notes = "".join(f"; {note}" for note in self.notes)
+        return f"<AttackResult: success on {fooled} of {count} samples{farthest}, {self.seconds:.2g} s{notes}>"
 
 
 @dataclass(frozen=True, eq=False)
