@@ -25,6 +25,10 @@ CREATE TABLE IF NOT EXISTS records (
     identity TEXT NOT NULL UNIQUE, {", ".join(f"{field.name} {_SQL[str(field.type)]}" for field in fields(Record))}
 );
 CREATE TABLE IF NOT EXISTS artifacts (hash TEXT NOT NULL UNIQUE, content BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS trainings (
+    model_hash TEXT NOT NULL, model TEXT NOT NULL, data TEXT NOT NULL, record TEXT NOT NULL,
+    UNIQUE (model_hash, model, data)
+);
 CREATE TABLE IF NOT EXISTS studies (hash TEXT NOT NULL UNIQUE, configuration TEXT NOT NULL, created TEXT NOT NULL);
 """
 
@@ -150,6 +154,25 @@ class Store:
         """The configurations of all studies that wrote into this store, oldest first."""
         found = self._connection.execute("SELECT configuration FROM studies ORDER BY rowid").fetchall()
         return [json.loads(text) for (text,) in found]
+
+    def remember_training(self, model: str, data: str, model_hash: str, record: Mapping[str, Any]) -> None:
+        """Keeps how the model of this hash was trained, a `TrainingRecord` as a dictionary, under the study's names."""
+        with self._connection:
+            values = (model_hash, model, data, json.dumps(record))
+            self._connection.execute("INSERT OR IGNORE INTO trainings VALUES (?, ?, ?, ?)", values)
+
+    def trainings(self) -> list[dict[str, Any]]:
+        """The trainings that studies did on the fly, oldest first: `model`, `data`, `model_hash` and `epochs`."""
+        if not self._has("trainings"):
+            return []
+        names = ("model", "data", "model_hash", "record")
+        found = self._connection.execute(f"SELECT {', '.join(names)} FROM trainings ORDER BY rowid").fetchall()
+        rows = [dict(zip(names, row, strict=True)) for row in found]
+        return [row | json.loads(row.pop("record")) for row in rows]
+
+    def _has(self, table: str) -> bool:
+        """Whether this file has a table, which one of an older version that is only read may lack."""
+        return bool(self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone())
 
     def _opened(self, write: bool) -> sqlite3.Connection:
         if not write and not self.path.is_file():

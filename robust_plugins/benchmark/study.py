@@ -75,6 +75,10 @@ class Study:
         with Store(self.store_path, write=True) as store, reporting(shown) as report:
             subjects = self.subjects(report.say)
             store.remember(self.to_dict(), datetime.now(UTC).isoformat(timespec="seconds"))
+            for subject in subjects:
+                if subject.training is not None:
+                    told = (subject.model, subject.data, subject.model_hash, subject.training.to_dict())
+                    store.remember_training(*told)
             return run(
                     self.configuration, subjects, store, folder=self.folder, retry=retry, told=report.told,
                     begun=report.begun,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from copy import deepcopy
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.balls import BALLS
+from robust_plugins.balls import BALLS, Linf
 from robust_plugins.benchmark.configuration import Configuration, Data, Model, Training
 from robust_plugins.benchmark.hashing import model_hash, tensor_hash
 from robust_plugins.benchmark.records import canonical, digest
@@ -23,7 +24,7 @@ from robust_plugins.losses import recipe
 from robust_plugins.networks import is_file, load_model
 from robust_plugins.networks.files import load_weights
 from robust_plugins.networks.loading import ONNX
-from robust_plugins.training import fit
+from robust_plugins.training import Scores, TrainingRecord, fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,8 @@ class Subject:
     """The index of the first sample in its part of the data set."""
     clip: tuple[float, float] | None
     source: str | nn.Module
+    training: TrainingRecord | None = None
+    """Of a model that was trained on the fly."""
 
     @cached_property
     def model_hash(self) -> str:
@@ -118,28 +121,33 @@ def read_subjects(
                 continue
             data = sets[entry.name]
             module = read_model(model, data, folder)
+            training = None
             if model.train is not None and train:
-                module = _trained(model, module, data, model.train, cache, say)
+                training = _trained(model, module, data, model.train, cache, say)
             x, y = samples_of(entry, data, module)
             source = model.source
             if isinstance(source, str) and is_file(source):
                 source = _within(folder, source)
-            found.append(Subject(model.name, entry.name, module, x, y, entry.first, data.clip, source))
+            found.append(Subject(model.name, entry.name, module, x, y, entry.first, data.clip, source, training))
     return found
 
 
 def _trained(
     entry: Model, module: nn.Module, data: Dataset, training: Training, cache: Path, say: Callable[[str], None]
-) -> nn.Module:
-    """`module`, trained, or with the weights of the same training that are in the cache."""
+) -> TrainingRecord | None:
+    """Trains `module`, or gives it the weights of the same training that are in the cache; returns its record.
+
+    None where the cache has the weights alone.
+    """
     key = digest(
         model_hash(module), tensor_hash(data.x_train), tensor_hash(data.y_train),
         canonical(training.model_dump() | {"clip": data.clip}), torch.__version__,
     )  # fmt: skip
     path = cache / f"{entry.name.replace(os.sep, '_')}-{key[:16]}.pt"
+    curve = path.with_suffix(".json")
     if path.exists():
         load_weights(module, path)
-        return module
+        return TrainingRecord.from_dict(json.loads(curve.read_text())) if curve.exists() else None
     say(f"training {entry.name} on {len(data.x_train)} samples of {data.name} for {training.epochs} epochs")
     loss = loss_of(training, data)
     dtype = next(p.dtype for p in module.parameters())
@@ -150,12 +158,24 @@ def _trained(
             torch.utils.data.TensorDataset(x, y), batch_size=training.batch_size, shuffle=True
         )
         optimizer = torch.optim.Adam(module.parameters(), lr=training.lr)
-        fit(module, batches, loss, epochs=training.epochs, optimizer=optimizer, progress=False)
+        record = fit(
+            module, batches, loss, epochs=training.epochs, optimizer=optimizer, progress=False,
+            evaluate=Scores(
+                x=data.x_test[:SCORED].to(dtype), y=data.y_test[:SCORED], ball=Linf(eps=0.0, clip=data.clip),
+                attack=None, certifier=None,
+            ),
+        )  # fmt: skip
     cache.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.part")
+    unfinished.write_text(json.dumps(record.to_dict()))
+    os.replace(unfinished, curve)  # before the weights, which say that the training is over
     torch.save(module.state_dict(), unfinished)
     os.replace(unfinished, path)
-    return module
+    return record
+
+
+SCORED = 1000
+"""Test samples that are scored after each epoch of a training on the fly, at most."""
 
 
 def loss_of(training: Training, data: Dataset) -> Any:

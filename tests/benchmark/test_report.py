@@ -1,4 +1,5 @@
 import re
+import sqlite3
 from html.parser import HTMLParser
 
 import numpy as np
@@ -184,3 +185,36 @@ def test_time_is_split_where_it_was_measured():
     assert (attack.component, attack.total, attack.backend, attack.layer) == ("pgd", 1.0, 0.75, 0.25)
     assert attack.model == pytest.approx(0.4)
     assert (bounds.backend, bounds.model, bounds.layer) == (None, None, None)
+
+
+def training(model, *, worst=None):
+    epochs = [
+        {"epoch": n, "loss": 2 / n, "clean": 2 / n if worst is None else 1 / n, "worst": worst, "eps": 0.0,
+         "gamma": None, "seconds": 1.5, "scores": {"clean": 0.5 + n / 10}}
+        for n in (1, 2, 3)
+    ]  # fmt: skip
+    return {"epochs": epochs}
+
+
+def test_training_curves_are_of_the_models_that_were_studied(tmp_path):
+    with Store(tmp_path / "s.sqlite", write=True) as store:
+        store.insert(synthetic(4, models=("plain", "robust"), radii=(0.1,)))
+        store.remember_training("plain", "digits", "plain", training("plain"))
+        store.remember_training("robust", "digits", "robust", training("robust", worst=3.0))
+        store.remember_training("robust", "digits", "of before", training("robust"))
+        assert [t["model_hash"] for t in store.trainings()] == ["plain", "robust", "of before"]
+    write_study_report(tmp_path / "page.html", tmp_path / "s.sqlite")
+    html, text = (tmp_path / "page.html").read_text(), (tmp_path / "page.md").read_text()
+    assert "| plain | digits | 3 | 0.667 | 0.667 |  | 0 | 80.0 % | 4.5 s |" in text
+    assert "| robust | digits | 3 | 0.667 | 0.333 | 3 | 0 | 80.0 % | 4.5 s |" in text
+    assert text.count("| robust | digits | 3 |") == 1
+    assert html.count("losses of ") == 2
+    assert "its part of the worst case" in html
+
+
+def test_a_store_of_an_older_version_has_no_training_curves(tmp_path):
+    path = store_of(tmp_path / "s.sqlite", synthetic(2, models=("plain",), radii=(0.1,)))
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE trainings")
+    write_study_report(tmp_path / "page.html", path)
+    assert "Training curves" not in (tmp_path / "page.html").read_text()

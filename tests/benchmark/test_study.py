@@ -292,7 +292,13 @@ def test_models_are_trained_once(tmp_path: Path) -> None:
 def test_a_module_is_left_as_it_is(tmp_path: Path) -> None:
     module = network().train()
     before = replace(data())
-    study(tmp_path, models=[{"name": "net", "source": module, "train": {"epochs": 1}}]).run()
+    found = study(tmp_path, models=[{"name": "net", "source": module, "train": {"epochs": 1}}])
+    found.run()
+    with found.store() as store:
+        (training,) = store.trainings()
+    assert training["model_hash"] == found.subjects()[0].model_hash
+    assert [epoch["epoch"] for epoch in training["epochs"]] == [1]
+    assert 0 <= training["epochs"][0]["scores"]["clean"] <= 1
     assert module.training
     for p, q in zip(module.parameters(), network().parameters(), strict=True):
         assert torch.equal(p, q)

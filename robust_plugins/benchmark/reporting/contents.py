@@ -71,6 +71,8 @@ class Contents:
     findings: Findings
     stores: tuple[Path, ...]
     studies: tuple[dict[str, Any], ...]
+    trainings: tuple[dict[str, Any], ...] = ()
+    """As `Store.trainings` gives them."""
 
     @cached_property
     def settings(self) -> list[Setting]:

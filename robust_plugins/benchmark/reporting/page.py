@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from robust_plugins.benchmark.auditing import Findings, Severity, audit
 from robust_plugins.benchmark.columns import joined, read_columns
@@ -40,7 +41,8 @@ def write_study_report(
             "store", ", ".join(map(str, paths)) + ": empty", accepted="a store with records",
             hint="Run the study first: robust-plugins bench run study.toml.",
         )  # fmt: skip
-    contents = Contents(title, columns, audit(columns), paths, tuple(s for p in paths for s in _studies(p)))
+    studies, trainings = _told(paths)
+    contents = Contents(title, columns, audit(columns), paths, studies, trainings)
     parts = sections(contents)
     made = f"Made by robust-plugins bench report from {', '.join(p.name for p in paths)}."
     page = (
@@ -55,6 +57,12 @@ def write_study_report(
     return contents.findings
 
 
-def _studies(path: Path) -> list[dict[str, object]]:
-    with Store(path) as store:
-        return store.studies()
+def _told(paths: Sequence[Path]) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
+    """The studies and the trainings of all stores."""
+    studies: list[dict[str, Any]] = []
+    trainings: list[dict[str, Any]] = []
+    for path in paths:
+        with Store(path) as store:
+            studies += store.studies()
+            trainings += [training for training in store.trainings() if training not in trainings]
+    return tuple(studies), tuple(trainings)

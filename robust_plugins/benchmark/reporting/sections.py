@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from robust_plugins.benchmark.auditing import Severity
-from robust_plugins.benchmark.reporting import tables, time
+from robust_plugins.benchmark.reporting import tables, time, trainings
 from robust_plugins.benchmark.reporting.brackets import accuracy_panel, margin_panel, radius_panel, verdict_panel
 from robust_plugins.benchmark.reporting.contents import Contents, Line, caption
 from robust_plugins.benchmark.reporting.examples import example_panels
@@ -57,6 +58,7 @@ def sections(contents: Contents, more: Sequence[Section] = ()) -> list[Section]:
     found = [
         *_decisions(contents),
         *_examples(contents),
+        *_trainings(contents),
         *_time(contents),
         *_brackets(contents),
         *more,
@@ -152,6 +154,35 @@ def _examples(contents: Contents) -> list[Section]:
         "above the change its largest value: red adds, blue takes away."
     )
     return [Section("examples", "Adversarial examples", (words,), figures=figures)]
+
+
+def _trainings(contents: Contents) -> list[Section]:
+    trained = [t for t in contents.trainings if t["model_hash"] in set(contents.columns["model_hash"]) and t["epochs"]]
+    if not trained:
+        return []
+    models = looks_of_models([training["model"] for training in trained])
+    sets: dict[str, list[dict[str, Any]]] = {}
+    for training in trained:
+        sets.setdefault(training["data"], []).append(training)
+    figures = [
+        Figure(trainings.score_panel(group, models, f"scores{i}"), f"clean accuracy by epoch, {data}")
+        for i, (data, group) in enumerate(sets.items())
+    ]
+    figures += [
+        Figure(trainings.loss_panel(training, f"losses{i}"), f"losses of {training['model']} on {training['data']}")
+        for i, training in enumerate(trained[:PANELS])
+    ]
+    looks = list({look.name: look for training in trained for _, look in trainings.parts(training)}.values())
+    text = (
+        "Models that the study trained itself, or found in its cache. Losses of different recipes do not compare; a "
+        "jump is where a ramp begins or ends."
+    )
+    return [
+        Section(
+            "trainings", "Training curves", (text,), legend(list(models.values())) + legend(looks), tuple(figures),
+            (("", trainings.training_table(trained)),), left_out=_left_out(len(trained), PANELS, "trainings"),
+        )
+    ]  # fmt: skip
 
 
 def _time(contents: Contents) -> list[Section]:
