@@ -9,27 +9,22 @@ import jaxtyping
 import pytest
 import support.typechecker
 from hypothesis import HealthCheck, settings
+from support.length import LONG
 
 support.typechecker.install("robust_plugins")
 
 from robust_plugins.adapters.lirpa import audit  # noqa: E402 (after the hook)
 
-for name, examples in (("fast", 30), ("all", 100)):
-    settings.register_profile(
-        name,
-        max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        print_blob=True,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Fewer examples where slow tests are left out; before the tests are imported, which fix theirs by then."""
-    fast = config.option.markexpr == "not slow"
-    settings.load_profile("fast" if fast else "all")
-    support.typechecker.checks.calls = 20 if fast else float("inf")
+settings.register_profile(
+    "suite",
+    max_examples=100 if LONG else 30,
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("suite")
+support.typechecker.checks.calls = float("inf") if LONG else 20
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -92,7 +92,8 @@ class Explained:
         """
         with torch.enable_grad(), twice_differentiable(create_graph):
             z = x if create_graph and x.requires_grad else x.detach().requires_grad_()
-            number = self.number(model(z)).sum()
+            with refused_in_place():
+                number = self.number(model(z)).sum()
             if not number.requires_grad:
                 return torch.zeros_like(x)
             found = derivative(number, z, create_graph=create_graph)
@@ -101,8 +102,16 @@ class Explained:
 
 def derivative(number: Tensor, z: Tensor, *, create_graph: bool) -> Tensor:
     """The gradient of what a model returned. Raises UnsupportedModelError where layers in place have left it none."""
-    try:
+    with refused_in_place():
         (found,) = torch.autograd.grad(number, z, create_graph=create_graph, materialize_grads=True)
+    return found
+
+
+@contextmanager
+def refused_in_place() -> Iterator[None]:
+    """Raises UnsupportedModelError where torch cannot differentiate what layers in place have changed."""
+    try:
+        yield
     except RuntimeError as error:
         if not re.search("in-?place", str(error), re.IGNORECASE):
             raise
@@ -110,7 +119,6 @@ def derivative(number: Tensor, z: Tensor, *, create_graph: bool) -> Tensor:
             "the model has no gradient to explain: it changes in place a value that its own backward pass needs; "
             "build its layers with inplace=False"
         ) from error
-    return found
 
 
 def twice_differentiable(wanted: bool) -> AbstractContextManager[None]:

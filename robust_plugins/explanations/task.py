@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from robust_plugins.balls import Ball
-from robust_plugins.explanations.explained import Explained, derivative, twice_differentiable, weight_intervals
+from robust_plugins.explanations.explained import (
+    Explained,
+    derivative,
+    refused_in_place,
+    twice_differentiable,
+    weight_intervals,
+)
 from robust_plugins.harness.functional import called
 
 Goal = Literal["deviation", "top_k", "target"]
@@ -93,7 +99,8 @@ class Task:
 
         with torch.enable_grad(), twice_differentiable(create_graph):
             z = z if create_graph and z.requires_grad else z.detach().requires_grad_()
-            number = self._explained.number(vmap(logits)(dict(weights), z)).sum()
+            with refused_in_place():
+                number = self._explained.number(vmap(logits)(dict(weights), z)).sum()
             found = derivative(number, z, create_graph=create_graph)
         return found if create_graph else found.detach()
 

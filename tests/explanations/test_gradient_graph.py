@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.digits import batched
+from support.length import length
 from support.token_networks import PARTS, TokenNetwork, Transformer
 from torch import Tensor, nn
 
@@ -64,7 +65,7 @@ def test_random_compositions(parts: list[str], eps: float, of: Of, seed: int) ->
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=length(30, 300))
 @given(
     parts=st.lists(st.sampled_from(sorted(PARTS)), min_size=1, max_size=4),
     eps=st.sampled_from([1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3]),

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.drawn_networks import Drawn
+from support.length import length
 from torch import Tensor, nn
 
 import robust_plugins as rp
@@ -69,7 +70,7 @@ def test_random_smooth_networks_with_most_effort(
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
+@settings(max_examples=length(12, 60))
 @given(**NETWORKS)
 def test_more_networks(choices: list[int], image: bool, eps: float, of: Of, seed: int) -> None:
     ball = rp.Linf(eps=eps, clip=None)

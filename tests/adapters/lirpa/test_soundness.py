@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.bounds_checker import sound, violation
+from support.length import length
 from torch import Tensor, nn
 
 import robust_plugins as rp
@@ -107,7 +108,7 @@ def test_no_point_of_the_ball_is_outside_the_bounds(seed: int, drawn: Drawn, dty
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=length(24, 300))
 @given(seeds, balls)
 def test_no_point_of_the_ball_is_outside_the_bounds_of_many_models(seed: int, drawn: Drawn) -> None:
     ball = drawn[0](eps=drawn[1], clip=drawn[2])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from support.drawn_graphs import Drawn
 from support.interval_checker import Case, make_case, observed, violations
 from support.interval_examples import EXAMPLES, Constants
+from support.length import length
 from torch import Tensor, nn
 
 import robust_plugins as rp
@@ -59,7 +60,7 @@ def test_random_networks(image: bool, choices: list[int], eps: float, gamma: flo
 
 
 @pytest.mark.slow
-@settings(max_examples=150)
+@settings(max_examples=length(50, 150))
 @given(
     image=st.booleans(),
     choices=st.lists(st.integers(0, 599), min_size=2, max_size=7),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from support.drawn_graphs import Drawn
 from support.interval_checker import Case, make_case, observed, violations
 from support.interval_examples import EXAMPLES, Constants
+from support.length import length
 from torch import Tensor, nn
 
 from robust_plugins.errors import ArgumentError
@@ -82,7 +83,7 @@ def test_random_networks(image: bool, choices: list[int], eps: float, memory: in
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=length(60, 300))
 @given(
     image=st.booleans(),
     choices=st.lists(st.integers(0, 599), min_size=2, max_size=8),

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.drawn_graphs import Drawn
 from support.interval_checker import bounds_of, make_case, observed, violations
+from support.length import length
 from torch import Tensor, nn
 
 from robust_plugins.errors import ArgumentError, UnknownNameError, UnsupportedModelError
@@ -34,7 +35,7 @@ def test_random_networks_stay_in_their_bounds(
 
 
 @pytest.mark.slow
-@settings(max_examples=110)
+@settings(max_examples=length(20, 110))
 @given(
     image=st.booleans(),
     choices=st.lists(st.integers(0, 599), min_size=2, max_size=7),

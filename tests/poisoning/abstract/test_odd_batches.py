@@ -47,7 +47,7 @@ OPTIMIZERS = PLAIN | st.sampled_from([
 
 
 FEW = settings.default.max_examples // 6
-"""Trainings with many poisoned ones each: 5, and 16 with the slow tests."""
+"""Trainings with many poisoned ones each: 5, and 16 in the search of hours."""
 
 
 @settings(max_examples=FEW)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.length import length
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
@@ -198,7 +199,7 @@ def test_every_samples_gradient_lies_in_its_bounds(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-@settings(max_examples=60)
+@settings(max_examples=length(15, 60))
 @given(
     gamma=st.floats(0.001, 0.5),
     eps=st.floats(0.001, 1.0),
