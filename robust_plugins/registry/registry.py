@@ -31,6 +31,7 @@ T = TypeVar("T")
 BUILTINS = {
     "art": "robust_plugins.adapters.art",
     "lirpa": "robust_plugins.adapters.lirpa",
+    "rp": "robust_plugins.decisions.attacks",
     "interval": "robust_plugins.decisions.certifiers",
     "verifier": "robust_plugins.decisions.verifier.certifier",
     "cascade": "robust_plugins.decisions.cascade",

@@ -14,6 +14,7 @@ ATTACKS = {
     "art:fgsm": {},
     "art:bim": {"steps": 5},
     "art:pgd": {"steps": 5, "restarts": 2, "start": "gaussian"},
+    "rp:margin-pgd": {"steps": 5, "restarts": 2, "targets": 2},
 }
 CERTIFIERS = {
     "lirpa:ibp": {},

@@ -10,9 +10,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.adapters.art.best import Best
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.attack import Attack
+from robust_plugins.decisions.attacks.best import Best
+from robust_plugins.decisions.attacks.objectives import objective
 from robust_plugins.errors import ArgumentError
 
 Start = Literal["uniform", "gaussian", "none"]
@@ -139,7 +140,7 @@ def _iterate(
         return x
     size = _times(ball, 2.5 / steps) if step_size is None else step_size
     step = ascent(model, x, y, ball, step_size=size, targeted=targeted)
-    found, z = Best(x, y, targeted=targeted), x
+    found, z = Best(x, y, objective("cross_entropy", y, targeted=targeted), targeted=targeted), x
     for start in starts:
         z = start
         for _ in range(steps):

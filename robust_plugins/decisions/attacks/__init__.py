@@ -1,0 +1,12 @@
+"""Our own attacks, `rp:*`: pure PyTorch, batched, a file each."""
+
+from robust_plugins.decisions.attacks.margin_pgd import MarginPGD
+from robust_plugins.registry.hookspecs import Register, hookimpl
+
+__all__ = ["MarginPGD"]
+
+
+@hookimpl
+def register_attacks(register: Register) -> None:
+    """Registers the attacks of this package."""
+    register("rp:margin-pgd", MarginPGD)
