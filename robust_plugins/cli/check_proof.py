@@ -26,27 +26,40 @@ from robust_plugins.proof_check.reading import Node, Record
     "'package.module:factory'. Layers and weights have to be those in the file.",
 )
 @click.option("--weights", help="The model's weights: a state dict written by torch.save, or safetensors.")
+@click.option(
+    "--vnnlib",
+    help="A property in VNN-LIB: all of its boxes have to be within those of proofs of its constraints.",
+)
 @as_json
 @click.pass_context
-def check_proof(ctx: click.Context, file: Path, model: str | None, weights: str | None, as_json: bool) -> None:
-    """Check every proof in FILE, which interval:branch-and-bound(proof="FILE") has written.
+def check_proof(
+    ctx: click.Context, file: Path, model: str | None, weights: str | None, vnnlib: str | None, as_json: bool
+) -> None:
+    """Check every proof in FILE, which interval:branch-and-bound(proof="FILE") or `verify --proof FILE` has written.
 
-    The check is a small program of its own. It computes every bound once more from its duals, in float64 with all
-    rounding errors taken off, and believes nothing else. What it proves is about the network in FILE, and the boxes
-    and labels that are printed; with --model that network is compared with a model too.
+    The check is a small program of its own. It computes every bound once more, in float64 with all rounding errors
+    taken off, and believes nothing else. What it proves is about the network in FILE, and the boxes and labels that
+    are printed; with --model that network is compared with a model too, with --vnnlib boxes and constraints with those
+    of a property.
     """
     if weights is not None and model is None:
         raise click.UsageError("--weights goes with --model.")
+    asked = None if vnnlib is None else _property(vnnlib)
     found: list[dict[str, Any]] = []
+    holding: list[Record] = []
     told = None if as_json else _tell
     error = ""
     try:
-        for row in _checked(file, model, weights):
+        for row, record in _checked(file, model, weights, asked):
             found.append(row)
+            if row["proved"]:
+                holding.append(record)
             if told is not None:
                 told(row)
         if not found:
             error = "there is no proof in it"
+        elif asked is not None:
+            error = _left_open(asked, holding)
     except ProofError as problem:
         error = str(problem)
     except OSError as problem:
@@ -56,22 +69,42 @@ def check_proof(ctx: click.Context, file: Path, model: str | None, weights: str 
     proved = sum(row["proved"] for row in found)
     about = "the model" if model is not None else "the network in the file"
     if as_json:
-        print_json({"file": str(file), "about": about, "proved": proved, "proofs": found, "error": error or None})
+        said = {} if asked is None else {"property": vnnlib, "property_proved": not error}
+        print_json(
+            {"file": str(file), "about": about, "proved": proved, "proofs": found} | said | {"error": error or None}
+        )
     else:
         click.echo(f"{proved} of {len(found)} proofs hold; they are about {about}" + _hint(model))
+        if asked is not None and not error:
+            click.echo(f"{vnnlib}: proved, all of it")
         if error:
             click.echo(f"Error: {file}: {error}", err=True)
     ctx.exit(0 if not error and proved == len(found) else 1)
 
 
-def _checked(file: Path, model: str | None, weights: str | None) -> Any:
+def _property(path: str) -> Any:
+    from robust_plugins.adapters.onnx.properties import read_property  # not needed for anything else here
+
+    return read_property(path)
+
+
+def _left_open(asked: Any, holding: list[Record]) -> str:
+    from robust_plugins.adapters.onnx.proofs import unproved
+
+    left = unproved(asked, holding)
+    if not left:
+        return ""
+    return f"no proof here is about box {', '.join(map(str, left))} of the property's {len(asked.cases)}"
+
+
+def _checked(file: Path, model: str | None, weights: str | None, asked: Any) -> Any:
     networks: dict[str, list[Node]] = {}
     number = 0
     for record in records(file):
         if "nodes" in record.about:
             networks[record.digest] = network(record)
             if model is not None:
-                _compare(record, networks[record.digest], model, weights)
+                _compare(record, networks[record.digest], model, weights, asked)
             continue
         number += 1
         nodes, start = networks.get(str(record.about.get("network"))), time.process_time()
@@ -82,16 +115,22 @@ def _checked(file: Path, model: str | None, weights: str | None) -> Any:
                 row |= {"proved": True, "why": None}
             except ProofError as error:
                 row["why"] = str(error)
-        yield row | _statement(record) | {"seconds": time.process_time() - start}
+        yield row | _statement(record) | {"seconds": time.process_time() - start}, record
 
 
-def _compare(record: Record, nodes: list[Node], spec: str, weights: str | None) -> None:
+def _compare(record: Record, nodes: list[Node], spec: str, weights: str | None, asked: Any) -> None:
     # Nothing but this comparison needs the engine.
     from robust_plugins.decisions.verifier.proofs.comparing import compare_network
     from robust_plugins.networks import load_model
 
     shape = [int(n) for n in record.about.get("shape", [nodes[0].size])]
-    compare_network(record, nodes, load_model(spec, input_shape=shape, classes=nodes[-1].size, weights=weights))
+    outputs, with_input = nodes[-1].size, asked is not None and nodes[-1].size == asked.outputs + asked.inputs
+    model = load_model(spec, input_shape=shape, classes=asked.outputs if with_input else outputs, weights=weights)
+    if with_input:  # as for constraints on inputs
+        from robust_plugins.adapters.onnx.properties.rows import WithInput
+
+        model = WithInput(model)
+    compare_network(record, nodes, model)
 
 
 def _statement(record: Record) -> dict[str, Any]:

@@ -30,6 +30,10 @@ TIMEOUT = 60.0
     help="Where to write the one of `sat`.  [default: NETWORK_PROPERTY.counterexample, here]",
 )  # fmt: skip
 @click.option(
+    "--proof", type=click.Path(path_type=Path, dir_okay=False),
+    help="A file to which the proof of `unsat` is added, for robust-plugins check-proof. With --onnx.",
+)  # fmt: skip
+@click.option(
     "--instances", type=click.Path(path_type=Path, dir_okay=False),
     help="A file of lines NETWORK,PROPERTY,TIMEOUT, whose paths are relative to its folder.",
 )  # fmt: skip
@@ -48,6 +52,7 @@ def verify(
     vnnlib: str | None,
     timeout: float | None,
     counterexample: Path | None,
+    proof: Path | None,
     instances: Path | None,
     results: Path | None,
     jobs: int | None,
@@ -69,17 +74,19 @@ def verify(
             raise click.UsageError("--results and --jobs go with --instances.")
         one = Instance(onnx, vnnlib, timeout or TIMEOUT)
         path = counterexample or Path(f"{one.name}.counterexample")
-        ctx.exit(_single(one, path, seed, as_json))
-    if onnx is not None or vnnlib is not None or counterexample is not None or results is None:
-        raise click.UsageError("with --instances give --results, and none of --onnx, --vnnlib and --counterexample.")
+        ctx.exit(_single(one, path, proof, seed, as_json))
+    if results is None or any(option is not None for option in (onnx, vnnlib, counterexample, proof)):
+        raise click.UsageError(
+            "with --instances give --results, and none of --onnx, --vnnlib, --counterexample and --proof."
+        )
     ctx.exit(_folder(instances, results, timeout, jobs or 1, seed, as_json))
 
 
-def _single(instance: Instance, counterexample: Path, seed: int, as_json: bool) -> int:
+def _single(instance: Instance, counterexample: Path, proof: Path | None, seed: int, as_json: bool) -> int:
     timer = threading.Timer(instance.timeout + GRACE, _over, [instance, as_json])
     timer.daemon = True
     timer.start()
-    found, message = answer(instance, Path(), counterexample, seed=seed)
+    found, message = answer(instance, Path(), counterexample, seed=seed, proof=proof)
     timer.cancel()
     written = str(counterexample) if found == "sat" else None
     if as_json:

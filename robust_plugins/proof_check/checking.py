@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robust_plugins.proof_check.reading import LIMIT, Dense, Node, ProofError, Record, need
+from robust_plugins.proof_check.splitting import Proof
 
 TINY = 1e-180
 """More than all that can underflow, times the largest numbers."""
@@ -38,6 +39,9 @@ def _check(record: Record, nodes: list[Node]) -> None:
     lower, upper = record.array("lower", "f"), record.array("upper", "f")
     need(len(lower) == len(upper) == nodes[0].size and (lower <= upper).all(), "the box does not fit the network")
     asked, parts = question(record, nodes[-1].size)
+    if "stages" not in record.about:  # no neurons are split, but inputs
+        Proof(record, nodes, asked, parts).check()
+        return
     nodes = [*nodes, asked._replace(inputs=[len(nodes) - 1])]
     stages: list[Relaxation] = []
     open_parts = set(range(len(parts)))

@@ -44,6 +44,22 @@ def test_a_property_that_holds(folder: Path) -> None:
     assert not list(folder.glob("*.counterexample"))
 
 
+def test_a_proof_is_held_against_network_and_property(folder: Path) -> None:
+    assert run("--onnx", "net.onnx", "--vnnlib", "safe.vnnlib", "--proof", "run.proof").stdout == "unsat\n"
+    arguments = ["check-proof", "run.proof", "--model", "net.onnx", "--vnnlib"]
+    found = CliRunner().invoke(commands, [*arguments, "safe.vnnlib"])
+    assert (found.exit_code, found.stdout.splitlines()[-1]) == (0, "safe.vnnlib: proved, all of it")
+    other = CliRunner().invoke(commands, [*arguments, "unsafe.vnnlib"])
+    assert other.exit_code == 1
+    assert "Error: run.proof: no proof here is about box 1 of the property's 1" in other.stderr
+    text = Path("safe.vnnlib").read_text()
+    Path("wider.vnnlib").write_text(text.replace("(<= X_0 ", "(<= X_0 1", 1))
+    wider = CliRunner().invoke(commands, [*arguments, "wider.vnnlib", "--json"])
+    assert (wider.exit_code, json.loads(wider.stdout)["property_proved"]) == (1, False)
+    refused = run("--instances", "instances.csv", "--results", "r.csv", "--proof", "run.proof")
+    assert (refused.exit_code, "none of --onnx" in refused.stderr) == (2, True)
+
+
 def test_a_property_that_does_not_hold_writes_its_counterexample(folder: Path) -> None:
     result = run("--onnx", folder / "net.onnx", "--vnnlib", folder / "unsafe.vnnlib", "--timeout", 30)
     assert (result.stdout, result.exit_code) == ("sat\n", 0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.length import length
-from support.proofs import EARLY, MUTATIONS, copied, dense, proved, read, rejected
+from support.proofs import EARLY, MUTATIONS, NEURONS, copied, dense, proved, read, rejected
 
 from robust_plugins.proof_check.reading import Record
 
@@ -15,7 +15,7 @@ from robust_plugins.proof_check.reading import Record
 def proofs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Record, Record]]:
     """Networks and proofs, with splits in the search and in the bounds of layers."""
     path, found = tmp_path_factory.mktemp("proofs"), []
-    for seed, eps, engine in ((0, 0.3, None), (1, 0.9, EARLY), (3, 1.2, EARLY), (7, 0.3, None)):
+    for seed, eps, engine in ((0, 0.3, NEURONS), (1, 0.9, EARLY), (3, 1.2, EARLY), (7, 0.3, NEURONS)):
         x = torch.rand(4, generator=torch.Generator().manual_seed(seed))
         assert proved(dense(seed), x, eps, path / f"{seed}", engine)
         net, (sample,) = read(path / f"{seed}")

@@ -19,8 +19,10 @@ from robust_plugins.decisions.verifier.refinement import GrowingTrees
 from robust_plugins.proof_check import ProofError, check, network, records
 from robust_plugins.proof_check.reading import MAGIC, Record
 
-EARLY = Engine(refinement=GrowingTrees(growth=2, most=8, search=1e-9, gain=-1e9, share=1e9))
-"""Refines bounds however little a search needs them."""
+NEURONS = Engine(few=0)
+"""Splits at neurons however few inputs there are."""
+EARLY = Engine(refinement=GrowingTrees(growth=2, most=8, search=1e-9, gain=-1e9, share=1e9), few=0)
+"""Refines bounds besides, however little a search needs them."""
 
 
 def dense(seed: int, inputs: int = 4, width: int = 10, layers: int = 3) -> nn.Sequential:
@@ -30,7 +32,7 @@ def dense(seed: int, inputs: int = 4, width: int = 10, layers: int = 3) -> nn.Se
     return nn.Sequential(*steps[:-1]).eval()
 
 
-def proved(model: nn.Module, x: torch.Tensor, eps: float, path: Path, engine: Engine | None = None) -> bool:
+def proved(model: nn.Module, x: torch.Tensor, eps: float, path: Path, engine: Engine | None = NEURONS) -> bool:
     """Whether the decision at x holds over a box, with its proof in a file."""
     outputs = model(x.unsqueeze(0))[0]
     y = int(outputs.argmax())

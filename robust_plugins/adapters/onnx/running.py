@@ -22,15 +22,19 @@ GRACE = 1.0
 """Seconds beyond the timeout after which a process is killed; those that keep their time answer by themselves."""
 
 
-def answer(instance: Instance, folder: Path, counterexample: Path, *, seed: int = 0) -> tuple[str, str]:
+def answer(
+    instance: Instance, folder: Path, counterexample: Path, *, seed: int = 0, proof: Path | None = None
+) -> tuple[str, str]:
     """The answer to an instance, whose files are in `folder`, and a message; `sat` writes its counterexample.
+
+    `unsat` adds its proof to a file, where one is named.
 
     The instance's timeout counts from the call on, reading included. What is refused or fails is the answer `error`.
     """
     end = time.monotonic() + instance.timeout
     try:
         network, question = read_network(folder / instance.onnx), read_property(folder / instance.vnnlib)
-        found = verify(network, question, timeout=max(0.0, end - time.monotonic()), seed=seed)
+        found = verify(network, question, timeout=max(0.0, end - time.monotonic()), seed=seed, proof=proof)
         if found.witness is not None:
             counterexample.parent.mkdir(parents=True, exist_ok=True)
             write_counterexample(counterexample, found.witness.x, found.witness.replay.outputs)

@@ -33,7 +33,12 @@ class Verified:
 
 
 def verify(
-    network: OnnxNetwork | Path | str, property: Property | Path | str, *, timeout: float, seed: int = 0
+    network: OnnxNetwork | Path | str,
+    property: Property | Path | str,
+    *,
+    timeout: float,
+    seed: int = 0,
+    proof: str | Path | None = None,
 ) -> Verified:
     """Says whether some input of the property's boxes has an unsafe output: `unsat`, or `sat` with a witness.
 
@@ -41,6 +46,8 @@ def verify(
     - `property`: a file in VNN-LIB, plain or gzipped, or one that was read
     - `timeout`: seconds, from the call on
     - `seed`: of the search for counterexamples
+    - `proof`: a file to which the proof of each box of the property is added, for `robust-plugins check-proof`; of
+      piecewise linear networks
 
     `sat` has a witness that lies in its box exactly, and whose run in onnxruntime is unsafe exactly. `unsat` is proved
     for all real inputs of the boxes, in the arithmetic that the verifier states. Raises ArgumentError where a file
@@ -62,7 +69,7 @@ def verify(
             left = end - time.monotonic()
             if left <= 0:
                 return Verified("timeout")
-            found = _decided(network, property, case, left, seed)
+            found = _decided(network, property, case, left, seed, proof)
             if found.answer == "sat":
                 return found
             if found.answer != "unsat":
@@ -73,7 +80,9 @@ def verify(
     return Verified("timeout" if "timeout" in open_cases else "unknown", message=" ".join(dict.fromkeys(messages)))
 
 
-def _decided(network: OnnxNetwork, property: Property, case: Case, timeout: float, seed: int) -> Verified:
+def _decided(
+    network: OnnxNetwork, property: Property, case: Case, timeout: float, seed: int, proof: str | Path | None
+) -> Verified:
     if not case.unsafe:
         return Verified("unsat")
     model = nn.Sequential(network.model, nn.Flatten()) if len(network.output_shape) > 1 else network.model
@@ -85,7 +94,7 @@ def _decided(network: OnnxNetwork, property: Property, case: Case, timeout: floa
     if not all(len(offsets) for _, offsets in sets):
         return Verified("unknown", message="Every output is unsafe, and onnxruntime found none that is finite.")
     try:
-        answer, x = verify_property(model, lower, upper, sets, timeout=timeout, seed=seed)
+        answer, x = verify_property(model, lower, upper, sets, timeout=timeout, seed=seed, proof=proof)
     except UnsupportedModelError as error:
         return Verified("unknown", message=str(error))
     if answer != "sat":

@@ -11,7 +11,7 @@ products, in any order, is off by at most gamma times that.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
@@ -22,6 +22,8 @@ from robust_plugins.decisions.verifier.chains import Chain, Layer
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
 
+TIE = 2.0**-20
+"""Bounds that are symmetric but for this are those of a tie, so that rounding does not choose the line."""
 CACHED = 2**16
 """Numbers in one matrix of coefficients: with more, products of them leave the processor's cache."""
 
@@ -30,6 +32,7 @@ CACHED = 2**16
 class Boxes:
     """Parts of a box of inputs, one to a row of each tensor: boxes, where some neurons' arguments have given signs."""
 
+    number: Int[Tensor, " boxes"]
     lower: Float[Tensor, "boxes inputs"]
     upper: Float[Tensor, "boxes inputs"]
     asked: Int[Tensor, " boxes"]
@@ -127,12 +130,12 @@ def _pair(line: tuple[Tensor, Tensor | None], at: Tensor) -> tuple[Tensor, Tenso
 
 
 class Bounds:
-    """The bounds of one chain. `outputs` is the size of what is asked of it."""
+    """The bounds of one chain. `outputs` is the size of what is asked; errors are taken to be `room` times as large."""
 
-    def __init__(self, chain: Chain, outputs: int) -> None:
+    def __init__(self, chain: Chain, outputs: int, room: float = 1.0) -> None:
         self.layers = chain.layers
         terms = sum(layer.weight.shape[1] for layer in self.layers) + len(chain.whole)
-        self.gamma = 2.0**-53 * 4 * (terms + 32 * len(self.layers) + outputs)
+        self.gamma = room * 2.0**-53 * 4 * (terms + 32 * len(self.layers) + outputs)
         self.starts = [0]
         for layer in self.layers[:-1]:
             self.starts.append(self.starts[-1] + len(layer.bias))
@@ -176,10 +179,7 @@ class Bounds:
             strips.append(strip)
         last = self.layers[-1]
         size = size @ last.weight.abs().t() + last.size
-        return Bounded(
-            Boxes(boxes.lower, boxes.upper, boxes.asked, low, up, boxes.signs, boxes.proved),
-            strips, middles, size,
-        )  # fmt: skip
+        return Bounded(replace(boxes, low=low, up=up), strips, middles, size)
 
     def _middles(
         self, layer: Layer, lo: Tensor, hi: Tensor, signs: Tensor, strips: list[Strip], size: Tensor
@@ -261,7 +261,7 @@ def _strip(layer: Layer, lo: Tensor, hi: Tensor, size: Tensor) -> tuple[Strip, T
     if layer.bends:
         below, above = lo.clamp(max=0), hi.clamp(min=0)
         slope = above / (above - below).clamp(min=1e-300)
-        over, flat = -below * slope, (hi > -lo).to(slope)
+        over, flat = -below * slope, (above > -below * (1 + TIE)).to(slope)
         strip = Strip(slope, None, over / 2, (flat, None), (slope, over), slope)
         return strip, torch.where(flat > 0, size, slope * size) + over
     with rounding.outward():

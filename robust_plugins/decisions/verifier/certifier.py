@@ -65,7 +65,8 @@ class BranchAndBound(Certifier):
     split at, and when the layers' bounds are refined; `robust_plugins.decisions.verifier.branching` says how to write
     one.
 
-    `proof` is a file to which a proof is added for every sample that is CERTIFIED, for `robust-plugins check-proof`.
+    `proof` is a file to which a proof is added for every sample that is CERTIFIED, for `robust-plugins check-proof`: the
+    tree of neurons' signs with its duals, or the list of boxes of inputs.
 
     Wang et al. 2021, "Beta-CROWN: efficient bound propagation with per-neuron split constraints for neural network
     robustness verification".
@@ -161,7 +162,7 @@ class BranchAndBound(Certifier):
                         engine = replace(engine, root=partial(Root, reach=reach), attack=attack, few=0)
                     found = decide(
                         model, form, *ends, unsafe, about.broken, clock, self.seed, engine, _Teller(i, say, clock),
-                        recorded=file is not None,
+                        notes=None if file is None else notes,
                     )  # fmt: skip
                     if file is not None and found.answer == "unsat":
                         written = file.add(Interval(*ends), *label_property(int(y[i])), notes, len(unsafe.member))

@@ -19,6 +19,7 @@ from robust_plugins.decisions.verifier.boxes import Bounded, Bounds, Boxes, appl
 from robust_plugins.decisions.verifier.chains import Chain
 from robust_plugins.decisions.verifier.clock import Clock
 from robust_plugins.decisions.verifier.linear import solvable
+from robust_plugins.decisions.verifier.proofs.boxes import BoxNotes
 from robust_plugins.decisions.verifier.properties import Unsafe
 from robust_plugins.decisions.verifier.search import Found
 
@@ -44,14 +45,16 @@ def split_inputs(
     confirm: Confirm,
     clock: Clock,
     tell: Callable[[int, int, float], None] = lambda domains, open_domains, bound: None,
+    notes: BoxNotes | None = None,
 ) -> Found:
     """Whether the chain maps some input of its box into the unsafe set.
 
     `unsat` holds in real arithmetic: bounds are computed in double precision, and what that can be off by is bounded
     too, box by box, and taken off. `confirm` judges the witness of `sat`, (1, inputs), all of them and flattened.
-    `unknown`: inputs reach the set in double precision, and none that `confirm` accepts was found.
+    `unknown`: inputs reach the set in double precision, and none that `confirm` accepts was found. With `notes`, what a
+    proof needs is written down, of ReLU networks: neurons are not split then.
     """
-    search = _Search(chain, unsafe, confirm)
+    search = _Search(chain, unsafe, confirm, notes)
     stack = [search.root()]
     while stack:
         if clock.left <= 0:
@@ -67,6 +70,8 @@ def split_inputs(
     if search.aside:
         message = "the margin is zero up to rounding: neither a proof nor a witness holds"
         return Found("unknown", None, search.least, search.count, message)
+    if notes is not None:
+        notes.end(search.made, len(chain.lower), 2 * search.rows.shape[1])
     return Found("unsat", None, search.least.clamp(min=0).masked_fill(search.least == torch.inf, 0.0), search.count)
 
 
@@ -83,8 +88,9 @@ def _next(stack: list[Boxes]) -> Boxes:
 
 
 class _Search:
-    def __init__(self, chain: Chain, unsafe: Unsafe, confirm: Confirm) -> None:
+    def __init__(self, chain: Chain, unsafe: Unsafe, confirm: Confirm, notes: BoxNotes | None) -> None:
         self.chain, self.confirm, self.count, self.aside, self.deepened = chain, confirm, 0, False, 0
+        self.notes = notes
         sizes = unsafe.member.sum(1).long()
         # Conjunctions of one row each are one question: a box is done when all of these rows are positive.
         self.joint = len(sizes) > 1 and int(sizes.max()) == 1
@@ -94,7 +100,9 @@ class _Search:
         most = max(map(len, at))
         picked = torch.stack([part[torch.arange(most).clamp(max=len(part) - 1)] for part in at])
         self.rows, self.offsets = unsafe.weights[picked], unsafe.offsets[picked]
-        self.bounding = Bounds(chain, self.rows.shape[2])
+        self.bounding = Bounds(chain, self.rows.shape[2], 1.0 if notes is None else notes.room)
+        self.made = len(self.rows)
+        """Boxes that have a number."""
         self.least = torch.full((len(sizes),), torch.inf, dtype=torch.float64)
         """The least bounds of boxes that were closed or set aside."""
 
@@ -103,8 +111,8 @@ class _Search:
         count = len(self.rows)
         wide = torch.full((count, self.bounding.neurons), torch.inf, dtype=torch.float64)
         return Boxes(
-            self.chain.lower.expand(count, -1), self.chain.upper.expand(count, -1), torch.arange(count), -wide, wide,
-            torch.zeros_like(wide, dtype=torch.int8),
+            torch.arange(count), self.chain.lower.expand(count, -1), self.chain.upper.expand(count, -1),
+            torch.arange(count), -wide, wide, torch.zeros_like(wide, dtype=torch.int8),
             wide.new_full((count, self.rows.shape[1] if self.joint else 1), -torch.inf),
         )  # fmt: skip
 
@@ -148,6 +156,8 @@ class _Search:
         last = ((open_neurons == 0) & ~(value > 0)).nonzero().flatten()
         if len(last):
             value[last], weights[last], between[last] = self._last(a[last], b[last], found.boxes.take(last))
+        if self.notes is not None:
+            self.notes.combine(found.boxes.number, weights, value, b)
         at = (~(value > 0)).nonzero().flatten()
         boxes = found.boxes.take(at)
         if len(at) < len(value):
@@ -179,8 +189,10 @@ class _Search:
             return witness, None
         if not self.joint:
             self.least = self.least.clamp(max=0)  # of what is cut off, no more is known
-            boxes, inside = _cut(boxes, a, b)
+            whole, (boxes, inside) = boxes, _cut(boxes, a, b, 0.0 if self.notes is None else self.notes.spared)
             left &= inside
+            if self.notes is not None:
+                self.notes.cut(whole, boxes)
         at = left.nonzero().flatten()
         if not len(at):
             return None, None
@@ -188,7 +200,10 @@ class _Search:
         slopes = torch.einsum("br,bri->bi", weights, a.abs())
         opened = self.bounding.open(found.boxes)
         at_neurons = (opened.sum(1) <= NEURONS) & opened.any(1)
-        if self.joint or not self.chain.bends or self.count < FIRST or not bool(at_neurons.any()):
+        if (
+            self.joint or not self.chain.bends or self.notes is not None or self.count < FIRST
+            or not bool(at_neurons.any())
+        ):  # fmt: skip
             return None, self._halves(found, slopes)
         some, others = at_neurons.nonzero().flatten(), (~at_neurons).nonzero().flatten()
         parts = self._signs(found.select(some), weights[some])
@@ -205,8 +220,17 @@ class _Search:
                 score = score + part / part.sum(1, keepdim=True).clamp(min=1e-9)
         at = (score * (boxes.upper - boxes.lower)).argmax(1, keepdim=True)
         middle = boxes.centre.gather(1, at)
-        below = replace(boxes, upper=boxes.upper.scatter(1, at, middle))
-        return Boxes.cat([below, replace(boxes, lower=boxes.lower.scatter(1, at, middle))])
+        first = self._numbered(len(boxes))
+        if self.notes is not None:
+            self.notes.halve(boxes.number, at.flatten(), first)
+        below = replace(boxes, upper=boxes.upper.scatter(1, at, middle), number=first)
+        return Boxes.cat([below, replace(boxes, lower=boxes.lower.scatter(1, at, middle), number=first + 1)])
+
+    def _numbered(self, boxes: int) -> Tensor:
+        """The numbers of the first parts of boxes; those of the second ones are by one larger."""
+        found = self.made + 2 * torch.arange(boxes)
+        self.made += 2 * boxes
+        return found
 
     def _signs(self, found: Bounded, weights: Tensor) -> Boxes:
         """Both parts by the sign of the open neuron whose strip costs the combination most."""
@@ -218,8 +242,10 @@ class _Search:
         neuron = losses.argmax(1, keepdim=True)
         signs = boxes.signs.scatter(1, neuron, 1), boxes.signs.scatter(1, neuron, -1)
         zero = torch.zeros_like(neuron, dtype=torch.float64)
-        active = replace(boxes, low=boxes.low.scatter(1, neuron, zero), signs=signs[0])
-        return Boxes.cat([active, replace(boxes, up=boxes.up.scatter(1, neuron, zero), signs=signs[1])])
+        first = self._numbered(len(boxes))
+        active = replace(boxes, low=boxes.low.scatter(1, neuron, zero), signs=signs[0], number=first)
+        others = replace(boxes, up=boxes.up.scatter(1, neuron, zero), signs=signs[1], number=first + 1)
+        return Boxes.cat([active, others])
 
     def _witness(self, boxes: Boxes, points: list[Tensor]) -> tuple[Tensor | None, Tensor]:
         """An input that reaches the set, among some in each box; else the boxes without those set aside."""
@@ -328,16 +354,19 @@ def _certain(weights: Tensor, a: Tensor, b: Tensor, line: Tensor, centre: Tensor
     return value - 2.0**-52 * sums * size
 
 
-def _cut(boxes: Boxes, a: Tensor, b: Tensor) -> tuple[Boxes, Tensor]:
-    """The boxes without the margins in which some row is positive, and which of them are left."""
+def _cut(boxes: Boxes, a: Tensor, b: Tensor, spared: float) -> tuple[Boxes, Tensor]:
+    """The boxes without the margins in which some row is positive, and which of them are left.
+
+    Of each margin a part is `spared`, and left in the box.
+    """
     left = torch.ones(len(boxes), dtype=torch.bool)
-    room_for_rounding = 1e-12 * (1 + boxes.lower.abs() + boxes.upper.abs()).unsqueeze(1)
+    room_for_rounding = (1e-12 + spared) * (1 + boxes.lower.abs() + boxes.upper.abs()).unsqueeze(1)
     for _ in range(2):
         lower, upper = boxes.lower, boxes.upper
         least = _least(a, b, boxes)
         # How far an input may be from the end at which the row is lowest.
-        room = ((-least).clamp(min=0).unsqueeze(2) / a.abs()) * (1 + 1e-9) + room_for_rounding
-        room = torch.where(a.abs() > 1e-9, room, torch.inf)
+        room = ((-least).clamp(min=0).unsqueeze(2) / a.abs()) * (1 + 1e-9 + spared) + room_for_rounding
+        room = torch.where(a.abs() > 1e-9 + spared, room, torch.inf)
         new_upper = torch.minimum(upper, torch.where(a > 0, lower.unsqueeze(1) + room, torch.inf).amin(1))
         new_lower = torch.maximum(lower, torch.where(a < 0, upper.unsqueeze(1) - room, -torch.inf).amax(1))
         left &= (new_lower <= new_upper).all(1)

@@ -71,8 +71,9 @@ def verify_property(
         if file is not None:
             parts = replace(parts, root=notes.root, search=notes.search)
         found = decide(
-            call.model, read, low, up, asked, reaching(call.model, asked), clock, seed, parts, recorded=file is not None
-        )
+            call.model, read, low, up, asked, reaching(call.model, asked), clock, seed, parts,
+            notes=None if file is None else notes,
+        )  # fmt: skip
         if file is not None and found.answer == "unsat":
             written = file.add(Interval(low, up), *property_of(asked), notes, len(asked.member))
             found = found if written else replace(found, answer="unknown", message=NO_PROOF)
@@ -92,17 +93,17 @@ def decide(
     engine: Engine,
     tell: Callable[[int, int, float], None] = lambda domains, open_domains, bound: None,
     *,
-    recorded: bool = False,
+    notes: Notes | None = None,
 ) -> Found:
     """Attacks, then halves boxes of few inputs, else branches over neurons; of a number in between first the latter.
 
-    `model` is in evaluation mode, and `read` is what `prepared` made of it. `confirm` judges every witness. A search
-    that is `recorded` for a proof branches over neurons.
+    `model` is in evaluation mode, and `read` is what `prepared` made of it. `confirm` judges every witness. With
+    `notes`, what a proof needs is written down.
     """
-    few = None if recorded else chain(read.network, lower, upper, INPUTS)
+    few = chain(read.network, lower, upper, INPUTS)
     proved = torch.full((len(unsafe.member),), -torch.inf, dtype=torch.float64)
     box = Interval(lower.cpu().double(), upper.cpu().double())
-    if not recorded and few is None and read.piecewise_linear:
+    if notes is None and few is None and read.piecewise_linear:
         proved = at_once(read.relu, box, unsafe)
         if bool((proved > 0).all()):
             return Found("unsat", None, proved, 0)
@@ -120,8 +121,8 @@ def decide(
     if few is not None and read.piecewise_linear and (not few.bends or not engine.few):
         few = None  # kinks other than ReLU's are better split than approached
     if few is not None and (len(few.lower) <= engine.few or not read.piecewise_linear):
-        found = split_inputs(few, unsafe, confirmed, clock, tell)
-    elif not recorded and not read.piecewise_linear:
+        found = split_inputs(few, unsafe, confirmed, clock, tell, None if notes is None else notes.afresh())
+    elif not read.piecewise_linear:
         found = split_relaxed(model, lower, upper, unsafe, confirmed, clock, most=INPUTS, tell=tell)
     else:
         found, domains = Found("timeout", None, proved, 0), 0
@@ -130,7 +131,7 @@ def decide(
             if few is None or neurons:
                 found = Stages(read.relu, box, unsafe, confirmed, limited, engine, tell).run()
             else:
-                found = split_inputs(few, unsafe, confirmed, limited, tell)
+                found = split_inputs(few, unsafe, confirmed, limited, tell, None if notes is None else notes.afresh())
             proved, domains = torch.maximum(proved, found.bounds), domains + found.domains
             if found.answer in ("unsat", "sat"):
                 break

@@ -92,7 +92,8 @@ def test_answers_agree_where_neurons_come_later(after: int, monkeypatch: pytest.
 def whole(bounds: Bounds, lower: Tensor, upper: Tensor) -> Boxes:
     wide = torch.full((len(lower), bounds.neurons), torch.inf, dtype=torch.float64)
     none = torch.zeros_like(wide, dtype=torch.int8)
-    return Boxes(lower, upper, torch.zeros(len(lower), dtype=torch.long), -wide, wide, none, wide[:, :0])
+    number = torch.arange(len(lower))
+    return Boxes(number, lower, upper, torch.zeros_like(number), -wide, wide, none, wide[:, :0])
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -146,7 +147,7 @@ def test_planted_faults_are_noticed(fault: str, monkeypatch: pytest.MonkeyPatch)
     search = input_splitting._Search
     if fault == "cut":
         plain = input_splitting._cut
-        monkeypatch.setattr(input_splitting, "_cut", lambda boxes, a, b: plain(boxes, a, b + 0.3))
+        monkeypatch.setattr(input_splitting, "_cut", lambda boxes, a, b, spared: plain(boxes, a, b + 0.3, spared))
     elif fault == "slope":
         rows = Bounds.rows
         monkeypatch.setattr(Bounds, "rows", lambda *given: (rows(*given)[0], rows(*given)[1] + 0.3))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from robust_plugins.decisions.verifier.clock import Clock
 from robust_plugins.decisions.verifier.domains import Domains
+from robust_plugins.decisions.verifier.proofs.boxes import BoxNotes
 from robust_plugins.decisions.verifier.proofs.trees import Leaves, coded, preorder
 from robust_plugins.decisions.verifier.root import Duals, Root
 from robust_plugins.decisions.verifier.search import Search
@@ -46,6 +47,13 @@ class Notes:
 
     roots: list[NotedRoot] = field(default_factory=list)
     searches: list[NotedSearch] = field(default_factory=list)
+    boxes: BoxNotes = field(default_factory=BoxNotes)
+    """Of the last search that halved boxes of inputs."""
+
+    def afresh(self) -> BoxNotes:
+        """Notes for a search that halves boxes."""
+        self.boxes = BoxNotes()
+        return self.boxes
 
     def root(self, *args: Any, **kwargs: Any) -> NotedRoot:
         """A root, as Root is made."""
@@ -60,8 +68,11 @@ class Notes:
         self.searches.append(found)
         return found
 
-    def proof(self, conjunctions: int) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]] | None:
-        """The stages of a proof that excludes so many conjunctions, and their numbers; None where some is missing."""
+    def proof(self, conjunctions: int) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+        """What a proof that excludes so many conjunctions is made of, and its numbers; None where some is missing."""
+        boxes = self.boxes.arrays()
+        if boxes is not None:
+            return {}, boxes
         left, trees = set(range(conjunctions)), []
         for search in self.searches:
             for local, part in enumerate(search.unsafe.parts.tolist()):
@@ -81,7 +92,7 @@ class Notes:
             stages.append({"known": known, "proved": [part for part, _ in own]})
             arrays |= {f"{s}.{name}": array for name, array in root.arrays().items()}
             arrays |= {f"{s}.goal.{part}.{name}": a for part, found in own for name, a in found.items()}
-        return stages, arrays
+        return {"stages": stages}, arrays
 
 
 @dataclass(eq=False)

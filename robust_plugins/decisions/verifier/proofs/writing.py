@@ -71,9 +71,9 @@ class ProofFile:
         found = notes.proof(parts)
         if found is None:
             return False
-        stages, arrays = found
+        steps, arrays = found
         ends = {"lower": _flat(box.lower), "upper": _flat(box.upper)}
-        about = {"network": self.network, "property": asked, "stages": stages}
+        about = {"network": self.network, "property": asked, **steps}
         self._add(plain_record(about, ends | rows | arrays))
         return True
 

@@ -96,6 +96,7 @@ def test_a_conjunction_is_proved_by_its_combination(tmp_path: Path) -> None:
 
 def test_what_no_proof_holds_is_not_certified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording.NotedSearch, "tree", lambda self, conjunction: None)
+    monkeypatch.setattr(recording.BoxNotes, "arrays", lambda self: None)
     x = torch.rand(1, 4, generator=torch.Generator().manual_seed(0))
     y = dense(0)(x).argmax(1)
     found = rp.certifier(NAME, proof=str(tmp_path / "p"))(dense(0), x, y, rp.Linf(eps=0.01, clip=None))
