@@ -65,8 +65,8 @@ class BranchAndBound(Certifier):
     split at, and when the layers' bounds are refined; `robust_plugins.decisions.verifier.branching` says how to write
     one.
 
-    `proof` is a file to which a proof is added for every sample that is CERTIFIED, for `robust-plugins check-proof`: the
-    tree of neurons' signs with its duals, or the list of boxes of inputs.
+    `proof` is a file to which a proof is added for every sample that is CERTIFIED, for `robust-plugins check-proof`:
+    the tree of neurons' signs with its duals, or the list of boxes of inputs.
 
     Wang et al. 2021, "Beta-CROWN: efficient bound propagation with per-neuron split constraints for neural network
     robustness verification".
