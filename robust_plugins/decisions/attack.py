@@ -37,7 +37,7 @@ ITSELF = "the input itself"
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a search of the ball found: candidates, and what the result is to tell about them."""
+    """A search of the ball found these candidates; the rest is what the result is to tell about them."""
 
     candidates: Float[Tensor, "batch *features"]
     by: tuple[str, ...] | None = None

@@ -9,6 +9,11 @@ from robust_plugins.poisoning.attacks.registered import poisoning_attack, poison
 from robust_plugins.poisoning.budget import PoisoningBudget
 from robust_plugins.poisoning.concrete.clipping import Clip, NormClip
 from robust_plugins.poisoning.concrete.optimizers import SGD, Adam, AdamW
+from robust_plugins.poisoning.partitions.ensemble import (
+    PartitionCertificate,
+    PartitionEnsemble,
+    partition_aggregation,
+)
 
 __all__ = [
     "SGD",
@@ -19,6 +24,8 @@ __all__ = [
     "GradientAlignment",
     "LossAscent",
     "NormClip",
+    "PartitionCertificate",
+    "PartitionEnsemble",
     "PoisonedTrainings",
     "PoisoningAttack",
     "PoisoningBudget",
@@ -27,6 +34,7 @@ __all__ = [
     "PrivatePrediction",
     "RandomPoisoning",
     "abstract_gradient_training",
+    "partition_aggregation",
     "poisoned_trainings",
     "poisoning_attack",
     "poisoning_attacks",

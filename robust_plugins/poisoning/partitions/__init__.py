@@ -1,0 +1,1 @@
+"""Certificates against poisoned training data for any learner: models of disjoint partitions that vote."""
