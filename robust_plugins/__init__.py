@@ -22,6 +22,8 @@ from robust_plugins.brackets import (
 )
 from robust_plugins.data import Dataset, dataset, datasets
 from robust_plugins.decisions.attack import Attack
+from robust_plugins.decisions.attacks.portfolio import strongest
+from robust_plugins.decisions.attacks.surrogates import averaged, straight_through
 from robust_plugins.decisions.cascade import cascade
 from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.decisions.registered import attack, attacks, certifier, certifiers
@@ -141,6 +143,7 @@ __all__ = [
     "apply_spec",
     "attack",
     "attacks",
+    "averaged",
     "cascade",
     "certifier",
     "certifiers",
@@ -172,6 +175,8 @@ __all__ = [
     "recipe",
     "recipes",
     "register",
+    "straight_through",
+    "strongest",
     "train",
     "unregister",
     "verify",

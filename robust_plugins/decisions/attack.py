@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal, cast, final, overload
+from typing import ClassVar, Literal, cast, final, overload
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,9 @@ class Attack(Component, ABC):
 
     To write one, implement `perturb`, and freeze it as a dataclass whose fields are its parameters.
     """
+
+    black_box: ClassVar[bool] = False
+    """Whether the attack asks for the model's outputs alone, and for no gradients."""
 
     @abstractmethod
     def perturb(

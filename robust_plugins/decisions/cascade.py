@@ -140,7 +140,7 @@ class _Run:
         seconds = 0.0
         verdicts: list[Verdict] = []
         if len(at):
-            result = component(self.model, self.x[at], self.y[at], _chosen(self.ball, at), seed=seed)
+            result = component(self.model, self.x[at], self.y[at], chosen(self.ball, at), seed=seed)
             seconds = result.seconds
             broken = self._falsify(at[result.success], result.x_adv[result.success])
             verdicts = [Verdict.FALSIFIED if i in broken else Verdict.UNKNOWN for i in at.tolist()]
@@ -151,7 +151,7 @@ class _Run:
         if not len(at):
             self._record(name, at, [], 0.0, component.soundness)
             return
-        found = component(self.model, self.x[at], self.y[at], _chosen(self.ball, at))
+        found = component(self.model, self.x[at], self.y[at], chosen(self.ball, at))
         claimed = torch.tensor([v is Verdict.FALSIFIED for v in found.verdicts], device=at.device)
         broken = self._falsify(at[claimed], found.witness[claimed])
         verdicts = [
@@ -173,7 +173,7 @@ class _Run:
         """The samples of `at` whose candidates are inputs of the ball that the model misclassifies: decided."""
         if not len(at):
             return set()
-        z = _chosen(self.ball, at).project(candidates, self.x[at])
+        z = chosen(self.ball, at).project(candidates, self.x[at])
         logits = logits_of(self.model, z)
         confirmed = (logits.argmax(1) != self.y[at]) & ~logits.isnan().any(1)
         self.witness[at[confirmed]] = z[confirmed]
@@ -208,7 +208,7 @@ def _resolved(stage: Any, accepted: str, hint: str) -> Attack | Certifier:
     return build(Kind.ATTACK, Attack, stage) if attacks else build(Kind.CERTIFIER, Certifier, stage)
 
 
-def _chosen(ball: Ball, at: Tensor) -> Ball:
+def chosen(ball: Ball, at: Tensor) -> Ball:
     """The ball of the samples with these indices."""
     radii = ball.radii
     return replace(ball, eps=tuple(radii[i] for i in at.tolist())) if isinstance(radii, tuple) else ball

@@ -1,0 +1,129 @@
+"""Portfolios: the worst of several attacks, who found it, and which samples went no further."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from support.toys import Boxes, SignStep
+from torch import Tensor, nn
+
+import robust_plugins as rp
+from robust_plugins.decisions.attacks.portfolio import Strongest
+from robust_plugins.testing import attack_checks
+from robust_plugins.testing.networks import linear_case, mlp_case
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise(rp.Attack):
+    """The best of a few random corners; it says how many samples it was given."""
+
+    black_box = True
+    draws: int = 3
+    seen: list[int] = field(default_factory=list, compare=False, repr=False)
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: rp.Ball, *, targeted: bool) -> Tensor:
+        self.seen.append(len(x))
+        best, value = x, torch.full((len(x),), -torch.inf).to(x)
+        for z in ball.sample(x, self.draws, draw="corner"):
+            loss = nn.functional.cross_entropy(model(z), y, reduction="none")
+            gain = (-loss if targeted else loss).detach()
+            best = torch.where((gain > value).view(-1, *[1] * (x.dim() - 1)), z, best)
+            value = torch.maximum(gain, value)
+        return best
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refuses(rp.Attack):
+    """Takes nothing."""
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: rp.Ball, *, targeted: bool) -> Tensor:
+        raise rp.ArgumentError("ball", repr(ball), accepted="no ball", hint="There is none.")
+
+
+@pytest.mark.parametrize("check", attack_checks)
+def test_conformance(check) -> None:
+    check(rp.strongest([Noise(), SignStep()], certifier=None))
+
+
+def test_each_attack_sees_what_is_left() -> None:
+    case = mlp_case(batch=40)
+    ball = rp.Linf(eps=0.2, clip=(0, 1))
+    first, last = Noise(draws=1), Noise(draws=20)
+    result = rp.strongest([first, SignStep(), last], certifier=None)(case.model, case.x, case.y, ball, seed=0)
+    assert first.seen == [39]  # the last sample is misclassified before anything
+    assert result.found_by is not None
+    assert result.found_by[-1] == "the input itself"
+    by = {str(first): 0, str(SignStep()): 0, str(last): 0, "": 0, "the input itself": 0}
+    for name, won in zip(result.found_by, result.success.tolist(), strict=True):
+        assert bool(name) == won
+        by[name] += 1
+    assert last.seen == [39 - by[str(first)] - by[str(SignStep())]]
+    assert by[str(first)] > 0
+    assert by[str(SignStep())] > 0
+    alone = [a(case.model, case.x, case.y, ball, seed=0).success for a in (SignStep(),)]
+    assert (result.success | ~alone[0]).all()
+
+
+def test_proved_samples_are_left_to_the_first_attack() -> None:
+    case = mlp_case(batch=40, normalised=False)
+    ball = rp.Linf(eps=0.02, clip=(0, 1))
+    certified = int(rp.certifier("interval:ibp")(case.model, case.x, case.y, ball).certified.sum())
+    assert 0 < certified < 39
+    for certifier in ("auto", "interval:ibp", Boxes(), None):
+        first, last = Noise(draws=1), Noise(draws=2)
+        result = rp.strongest([first, last], certifier=certifier)(case.model, case.x, case.y, ball, seed=0)
+        assert first.seen == [39]
+        assert (last.seen == [39]) == (certifier is None)
+        assert any("proves that nothing can be found" in note for note in result.notes) == (certifier is not None)
+
+
+def test_unreachable_targets_are_left_to_the_first_attack() -> None:
+    """A linear model, whose margins the certifier bounds exactly: what it leaves out cannot be found."""
+    case = linear_case(batch=60)
+    ball = rp.Linf(eps=0.1, clip=(0, 1))
+    target = (case.y + 1) % 4
+    last = Noise(draws=2)
+    result = rp.strongest([Noise(draws=1), last])(case.model, case.x, case.y, ball, target=target, seed=0)
+    (left,) = last.seen
+    assert left < 60
+    box, rows = ball.box(case.x), case.model[0].weight
+    for other in range(4):
+        gap = rows[target] - rows[other]
+        most = (gap * torch.where(gap > 0, box.upper, box.lower)).sum(1) + case.model[0].bias[target]
+        case_open = most >= case.model[0].bias[other]
+        left -= 0
+        assert (case_open | ~result.success).all()
+
+
+def test_models_that_no_certifier_bounds_are_attacked_in_full() -> None:
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.special.i0e(x) @ torch.ones(5, 4).triu()
+
+    x = torch.rand(6, 5)
+    y = Odd()(x).argmax(1)
+    last = Noise()
+    result = rp.strongest([Noise(draws=1), last])(Odd(), x, y, rp.Linf(eps=0.01, clip=(0, 1)), seed=0)
+    assert last.seen == [6]
+    assert result.notes == ()
+
+
+def test_refusals_are_passed_over_unless_all_refuse() -> None:
+    case = mlp_case()
+    result = rp.strongest([Refuses(), SignStep()])(case.model, case.x, case.y, case.ball, seed=0)
+    assert Refuses() != SignStep()
+    assert str(Refuses()) not in (result.found_by or ())
+    with pytest.raises(rp.ArgumentError, match="no ball"):
+        rp.strongest([Refuses()])(case.model, case.x, case.y, case.ball, seed=0)
+
+
+@pytest.mark.parametrize("attacks", [[], "art:pgd", SignStep(), [SignStep(), SignStep()], [3]])
+def test_wrong_lists_are_refused(attacks, unchecked) -> None:
+    with pytest.raises(rp.ArgumentError, match="attacks"):
+        Strongest(attacks=attacks)
+    with pytest.raises(rp.UnknownNameError):
+        rp.strongest(["rp:nothing"])
+    with pytest.raises(rp.ArgumentError, match="certifier"):
+        rp.strongest([Noise()], certifier=3)  # type: ignore[arg-type]
