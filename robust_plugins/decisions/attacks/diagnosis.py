@@ -91,5 +91,8 @@ def _steep(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | Non
             return logits, None
         own = y.unsqueeze(1)
         margin = logits.gather(1, own).squeeze(1) - logits.scatter(1, own, -torch.inf).amax(1)
-        (gradient,) = torch.autograd.grad(margin.sum(), z)
+        try:
+            (gradient,) = torch.autograd.grad(margin.sum(), z, materialize_grads=True)
+        except RuntimeError:  # an operation without a derivative, as floor division and those on quantised tensors
+            return logits.detach(), None
     return logits.detach(), (gradient.nan_to_num(nan=0.0) != 0).flatten(1).any(1)

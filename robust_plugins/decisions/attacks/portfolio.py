@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
-from robust_plugins.decisions.attack import Attack, Found
+from robust_plugins.decisions.attack import EVALUATIONS, Attack, Found
 from robust_plugins.decisions.attacks.diagnosis import Diagnosis, diagnosed
 from robust_plugins.decisions.attacks.surrogates import averaged, straight_through
 from robust_plugins.decisions.cascade import chosen
@@ -25,6 +25,13 @@ from robust_plugins.registry.registry import build
 CROWN = 4096
 """Linear relaxation is asked by itself of networks with at most so many activations; its time grows faster than theirs,
 and an attack's does not."""
+
+WHITE_BOX = ("rp:margin-pgd(steps=20)", "rp:margin-pgd(steps=50, targets=4)")
+BLACK_BOX = ()
+"""The list of `rp:auto`."""
+
+MARGIN = "rp:margin-pgd"
+"""Joins a list of attacks where cross-entropy saturates and none of the list is known to raise the margin."""
 
 SEEDS = 2**31
 
@@ -95,15 +102,16 @@ class Strongest(Attack):
         if not run.open.any():
             return run.found()
         state = diagnosed(model, x[run.open], y[run.open], targeted=targeted)
-        run.random = state.random
+        if state.random:
+            run.draws()
         given: _Named | None = self.__dict__["_attacks"]
-        named = default_attacks(ball, state, surrogates=self.surrogates) if given is None else given
+        named = default_attacks(state, surrogates=self.surrogates) if given is None else given
+        if self.surrogates and state.saturated:
+            named = run.unsaturated(named)
         sighted = self._sighted(model, state, run)
         for number, (name, attack) in enumerate(named):
             if not run.open.any():
                 break
-            if self.surrogates and state.saturated:
-                attack = run.unsaturated(name, attack)
             run.attack(name, attack, model if attack.black_box else sighted)
             if number == 0 and len(named) > 1 and not state.random:
                 run.certify(self._asked(model, x))
@@ -167,13 +175,19 @@ class _Run:
         with torch.no_grad():
             self.classes = (logits := logits_of(model, x)).shape[1]
         self.gain = self._gain(logits, y)
+        self.random = False
         self.open: Bool[Tensor, " batch"] = ~self._won(logits, y)
         self.best = x.clone()
         self.by = [""] * len(x)
         self.notes: list[str] = []
         self.refused: list[ArgumentError] = []
         self.ran = 0
-        self.random = False
+
+    def draws(self) -> None:
+        """From now on success is one of several evaluations, and no sample is dropped."""
+        self.random = True
+        self.gain = self._steady_gain(self.x, self.y)
+        self.open = torch.ones_like(self.open)
 
     def attack(self, name: str, attack: Attack, model: nn.Module) -> None:
         at = self.open.nonzero().flatten()
@@ -187,7 +201,7 @@ class _Run:
             self.refused.append(error)
             return
         self.ran += 1
-        gain = self._gain(result.logits, y)
+        gain = self._steady_gain(result.x_adv, y) if self.random else self._gain(result.logits, y)
         better = at[gain > self.gain[at]]
         self.best[better] = result.x_adv[gain > self.gain[at]]
         self.gain[better] = gain[gain > self.gain[at]]
@@ -211,12 +225,16 @@ class _Run:
                     f"{count} samples were left to the first attack alone: {certifier} proves that nothing can be found"
                 )
 
-    def unsaturated(self, name: str, attack: Attack) -> Attack:
-        """The same attack with the margin for its loss, where it raises cross-entropy."""
-        if getattr(attack, "loss", None) != "cross_entropy":
-            return attack
-        self.notes.append(f"cross-entropy saturates: {name} raised the margin instead")
-        return replace(cast(Any, attack), loss="margin")  # type: ignore[no-any-return]
+    def unsaturated(self, named: _Named) -> _Named:
+        """The same attacks with the margin for their loss where they raise cross-entropy, and one more if none does."""
+        switched = tuple((name, _on_the_margin(attack)) for name, attack in named)
+        changed = [name for (name, before), (_, after) in zip(named, switched, strict=True) if before is not after]
+        if not any(getattr(attack, "loss", None) in ("margin", "dlr") for _, attack in switched):
+            switched = (*_built((MARGIN,)), *switched)
+            changed.append(f"{MARGIN} was added")
+        if changed:
+            self.notes.append(f"cross-entropy saturates, so the margin was raised instead: {', '.join(changed)}")
+        return switched
 
     def found(self) -> Found:
         return Found(self.best, tuple(self.by), tuple(self.notes))
@@ -231,6 +249,11 @@ class _Run:
             least = certifier.bounds(self.model, x, ball, ahead).lower
             return (least > 1e-4 * least.abs().amax(1, keepdim=True)).any(1)
 
+    def _steady_gain(self, z: Tensor, y: Tensor) -> Tensor:
+        """The least of several evaluations: what looked best once was lucky."""
+        with torch.no_grad():
+            return torch.stack([self._gain(logits_of(self.model, z), y) for _ in range(EVALUATIONS)]).amin(0)
+
     def _won(self, logits: Tensor, y: Tensor) -> Tensor:
         hit = logits.argmax(1) == y
         return (hit if self.targeted else ~hit) & ~logits.isnan().any(1)
@@ -241,10 +264,17 @@ class _Run:
         return (-lead if self.targeted else lead).nan_to_num(nan=-torch.inf)
 
 
-def default_attacks(ball: Ball, state: Diagnosis, *, surrogates: bool) -> _Named:
-    """The list of `rp:auto` for a ball and a model in this state."""
-    names = ("rp:margin-pgd",)
-    return _built(names)
+def default_attacks(state: Diagnosis, *, surrogates: bool) -> _Named:
+    """The list of `rp:auto` for a model in this state: cheap ones first."""
+    if state.blind and not (surrogates and state.passable):
+        return _built(BLACK_BOX)
+    return _built((*WHITE_BOX, *BLACK_BOX))
+
+
+def _on_the_margin(attack: Attack) -> Attack:
+    if getattr(attack, "loss", None) not in ("cross_entropy", "ce"):
+        return attack
+    return replace(cast(Any, attack), loss="margin")  # type: ignore[no-any-return]
 
 
 def _checked(attacks: Any) -> tuple[str | Attack, ...]:

@@ -127,3 +127,68 @@ def test_wrong_lists_are_refused(attacks, unchecked) -> None:
         rp.strongest(["rp:nothing"])
     with pytest.raises(rp.ArgumentError, match="certifier"):
         rp.strongest([Noise()], certifier=3)  # type: ignore[arg-type]
+
+
+class Scaled(nn.Module):
+    """So sure of its decisions that cross-entropy's gradient is rounding, or nothing."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1e5 * self.body(x)
+
+
+class Rounded(nn.Module):
+    """Rounds its input to 8 bit, whose gradient is zero, or casts it, which has none."""
+
+    def __init__(self, body: nn.Module, *, cast: bool = False) -> None:
+        super().__init__()
+        self.body, self.cast = body, cast
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(((255 * x).to(torch.uint8).to(x.dtype) if self.cast else (255 * x).round()) / 255)
+
+
+def test_saturated_models_are_attacked_by_the_margin() -> None:
+    case = mlp_case(batch=60)
+    ball = rp.Linf(eps=0.15, clip=(0, 1))
+    sure = Scaled(case.model)
+    plain = rp.attack("rp:auto")(case.model, case.x, case.y, ball, seed=0)
+    blind = SignStep()(sure, case.x, case.y, ball, seed=0)
+    for attack in (rp.attack("rp:auto"), rp.strongest([SignStep()])):
+        result = attack(sure, case.x, case.y, ball, seed=0)
+        assert result.success.sum() >= plain.success.sum() > blind.success.sum()
+    assert any("saturates" in note for note in result.notes)
+    kept = Strongest(attacks=[SignStep()], surrogates=False)(sure, case.x, case.y, ball, seed=0)
+    assert kept.success.sum() == blind.success.sum()
+
+
+@pytest.mark.parametrize("cast", [False, True])
+def test_rounded_inputs_are_attacked_straight_through(cast) -> None:
+    case = mlp_case(batch=60)
+    ball = rp.Linf(eps=0.15, clip=(0, 1))
+    plain = rp.attack("rp:auto")(case.model, case.x, case.y, ball, seed=0)
+    result = rp.attack("rp:auto")(Rounded(case.model, cast=cast), case.x, case.y, ball, seed=0)
+    assert result.success.sum() >= plain.success.sum() - 1
+    assert any("straight through" in note for note in result.notes)
+    with torch.no_grad():  # the successes are of the model itself
+        assert torch.equal(Rounded(case.model, cast=cast)(result.x_adv).argmax(1) != case.y, result.success)
+
+
+def test_random_models_are_averaged() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return case.model(x + 0.05 * torch.randn_like(x))
+
+    case = mlp_case(batch=60)
+    ball = rp.Linf(eps=0.2, clip=(0, 1))
+    result = rp.attack("rp:auto")(Noisy(), case.x, case.y, ball, seed=0)
+    once = SignStep()(Noisy(), case.x, case.y, ball, seed=0)
+    assert result.success.sum() >= once.success.sum()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        again = torch.stack([Noisy()(result.x_adv).argmax(1) != case.y for _ in range(20)])
+    assert again[:, result.success].float().mean() > 0.95
+    assert any("averaged over 8 draws" in note for note in result.notes)
