@@ -73,7 +73,7 @@ class Broken:
 @pytest.fixture(autouse=True)
 def registry() -> Iterator[Registry]:
     """The plugin above and the built-in ones, without their attacks and certifiers: the toys are all there are."""
-    with using(Registry(entry_points=False, block=["art", "lirpa", "interval", "verifier", "cascade"])) as fresh:
+    with using(Registry(entry_points=False, block=["art", "lirpa", "rp", "interval", "verifier", "cascade"])) as fresh:
         fresh.register(Plugin(), "toy")
         yield fresh
 
@@ -112,7 +112,8 @@ def test_plugins_list_shows_what_failed(registry: Registry) -> None:
     assert "broken: UnknownNameError: unknown hook 'register_attack'. Did you mean 'register_attacks'" in result.stdout
     status = {row["name"]: row["status"] for row in json.loads(run("plugins", "list", "--json").stdout)}
     assert status == {
-        "art": "blocked", "lirpa": "blocked", "interval": "blocked", "verifier": "blocked", "cascade": "blocked",
+        "art": "blocked", "lirpa": "blocked", "rp": "blocked", "interval": "blocked", "verifier": "blocked",
+        "cascade": "blocked",
         "data": "loaded", "models": "loaded", "explanations": "loaded", "losses": "loaded", "poison": "loaded",
         "toy": "loaded", "broken": "failed",
     }  # fmt: skip

@@ -13,7 +13,10 @@ from robust_plugins.decisions.attacks.objectives import margin
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
-ATTACKS = {"rp:margin-pgd": {"targets": 1}}
+ATTACKS = {"rp:margin-pgd": {"targets": 1}, "rp:apgd": {"targets": 1}}
+TWO_CLASSES = ATTACKS | {"rp:fgsm": {}, "rp:pgd": {"start": "none", "relative_step": 1.0}}
+"""Those that leave a label by the nearest class alone may miss the worst of several."""
+
 RADII = {rp.Linf: 0.1, rp.L2: 0.6, rp.L1: 3.0}
 
 
@@ -40,10 +43,9 @@ def optimum(model: nn.Module, x: Tensor, y: Tensor, ball: rp.Ball) -> Tensor:
     return torch.tensor(worst_margins(weight, bias, x.numpy(), y.numpy(), ball.norm, eps, ball.clip))
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(("name", "classes"), [*((name, 2) for name in TWO_CLASSES), *((name, 10) for name in ATTACKS)])
 @pytest.mark.parametrize("norm", RADII)
 @pytest.mark.parametrize("clip", [(0.0, 1.0), None])
-@pytest.mark.parametrize("classes", [2, 10])
 def test_the_worst_case_is_found(
     name: str, norm: type[rp.Ball], clip: tuple[float, float] | None, classes: int
 ) -> None:
@@ -54,7 +56,7 @@ def test_the_worst_case_is_found(
     y, eps = logits.argmax(1), [RADII[norm] * (1 + i) / 8 for i in range(16)]
     ball = norm(eps=eps, clip=clip)
     best, start = optimum(model, x, y, ball), margin(logits, y)
-    rise = (found(rp.attack(name, **ATTACKS[name]), model, x, y, ball) - start) / (best - start)
+    rise = (found(rp.attack(name, **TWO_CLASSES[name]), model, x, y, ball) - start) / (best - start)
     assert (rise > 1 - 1e-3).all(), rise
     assert (rise < 1 + 1e-9).all(), "beyond the optimum, so the optimum or the ball is wrong"
 
