@@ -5,7 +5,7 @@ Every quantity is a bracket: what an attack achieved, and what a certifier prove
 
 from robust_plugins.adapters.art.from_art import from_art
 from robust_plugins.adapters.onnx.verification import verify
-from robust_plugins.balls import L1, L2, Ball, Linf
+from robust_plugins.balls import L1, L2, Ball, Box, Linf
 from robust_plugins.benchmark.study import Study, load_study
 from robust_plugins.brackets import (
     Comparison,
@@ -95,6 +95,7 @@ __all__ = [
     "AttackResult",
     "Backend",
     "Ball",
+    "Box",
     "Bracket",
     "Certificate",
     "Certifier",

@@ -112,7 +112,7 @@ class _Search:
 
     def __post_init__(self) -> None:
         # Radii are numbers of x's dtype, in which the sets are evaluated: what is stated is what was asked.
-        start = self.ball.eps_for(self.x).flatten()
+        start = self.ball.radii_for(self.x)
         self.low, self.high = torch.zeros_like(start), torch.where(self.right, start, 0.0)
         self.found = torch.where(self.right, torch.inf, 0.0).to(start)
         self.witness = _where(self.right, torch.full_like(self.x, torch.nan), self.x)

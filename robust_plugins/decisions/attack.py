@@ -24,7 +24,7 @@ from robust_plugins.harness.arguments import as_labels, decided, first_decided, 
 from robust_plugins.harness.call import Call, calling, ordinary
 from robust_plugins.harness.component import Component, chunks
 from robust_plugins.harness.evaluation import fresh_seed
-from robust_plugins.harness.wrappers import QUANTISED, Model, is_quantised
+from robust_plugins.harness.wrappers import QUANTISED, Landed, Model, is_quantised
 
 Target = Tensor | Literal["random", "least_likely"]
 
@@ -187,11 +187,12 @@ class Attack(Component, ABC):
         by: list[str] = []
         notes: dict[str, None] = {}  # each once, in order
         named = True
+        seen = model if ball.relaxed is ball else Landed(model, ball)
         for part in chunks(len(x), self.batch_size):
             with torch.enable_grad(), _recurrent_gradients(model):
                 try:
                     # Copies: what a plugin does to its arguments must not reach the user's, nor our judgement.
-                    told = self.find(model, x[part].clone(), y[part].clone(), ball[part], targeted=targeted)
+                    told = self.find(seen, x[part].clone(), y[part].clone(), ball[part].relaxed, targeted=targeted)
                 except RuntimeError as error:  # an attack that needs no gradients is free to succeed
                     if is_quantised(model):
                         raise UnsupportedModelError(QUANTISED) from error

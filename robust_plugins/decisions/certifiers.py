@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robust_plugins.balls import Ball
+from robust_plugins.balls import Ball, Support
 from robust_plugins.decisions.certifier import Certifier, of_the_engine
 from robust_plugins.decisions.specifications import apply_spec, margin_spec
 from robust_plugins.errors import ArgumentError
@@ -84,8 +84,9 @@ class CROWN(_OfTheEngine):
     """Backward linear relaxation of every activation's input and of the specification, differentiable.
 
     Zhang et al. 2018, "Efficient neural network robustness certification with general activation functions". Sound for
-    every ball, over the smallest box around it. `memory` is the number of bytes for the coefficients of one chunk of
-    neurons. `outward` is as for `interval:ibp`; a layer whose relaxation cannot be rounded outward is refused by name.
+    every ball, over the smallest box around it, of an `rp.Box` with the simplex of each one-hot group. `memory` is the
+    number of bytes for the coefficients of one chunk of neurons. `outward` is as for `interval:ibp`; a layer whose
+    relaxation cannot be rounded outward is refused by name.
     """
 
     memory: int = MEMORY
@@ -103,11 +104,12 @@ class CROWN(_OfTheEngine):
     ) -> Interval:
         with rounding.outward(self.outward):
             network = trace(model, x)
-            values = crown(network, ball.box(x), memory=self.memory, entries="bent")
+            support = _support(ball, x)
+            values = crown(network, ball.box(x), memory=self.memory, support=support, entries="bent")
             if spec is None:
                 return values[-1]
             check_spec(spec, x, values[-1].shape[1])
-            relaxed = Relaxation(network, values, memory=self.memory).bounds(len(values) - 1, spec)
+            relaxed = Relaxation(network, values, memory=self.memory, support=support).bounds(len(values) - 1, spec)
             return relaxed.agreeing(_last(network, _before_last(network, values), spec))
 
     def propagate_lower(  # noqa: D102 (inherited)
@@ -119,9 +121,10 @@ class CROWN(_OfTheEngine):
     ) -> Float[Tensor, "batch rows"]:
         with rounding.outward(self.outward):
             network = trace(model, x)
-            values = crown(network, ball.box(x), memory=self.memory, entries="bent")
+            support = _support(ball, x)
+            values = crown(network, ball.box(x), memory=self.memory, support=support, entries="bent")
             check_spec(spec, x, values[-1].shape[1])
-            relaxed = Relaxation(network, values, memory=self.memory).lower(len(values) - 1, spec)
+            relaxed = Relaxation(network, values, memory=self.memory, support=support).lower(len(values) - 1, spec)
             before = _last(network, _before_last(network, values), spec)
             found = Interval(torch.maximum(relaxed, before.lower), before.upper)
             return _uncrossed(found, before, before, values).lower
@@ -160,7 +163,8 @@ class CROWNIBP(_OfTheEngine):
             else:
                 check_spec(spec, x, classes)
                 rows = spec
-            found = Relaxation(network, values, memory=self.memory).bounds(len(values) - 1, rows)
+            relaxation = Relaxation(network, values, memory=self.memory, support=_support(ball, x))
+            found = relaxation.bounds(len(values) - 1, rows)
             before = _last(network, _before_last(network, values), rows)
             return _uncrossed(found, before, before, values)
 
@@ -175,7 +179,8 @@ class CROWNIBP(_OfTheEngine):
             network = trace(model, x)
             values = network.forward(ball.box(x), rounding=_mode(self.outward))
             check_spec(spec, x, values[-1].shape[1])
-            low = Relaxation(network, values, memory=self.memory).lower(len(values) - 1, spec)
+            relaxation = Relaxation(network, values, memory=self.memory, support=_support(ball, x))
+            low = relaxation.lower(len(values) - 1, spec)
             before = _last(network, _before_last(network, values), spec)
             return _uncrossed(Interval(low, low), before, before, values).lower
 
@@ -257,13 +262,15 @@ class AlphaCROWN(_OfTheEngine):
         self, model: nn.Module, x: Tensor, ball: Ball, spec: Tensor | None, upper: bool, decide: bool
     ) -> Interval:
         network = trace(model, x)
-        values = crown(network, ball.box(x), memory=self.memory, entries="bent")
+        support = _support(ball, x)
+        values = crown(network, ball.box(x), memory=self.memory, support=support, entries="bent")
         if spec is None:
             known, classes = values[-1], values[-1].shape[1]
             spec = torch.eye(classes, dtype=x.dtype, device=x.device).expand(len(x), classes, classes)
         else:
             check_spec(spec, x, values[-1].shape[1])
-            relaxation, last = Relaxation(network, values, memory=self.memory), len(values) - 1
+            relaxation = Relaxation(network, values, memory=self.memory, support=support)
+            last = len(values) - 1
             before = _last(network, _before_last(network, values), spec)
             if upper:
                 known = relaxation.bounds(last, spec).agreeing(before)
@@ -276,6 +283,11 @@ class AlphaCROWN(_OfTheEngine):
         clean = network.forward(Interval.point(x))
         before, inside = (_last(network, _before_last(network, v), spec) for v in (values, clean))
         return _uncrossed(found, before, inside, values)
+
+
+def _support(ball: Ball, x: Tensor) -> Support | None:
+    """Says what is known of the ball besides its box, where nothing is rounded outward."""
+    return None if rounding.active() else ball.support(x)
 
 
 def _uncrossed(found: Interval, before: Interval, inside: Interval, values: Sequence[Interval]) -> Interval:

@@ -20,7 +20,7 @@ from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import Component, chunks
 from robust_plugins.harness.evaluation import fresh_seed
 from robust_plugins.harness.memory import BUDGET
-from robust_plugins.harness.wrappers import Model
+from robust_plugins.harness.wrappers import Landed, Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,20 +111,22 @@ class ExplanationAttack(Component, ABC):
             model, explained = explained_by(call.model, x, ordinary(y), of, size=self.batch_size)
             goals = None if target is None else ordinary(target.detach()).to(x).expand(x.shape)
             tasks, agreeing = [], []
+            if ball.relaxed is not ball:
+                model = Landed(model, ball)
             for part in chunks(len(x), self._chunk_size(model, radius)):
                 aim = None if goals is None else goals[part]
 
-                def task(part: slice = part, aim: Tensor | None = aim) -> Task:
+                def task(within: Ball, part: slice = part, aim: Tensor | None = aim) -> Task:
                     return Task(
-                        model, x[part].clone(), ball[part], explained[part], goal, k=k, target=aim, radius=radius
+                        model, x[part].clone(), within[part], explained[part], goal, k=k, target=aim, radius=radius
                     )
 
-                searched = task()
+                searched = task(ball.relaxed)
                 with torch.enable_grad():
                     self.search(searched)
                 # What was found is scored again by a task that the attack never had, on the model as it was.
                 call.check(self, tolerated=("hooks", "buffers", "requires_grad", "default dtype"))
-                judged = task()
+                judged = task(ball)
                 judged.offer(searched.best, searched.best_weights)
                 tasks.append(judged)
                 agreeing.append(_agreeing(searched, goal))

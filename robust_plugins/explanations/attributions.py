@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from robust_plugins.balls import Ball, Linf
+from robust_plugins.balls import Ball, Box, Linf
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations import ExplanationCertifier, explanation_certifier
 from robust_plugins.explanations.band import with_room
@@ -164,13 +164,14 @@ class IntegratedGradients(Attribution):
         alphas, steps = self._quadrature(x)
         baseline = _baseline(self.baselines, x)
         path = baseline + alphas * (x - baseline)
-        clip = ball.clip
+        # A box has a range for each feature, and may have gaps.
+        clip, around = (None if isinstance(ball, Box) else ball.clip), ball
         if clip is not None and bool(((baseline >= clip[0]) & (baseline <= clip[1])).all()):
             path = path.clamp(*clip)  # against rounding: between two points of the valid range every point is valid
         else:
-            clip = None
-        eps = (alphas.flatten(1) * ball.eps_for(x).flatten()).flatten()
-        found = gradients(path, replace(ball, eps=eps, clip=clip))
+            around = ball.unclipped(x)
+        eps = (alphas.flatten(1) * ball.radii_for(x)).reshape(-1, 1)
+        found = gradients(path, replace(around, eps=eps))
         return (ball.box(x) - baseline) * found.map(lambda t: (steps * t).sum(0))
 
     def _quadrature(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,8 +214,8 @@ class SmoothGrad(Attribution):
         return gradients(x + self.noise(x)).mean(0)
 
     def bounds(self, x: Float[Tensor, "batch *features"], ball: Ball, gradients: Bounds) -> Interval:  # noqa: D102 (inherited)
-        eps = ball.eps_for(x).flatten().repeat(self.nt_samples)
-        found = gradients(x + self.noise(x), replace(ball, eps=eps, clip=None))
+        eps = ball.radii_for(x).repeat(self.nt_samples).unsqueeze(1)
+        found = gradients(x + self.noise(x), replace(ball.unclipped(x), eps=eps))
         return found.map(lambda t: t.mean(0))
 
 

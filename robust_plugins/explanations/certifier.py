@@ -315,7 +315,7 @@ class ExplanationCertifier(Component, ABC):
         if not len(samples):
             return found, value, allowance, faults
         chosen, radii = samples.tolist(), ball.radii
-        rest = replace(ball, eps=[radii[i] for i in chosen]) if isinstance(radii, tuple) else ball
+        rest = replace(ball, eps=tuple(radii[i] for i in chosen)) if isinstance(radii, tuple) else ball
         wanted = still_open[samples]
         finer, _, room, more = self._judge(model, x[samples], rest, explained.of_samples(samples), radius, wanted)
         wrong = torch.tensor([fault is not None for fault in more], device=x.device).view(-1, *[1] * (x.dim() - 1))

@@ -21,7 +21,10 @@ def check_inputs(model: object, x: Tensor, ball: Ball) -> nn.Module:
     """
     if not isinstance(ball, Ball):
         raise ArgumentError(
-            "ball", repr(ball), accepted="rp.Linf, rp.L2 or rp.L1", hint="For example rp.Linf(eps=0.1, clip=(0, 1))."
+            "ball",
+            repr(ball),
+            accepted="rp.Linf, rp.L2, rp.L1 or rp.Box",
+            hint="For example rp.Linf(eps=0.1, clip=(0, 1)).",
         )
     model = as_module(model, ball)
     if not isinstance(x, Tensor):
@@ -45,21 +48,7 @@ def check_inputs(model: object, x: Tensor, ball: Ball) -> nn.Module:
                     hint="Convert one of them, for example x.to(next(model.parameters())).",
                 )
             break
-    ball.eps_for(x)  # a per-sample eps must fit the batch
-    if len(x) == 0:
-        return model
-    low, high = torch.aminmax(x)
-    if not torch.isfinite(low + high):
-        raise ArgumentError(
-            "x", "not finite (NaN or infinity)", accepted="finite values", hint="Find them with x.isfinite()."
-        )
-    if ball.clip is not None and (low < ball.clip[0] or high > ball.clip[1]):
-        raise ArgumentError(
-            "x",
-            f"between {low.item():.9g} and {high.item():.9g}",
-            accepted=f"values inside the ball's clip range {ball.clip}",
-            hint="Scale or clamp x, or give the ball the range that x really has.",
-        )
+    ball.check(x)
     return model
 
 

@@ -157,6 +157,18 @@ class TwoLogits(nn.Module):
         return torch.cat((-z, z), 1)
 
 
+class Landed(nn.Module):
+    """A model that sees each input at the nearest point of a set with gaps, and whose gradients are those there."""
+
+    def __init__(self, model: nn.Module, ball: Ball) -> None:
+        super().__init__()
+        self.model, self.landed = model, ball.landed
+
+    def forward(self, x: Any) -> Any:
+        """Returns what the model returns at the point that `Ball.landed` finds."""
+        return self.model(self.landed(x.detach()) + (x - x.detach()))  # the latter is zero, and has the gradient
+
+
 class Untouched(nn.Module):
     """A model whose forward changes its input in place, given a copy each time."""
 

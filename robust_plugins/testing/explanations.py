@@ -61,7 +61,7 @@ def _climbed(
     """Gradients after projected steps that raise (sign 1) or lower one component, a different one in each copy of x."""
     copies = len(chosen) // len(x)
     of_copies, centres = _tiled(explained, copies), x.repeat(copies, *[1] * (x.dim() - 1))
-    around = replace(ball, eps=ball.eps_for(x).flatten().repeat(copies))
+    around = replace(ball, eps=ball.radii_for(x).repeat(copies).unsqueeze(1))
     z = centres
     for step in range(steps):
         z = z.detach().requires_grad_()

@@ -27,7 +27,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
 from robust_plugins.adapters.art.estimator import classes_of, estimator_for, one_hot
-from robust_plugins.balls import Ball, Linf
+from robust_plugins.balls import Ball, Box, Linf
 from robust_plugins.errors import ArgumentError
 
 Radius = float | tuple[float, ...]
@@ -49,6 +49,8 @@ def ascent(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, step_size: Rad
     Raises ArgumentError where the model's logits are not differentiable in its input.
     """
     release = tuple(int(part) for part in art.__version__.split(".")[:2])
+    if isinstance(ball, Box):
+        return _boxed(model, x, y.long(), ball, step_size, targeted)
     build = _private if TESTED[0] <= release < TESTED[1] else _public
     return build(model, x, y.long(), ball, step_size, targeted)
 
@@ -124,6 +126,20 @@ def _public(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, step_size: Radiu
         direction = torch.from_numpy(attack.generate(before, labels) - before).to(x)
         following = z + by * direction
         return ball.project(following if ball.clip is None else following.clamp(*ball.clip), x), logits
+
+    return step
+
+
+def _boxed(model: nn.Module, x: Tensor, y: Tensor, ball: Box, step_size: Radius, targeted: bool) -> Step:
+    """Steps along ART's gradient that take each feature as far, in units of its own radius."""
+    estimator = estimator_for(model, x, ball, classes=2, classifier=_Gradients)
+    estimator.direct = model
+    eps = _as_tensor(ball.radii, x)
+    share = _as_tensor(step_size, x) / torch.where(torch.as_tensor(eps > 0), eps, 1)
+
+    def step(z: Tensor) -> tuple[Tensor, Tensor]:
+        gradient = estimator.loss_gradient(x=z, y=y)
+        return ball.project(z + share * ball.steepest(-gradient if targeted else gradient), x), estimator.logits
 
     return step
 

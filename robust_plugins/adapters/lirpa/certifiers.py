@@ -21,7 +21,7 @@ from robust_plugins.adapters.lirpa.bounded import Bounded, Failure, Recipe, boun
 from robust_plugins.adapters.lirpa.failures import out_of_memory, unsupported
 from robust_plugins.adapters.lirpa.structure import plain, weights_of
 from robust_plugins.adapters.lirpa.unsound import refuse_unsound
-from robust_plugins.balls import Ball
+from robust_plugins.balls import Ball, Linf
 from robust_plugins.decisions.certifier import Certifier, leaving_alone
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.harness.arguments import check_spec
@@ -96,7 +96,7 @@ class LiRPACertifier(Certifier):
             try:
                 found = self._bounds(converted, model, x, ball, spec)
             except Exception as error:
-                tiny = type(ball)(eps=1e-3, clip=None)
+                tiny = Linf(eps=1e-3, clip=None) if math.isinf(ball.norm) else type(ball)(eps=1e-3, clip=None)
 
                 def attempt(layer: nn.Module, at: Tensor) -> None:
                     self._bounds(trial(layer, at, recipe), layer, at, tiny, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -19,6 +20,7 @@ from robust_plugins.decisions.verifier.branching import BestChild, Branching
 from robust_plugins.decisions.verifier.clock import Clock, check_timeout
 from robust_plugins.decisions.verifier.domains import DualAscent
 from robust_plugins.decisions.verifier.exact import ExactMILP
+from robust_plugins.decisions.verifier.gaps import OnLanded, Simplices, pieces
 from robust_plugins.decisions.verifier.norms import InBall, NormBall
 from robust_plugins.decisions.verifier.proofs import NO_PROOF, Notes, label_property, proof_file
 from robust_plugins.decisions.verifier.properties import Halfspaces, Unsafe
@@ -59,6 +61,8 @@ class BranchAndBound(Certifier):
     For L2 and L1 balls piecewise linear networks are bounded over the ball itself, by the dual norm of what the inputs'
     coefficients are; where a proof is written, and for other networks, over the smallest box around the ball. Witnesses
     lie in the ball itself. Complete for L-infinity; for other norms a sample may stay UNKNOWN.
+    Categories of an `rp.Box` are bounded as their simplex; where the box around its points does not suffice, the boxes
+    that it consists of are decided one by one, up to 4096 of them.
     Deterministic by `seed`, but for what time cuts off. `batch` domains are bounded at once, `steps` and `root_steps`
     are those of the ascent on the duals of domains and of the layers' bounds. `progress` reports samples, domains and
     bounds on standard error. `attack`, `branching` and `refinement` are strategies: what is tried first, the neurons to
@@ -157,13 +161,23 @@ class BranchAndBound(Certifier):
                     if file is not None:
                         engine = replace(engine, root=notes.root, search=notes.search)
                     elif around is not None:
-                        reach = NormBall.of(around, x[i : i + 1], Interval(*(end.cpu().double() for end in ends)))
-                        attack = InBall(around, x[i : i + 1], about.broken, self.attack)
-                        engine = replace(engine, root=partial(Root, reach=reach), attack=attack, few=0)
-                    found = decide(
-                        model, form, *ends, unsafe, about.broken, clock, self.seed, engine, _Teller(i, say, clock),
-                        notes=None if file is None else notes,
+                        around_all = Interval(*(end.cpu().double() for end in ends))
+                        reach = NormBall.of(around, x[i : i + 1], around_all) or Simplices.of(around, around_all)
+                        attack: Attack = InBall(around.relaxed, x[i : i + 1], about.broken, self.attack)
+                        if around.relaxed is not around:
+                            attack = OnLanded(around, attack)
+                        root = Root if reach is None else partial(Root, reach=reach)
+                        engine = replace(engine, root=root, attack=attack, few=0)
+                    search = partial(
+                        decide, model, form, unsafe=unsafe, confirm=about.broken, clock=clock, seed=self.seed,
+                        engine=engine, tell=_Teller(i, say, clock), notes=None if file is None else notes,
                     )  # fmt: skip
+                    found = search(*ends)
+                    gaps = around is not None and around.relaxed is not around
+                    if around is not None and gaps and file is None and found.answer == "unknown":
+                        # Other inputs move in each part, so that groups have no place among them.
+                        search = partial(search, engine=replace(engine, root=Root))
+                        found = _piecewise(search, around, x[i : i + 1], found)
                     if file is not None and found.answer == "unsat":
                         written = file.add(Interval(*ends), *label_property(int(y[i])), notes, len(unsafe.member))
                         if not written:
@@ -208,15 +222,31 @@ class _About:
     ball: Ball | None
 
     def broken(self, z: Tensor) -> bool:
+        if self.ball is not None and self.ball.relaxed is not self.ball:
+            z = self.ball.project(z, self.x)
         inside = self.ball is None or bool(self.ball.contains(z, self.x, tolerance=0).all())
         return inside and bool((self.model(z).argmax(1) != self.y).any())
 
 
 def _single(ball: Ball, x: Tensor) -> Ball | None:
     """The ball around one of many inputs where that is no box, with one number for its radius."""
-    if not isinstance(ball, L1 | L2):
+    if not isinstance(ball, L1 | L2) and ball.relaxed is ball:
         return None
-    return type(ball)(eps=float(ball.eps_for(x).flatten()[0]), clip=ball.clip)
+    return replace(ball, eps=float(ball.radii_for(x)[0]))
+
+
+def _piecewise(search: Callable[..., Found], ball: Ball, x: Tensor, whole: Found) -> Found:
+    """The answer of a set with gaps from those of all boxes that it consists of; `whole` where they are too many."""
+    parts = pieces(ball, x)
+    if parts is None:
+        return whole
+    found, bounds = whole, torch.full_like(whole.bounds, torch.inf)
+    for part in parts:
+        found = search(part.lower, part.upper)
+        if found.answer != "unsat":
+            return replace(found, bounds=whole.bounds)
+        bounds = torch.minimum(bounds, found.bounds)
+    return replace(found, bounds=torch.maximum(bounds, whole.bounds))
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from robust_plugins.balls import L1, Ball, Linf
+from robust_plugins.balls import L1, L2, Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.call import neutral
 from robust_plugins.intervals import Interval, trace
@@ -246,7 +246,7 @@ def _inputs(x: Tensor, ball: Ball | None) -> Inputs:
     if ball is None:
         return Inputs(Interval.point(x))
     box = ball.box(x)
-    if isinstance(ball, Linf):
+    if not isinstance(ball, L1 | L2):
         return Inputs(box, "crown")
     radius = ball.eps_for(x).expand_as(x)
     return Inputs(box, "crown", x, radius, "l1" if isinstance(ball, L1) else "l2")

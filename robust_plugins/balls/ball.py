@@ -1,4 +1,4 @@
-"""The perturbation sets `B_eps(x)`, cut to the valid range of inputs: `Linf`, `L2` and `L1`."""
+"""`Ball`: what all perturbation sets `B_eps(x)` share, cut to the valid range of inputs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import Interval
 
 Draw = Literal["uniform", "corner", "gaussian"]
+Support = Callable[[Tensor], Tensor]
+"""From coefficients (batch or 1, rows, *features) to numbers (batch, rows)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +27,9 @@ class Ball(ABC):
     """All inputs within distance `eps` of `x` in one norm, and inside `clip`.
 
     `eps` is in the units of the inputs: a number, or one number per sample (a sequence, or a tensor of shape (batch,)
-    or (batch, 1, ...)), never one per feature. `clip` is the valid range (low, high) of every input value and part of
-    the set, or None where every value is valid; it has no default because forgetting it changes every figure. Balls
-    are plain data: they print, compare and hash.
+    or (batch, 1, ...)), never one per feature, for which there is `Box`. `clip` is the valid range (low, high) of every
+    input value and part of the set, or None where every value is valid; it has no default because forgetting it changes
+    every figure. Balls are plain data: they print, compare and hash.
 
     Sets are evaluated in the dtype of `x`: the L-infinity ball is the box between the rounded numbers `x - eps`
     and `x + eps`, the same one for attacks and certifiers.
@@ -112,7 +114,7 @@ class Ball(ABC):
         coarsely than those in [0, 1].
         """
         slack = self._slack(x, tolerance)
-        inside = self.distance(z, x) <= self.eps_for(x).flatten() + slack
+        inside = self.distance(z, x) <= self.radii_for(x) + slack
         if self.clip is not None:
             low, high = self.clip
             slack = slack.view(-1, *[1] * (x.dim() - 1))
@@ -141,13 +143,20 @@ class Ball(ABC):
         if n < 1:
             raise ArgumentError("n", n, accepted="an integer of at least 1", hint="Ask for one point or more.")
         if draw == "gaussian":
-            noise = _random(torch.randn, x.new_empty((n, *x.shape)), generator)
+            noise = random_like(torch.randn, x.new_empty((n, *x.shape)), generator)
             return self._project_each(x + self.eps_for(x) * noise, x)
         flat = x.flatten(1) if len(x) else x.new_empty((0, 0))
         return self._spread(self._unit(flat.expand(n, *flat.shape), draw, generator).view(n, *x.shape), x)
 
-    def eps_for(self, x: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch *ones"]:
-        """`eps` in x's dtype and device, one value per sample, shaped (batch, 1, ...) to broadcast against `x`."""
+    def eps_for(self, x: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch *broadcast"]:
+        """How far each feature may move, in x's dtype and device, shaped to broadcast against `x`.
+
+        One value per sample, (batch, 1, ...); for a `Box` one per feature of each, shaped like `x`.
+        """
+        return self.radii_for(x).view(-1, *[1] * (x.dim() - 1))
+
+    def radii_for(self, x: Float[Tensor, "batch *features"]) -> Float[Tensor, " batch"]:
+        """`eps` in x's dtype and device, one value per sample: the largest `distance` of points of the set."""
         radii = self.radii
         if not isinstance(radii, tuple):
             eps = torch.full((len(x),), radii, dtype=x.dtype, device=x.device)
@@ -160,16 +169,57 @@ class Ball(ABC):
                 accepted="one number, or one per sample",
                 hint="Give `eps` as many values as `x` has samples.",
             )
-        return eps.view(-1, *[1] * (x.dim() - 1))
+        return eps
+
+    def check(self, x: Float[Tensor, "batch *features"]) -> None:
+        """Raises ArgumentError unless there is a ball around every sample of `x`: it is finite and lies in `clip`."""
+        self.radii_for(x)
+        if not len(x):
+            return
+        low, high = torch.aminmax(x)
+        if not torch.isfinite(low + high):
+            raise ArgumentError(
+                "x", "not finite (NaN or infinity)", accepted="finite values", hint="Find them with x.isfinite()."
+            )
+        if self.clip is not None and (low < self.clip[0] or high > self.clip[1]):
+            raise ArgumentError(
+                "x",
+                f"between {low.item():.9g} and {high.item():.9g}",
+                accepted=f"values inside the ball's clip range {self.clip}",
+                hint="Scale or clamp x, or give the ball the range that x really has.",
+            )
+
+    @property
+    def relaxed(self) -> Ball:
+        """The ball that gradients can be followed in: itself, or the smallest box around a set of separate points.
+
+        Of a point of it, `landed` is the point of the set that `project` finds.
+        """
+        return self
+
+    def landed(self, z: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch *features"]:
+        """The point of the set nearest to each point of the `relaxed` one; `z` itself where there are no gaps."""
+        return z
+
+    def support(self, x: Float[Tensor, "batch *features"]) -> Support | None:
+        """From coefficients to lower bounds of their products with all points of the set, as `Relaxation` takes it.
+
+        None where nothing better is known than for `box(x)`.
+        """
+        return None
+
+    def unclipped(self, x: Float[Tensor, "batch *features"]) -> Ball:
+        """A ball whose points are as far from its centre, and which can be put around any inputs shaped like `x`."""
+        return replace(self, clip=None)
 
     def __getitem__(self, samples: slice) -> Ball:
         """The ball for a slice of the batch: selects from a per-sample `eps`, keeps a number as it is."""
         radii = self.radii
-        return type(self)(eps=radii[samples], clip=self.clip) if isinstance(radii, tuple) else self
+        return replace(self, eps=radii[samples]) if isinstance(radii, tuple) else self
 
     def _slack(self, x: Tensor, tolerance: float) -> Tensor:
         largest = x.flatten(1).abs().amax(1) if x.numel() else x.new_zeros(len(x))
-        return tolerance * torch.maximum(largest, self.eps_for(x).flatten()).clamp(min=1)
+        return tolerance * torch.maximum(largest, self.radii_for(x)).clamp(min=1)
 
     def _spread(self, unit: Tensor, x: Tensor) -> Tensor:
         return self._project_each(x + self.eps_for(x) * unit, x)
@@ -177,145 +227,16 @@ class Ball(ABC):
     def _project_each(self, z: Tensor, x: Tensor) -> Tensor:
         """`project` for z of shape (n, batch, *features)."""
         radii, repeated = self.radii, x.expand(z.shape).flatten(0, 1)
-        ball = type(self)(eps=radii * len(z), clip=self.clip) if isinstance(radii, tuple) else self
+        ball = replace(self, eps=radii * len(z)) if isinstance(radii, tuple) else self
         return ball.project(z.flatten(0, 1), repeated).view_as(z)
 
     def _clipped(self, z: Tensor) -> Tensor:
         return z if self.clip is None else z.clamp(*self.clip)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Linf(Ball):
-    """`max_i |z_i - x_i| <= eps`, and `z` inside `clip`: a box."""
-
-    norm: ClassVar[float] = math.inf
-
-    def distance(  # noqa: D102 (inherited)
-        self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"]
-    ) -> Float[Tensor, " batch"]:
-        return (z - x).flatten(1).abs().amax(1)
-
-    def project(  # noqa: D102 (inherited)
-        self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"]
-    ) -> Float[Tensor, "batch *features"]:
-        box = self.box(x)
-        return torch.minimum(torch.maximum(z, box.lower), box.upper)
-
-    def contains(
-        self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"], *, tolerance: float = 1e-6
-    ) -> Bool[Tensor, " batch"]:
-        """Tests membership in the box `box(x)`: what `project` returns lies in it with tolerance 0."""
-        box, slack = self.box(x), self._slack(x, tolerance).view(-1, *[1] * (x.dim() - 1))
-        return ((z >= box.lower - slack) & (z <= box.upper + slack)).flatten(1).all(1)
-
-    def steepest(self, gradient: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch *features"]:
-        """The steepest step goes to the corner that the gradient's signs name."""
-        return self.eps_for(gradient) * gradient.sign()
-
-    def _spread(self, unit: Tensor, x: Tensor) -> Tensor:
-        # Stretched over the box that clip leaves, so that uniform points and corners are those of the set.
-        box = self.box(x)
-        return torch.minimum(torch.maximum(box.center + unit * box.radius, box.lower), box.upper)
-
-    def _unit(self, like: Tensor, draw: Draw, generator: torch.Generator | None) -> Tensor:
-        t = 2 * _random(torch.rand, like, generator) - 1
-        return torch.where(t < 0, -torch.ones_like(t), torch.ones_like(t)) if draw == "corner" else t
-
-
-@dataclass(frozen=True, kw_only=True)
-class L2(Ball):
-    """The Euclidean ball `sqrt(sum_i (z_i - x_i)^2) <= eps`, cut to `clip`."""
-
-    norm: ClassVar[float] = 2.0
-
-    def distance(  # noqa: D102 (inherited)
-        self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"]
-    ) -> Float[Tensor, " batch"]:
-        length: Tensor = torch.linalg.vector_norm((z - x).flatten(1), dim=1)
-        return length
-
-    def project(  # noqa: D102 (inherited)
-        self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"]
-    ) -> Float[Tensor, "batch *features"]:
-        eps = self.eps_for(x)
-        length = self.distance(z, x).view_as(eps)
-        # Where the point is outside, eps / length < 1; the where keeps 0 / 0 out of points at the centre.
-        scale = torch.where(length > eps, eps / torch.where(length > 0, length, 1), 1)
-        return self._clipped(x + (z - x) * scale)
-
-    def steepest(self, gradient: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch *features"]:
-        """The steepest step follows the gradient itself."""
-        flat = gradient.flatten(1)
-        if not flat.shape[1]:
-            return torch.zeros_like(gradient)
-        flat = flat / flat.abs().amax(1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny)  # squares stay normal
-        direction = torch.nn.functional.normalize(flat, dim=1)
-        return self.eps_for(gradient) * direction.view_as(gradient)
-
-    def _unit(self, like: Tensor, draw: Draw, generator: torch.Generator | None) -> Tensor:
-        direction = torch.nn.functional.normalize(_random(torch.randn, like, generator), dim=-1)
-        if draw == "corner":
-            return direction
-        # The volume within radius r grows as r^d.
-        radius = _random(torch.rand, like[..., :1], generator)
-        return direction * radius ** (1 / max(like.shape[-1], 1))
-
-
-@dataclass(frozen=True, kw_only=True)
-class L1(Ball):
-    """The cross-polytope `sum_i |z_i - x_i| <= eps`, cut to `clip`."""
-
-    norm: ClassVar[float] = 1.0
-
-    def distance(  # noqa: D102 (inherited)
-        self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"]
-    ) -> Float[Tensor, " batch"]:
-        return (z - x).flatten(1).abs().sum(1)
-
-    def project(
-        self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"]
-    ) -> Float[Tensor, "batch *features"]:
-        """Projects as `Ball.project` says, by sorting.
-
-        Duchi et al. 2008, "Efficient projections onto the l1-ball", figure 1.
-        """
-        delta, eps = (z - x).flatten(1), self.eps_for(x).flatten(1)
-        size = delta.abs()
-        ranked = size.sort(1, descending=True).values
-        excess = ranked.cumsum(1) - eps
-        count = torch.arange(1, size.shape[1] + 1, device=x.device, dtype=x.dtype)
-        # The coordinates that stay positive are a prefix of the sorted ones; the last of them sets the threshold.
-        kept = (ranked * count > excess).sum(1, keepdim=True).clamp(min=1)
-        threshold = excess.gather(1, kept - 1) / kept
-        shrunk = delta.sign() * (size - threshold).clamp(min=0)
-        return self._clipped(x + torch.where(size.sum(1, keepdim=True) > eps, shrunk, delta).view_as(x))
-
-    def steepest(self, gradient: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch *features"]:
-        """The steepest step moves along the component with the largest slope alone, the first of equals."""
-        flat = gradient.flatten(1)
-        if not flat.shape[1]:
-            return torch.zeros_like(gradient)
-        largest = flat.abs().argmax(1, keepdim=True)
-        step = torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign())
-        return self.eps_for(gradient) * step.view_as(gradient)
-
-    def _unit(self, like: Tensor, draw: Draw, generator: torch.Generator | None) -> Tensor:
-        dims = like.shape[-1]
-        sign = torch.where(_random(torch.rand, like, generator) < 0.5, -1.0, 1.0).to(like)
-        if draw == "corner":
-            hot = _random(torch.rand, like, generator).argmax(-1, keepdim=True) if dims else like.long()
-            return sign * torch.zeros_like(like).scatter(-1, hot, 1.0)
-        # Exponentials divided by their sum, one more than there are dimensions, are uniform on the simplex.
-        draws = -torch.log1p(-_random(torch.rand, like.new_empty((*like.shape[:-1], dims + 1)), generator))
-        return sign * (draws / draws.sum(-1, keepdim=True))[..., :dims]
-
-
-BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2, "l1": L1}
-"""The balls by the names of their norms in files and on the command line."""
-
-
-def _random(kind: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    # A generator draws on its own device only; its values move to where the inputs are.
+def random_like(kind: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draws of one kind, `torch.rand` for one, shaped like `like`, in its dtype and where it is."""
+    # A generator draws on its own device only.
     device = generator.device if generator is not None else like.device
     return kind(like.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
 
@@ -327,7 +248,8 @@ def _checked_eps(eps: object) -> float | tuple[float, ...]:
         if eps.ndim > 1 and any(size != 1 for size in eps.shape[1:]):
             raise ArgumentError(
                 "eps", f"of shape {tuple(eps.shape)}", accepted=accepted + ", of shape (batch,) or (batch, 1, ...)",
-                hint="A ball has one radius for all features of a sample: take the largest, eps.flatten(1).amax(1).",
+                hint="This ball has one radius for all features of a sample: take rp.Box(radius=...) for one for "
+                "each, or the largest, eps.flatten(1).amax(1).",
             )  # fmt: skip
         eps = (eps if eps.ndim < 2 else eps.reshape(-1)).tolist()
     values = tuple(eps) if isinstance(eps, Iterable) and not isinstance(eps, str) else (eps,)
