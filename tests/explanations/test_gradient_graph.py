@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.digits import batched
 from support.length import length
@@ -74,7 +74,9 @@ def test_random_compositions(parts: list[str], eps: float, of: Of, seed: int) ->
 )
 def test_more_compositions(parts: list[str], eps: float, of: Of, seed: int) -> None:
     model = TokenNetwork(parts, seed=seed)
-    _check(model, *_batch(seed, model.features), rp.Linf(eps=eps, clip=None), of, samples=100, components=6)
+    x, y = _batch(seed, model.features)
+    assume(bool((model(x).abs() < 1e3).all()))  # exponentials of exponentials overflow
+    _check(model, x, y, rp.Linf(eps=eps, clip=None), of, samples=100, components=6)
 
 
 def test_wider_balls_points_and_weights() -> None:

@@ -35,7 +35,7 @@ def test_random_networks_stay_in_their_bounds(
 
 
 @pytest.mark.slow
-@settings(max_examples=length(20, 110))
+@settings(max_examples=length(14, 110))
 @given(
     image=st.booleans(),
     choices=st.lists(st.integers(0, 599), min_size=2, max_size=7),
