@@ -93,7 +93,7 @@ def test_both_agree() -> None:
 
 @pytest.mark.slow
 def test_both_agree_on_many_networks() -> None:
-    assert disagreements(length(32, 200)) == []
+    assert disagreements(length(12, 200)) == []
 
 
 def test_the_margin_is_the_least_one() -> None:
