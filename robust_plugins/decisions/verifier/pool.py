@@ -71,7 +71,7 @@ class Pool:
         had = len(self._about)
         more = min(max(256, had, count), self._most - had)
         if len(self._free) + more < count:
-            raise PoolFullError
+            raise PoolFullError("the open domains")
         for name, table in self._tables.items():
             self._tables[name] = torch.cat([table, table.new_empty((more, table.shape[1]))])
         self._about = torch.cat([self._about, self._about.new_empty(more)])

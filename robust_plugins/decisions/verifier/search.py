@@ -28,6 +28,8 @@ TARGET = 64
 CHOICES = 4
 WORK = 3e9
 """Multiplications of one round at most, some tenths of a second: between rounds the clock is looked at."""
+RESERVE = 0.05
+"""Of the time, at most, that is kept for proving bounds of open domains at its end; and may be exceeded by."""
 LONG = 60
 """Steps for a domain in which nothing is left to split."""
 
@@ -67,6 +69,10 @@ class Search:
         self.member = self.unsafe.member.float()
         self.proved = torch.full((len(self.member),), -torch.inf, dtype=torch.float64)
         self.count, self.stuck, self.begun = 0, False, False
+        self._in_hand: list[tuple[Domains, Tensor]] = []
+        """Domains that are neither in the pool nor closed, and the conjunction that each is about."""
+        self._price = 0.0
+        """Seconds that proving the bound of one domain takes."""
         self.pool = Pool(len(self.fast.offset), len(const), CHOICES, self.memory)
         self.work = (1 + sum(self.fast.work())) * (4.0 * self.ascent.steps + 24)
         """Multiplications that a domain needs, about."""
@@ -89,13 +95,16 @@ class Search:
             while witness is None and len(self.pool):
                 if limit is not None and self.count >= limit:
                     return None
-                self.clock.check()
+                if self.clock.left <= min(RESERVE * self.clock.seconds, self._price * len(self.pool)):
+                    raise OutOfTimeError
                 witness = self._round()
                 self.tell(self.count, len(self.pool), self.pool.worst)
         except OutOfTimeError:
+            self._prove_open()
             return Found("timeout", None, self.proved, self.count, "the time is used up")
-        except PoolFullError:
-            message = f"the open domains do not fit the memory of {self.memory} bytes"
+        except PoolFullError as error:
+            self._prove_open()
+            message = f"{error} do not fit the memory of {self.memory} bytes"
             return Found("timeout", None, self.proved, self.count, message)
         if witness is not None:
             return Found("sat", witness, self.proved, self.count)
@@ -111,20 +120,43 @@ class Search:
         weights = (self.member / self.member.sum(1, keepdim=True)).t().contiguous()
         first = Domains(none, self.fast.usual_slopes().repeat(1, conjunctions), none, weights)
         about = torch.arange(conjunctions)
-        return self._settle(first, torch.full((conjunctions,), -torch.inf), about, self.root_ascent, start=True)
+        self._in_hand = [(first, about)]
+        witness = self._settle(first, torch.full((conjunctions,), -torch.inf), about, self.root_ascent, start=True)
+        self._in_hand = []
+        return witness
 
     def _round(self) -> Tensor | None:
         levels = 1
         while levels < CHOICES - 1 and len(self.pool) * 2 ** (levels + 1) <= TARGET:
             levels += 1
         domains, bounds, about, units = self.pool.pop(max(1, self.size >> levels))
+        self._in_hand = [(domains, about)]
         for level in range(levels):
             at = (units[:, level] >= 0).nonzero().flatten()
             halves = domains.split(units[at, level], at)
             rest = (units[:, level] < 0).nonzero().flatten()
             domains = Domains.cat(domains.select(rest), halves)
             bounds, about, units = (torch.cat([t[rest], t[at], t[at]]) for t in (bounds, about, units))
-        return self._settle(domains, bounds, about, self.ascent)
+        witness = self._settle(domains, bounds, about, self.ascent)
+        self._in_hand = []
+        return witness
+
+    def _prove_open(self) -> None:
+        """Proves what the open domains' duals are worth, where the time is enough for all of them."""
+        if self.stuck or not self.begun:
+            return
+        least = torch.zeros_like(self.proved)
+        taken: list[tuple[Domains, Tensor]] = self._in_hand
+        while taken or len(self.pool):
+            if not taken:
+                domains, _, about, _ = self.pool.pop(self.size)
+                taken = [(domains, about)]
+            domains, about = taken.pop()
+            value = torch.maximum(self._exactly(domains), self.proved[about])
+            least.scatter_reduce_(0, about, value, "amin")
+            if self.clock.left < -RESERVE * self.clock.seconds:
+                return
+        self.proved = torch.maximum(self.proved, least)
 
     def _settle(
         self, domains: Domains, bounds: Tensor, about: Tensor, ascent: DualAscent, *, start: bool = False
@@ -159,7 +191,10 @@ class Search:
         at = torch.arange(len(best)) if start else closed.nonzero().flatten()
         if not len(at):
             return closed
+        began = self.clock.spent
         value = self._exactly(domains.select(at))
+        if len(at) >= TARGET or not self._price:
+            self._price = (self.clock.spent - began) / len(at)
         if start:
             self.proved = torch.maximum(self.proved, value)
         closed[at] = value > 0

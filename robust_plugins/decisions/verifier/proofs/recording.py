@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from robust_plugins.decisions.verifier.clock import Clock
 from robust_plugins.decisions.verifier.domains import Domains
+from robust_plugins.decisions.verifier.pool import PoolFullError
 from robust_plugins.decisions.verifier.proofs.boxes import BoxNotes
 from robust_plugins.decisions.verifier.proofs.trees import Leaves, coded, preorder
 from robust_plugins.decisions.verifier.root import Duals, Root
@@ -30,6 +31,8 @@ MARGIN = 1e-7
 """By what part of itself an interval is made wider."""
 ROUNDINGS = 1e4
 """By how many times its own rounding error, besides: whoever checks it adds up longer sums."""
+COPIES = 5
+"""Of all leaves, while their trees are made and written."""
 
 
 class Offer(NamedTuple):
@@ -236,6 +239,7 @@ class NotedSearch(Search):
         size = self.exact.rows.abs().t() @ self.root.sizes + self.exact.const.abs()
         self.off = self.off + 1e-9 * size
         self._closed: list[Leaves] = []
+        self._bytes = 0
         self._about: list[np.ndarray] = []
 
     def tree(self, conjunction: int) -> dict[str, np.ndarray] | None:
@@ -261,5 +265,8 @@ class NotedSearch(Search):
         at = closed.nonzero().flatten()
         if len(at):
             self._closed.append(Leaves.of(domains.select(at)))
+            self._bytes += self._closed[-1].bytes
+            if COPIES * self._bytes > self.memory:
+                raise PoolFullError("the closed domains, which the proof needs,")
             self._about.append(about[at].numpy().copy())
         return closed

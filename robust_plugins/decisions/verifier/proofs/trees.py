@@ -45,6 +45,11 @@ class Leaves:
     def __len__(self) -> int:
         return len(self.slopes)
 
+    @property
+    def bytes(self) -> int:
+        """What they take."""
+        return sum(array.nbytes for array in vars(self).values())
+
     def select(self, at: np.ndarray) -> Leaves:
         """Those of some rising indices."""
         place = np.full(len(self), -1)
