@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import attacked
 from support.changing import CHANGES, Change
 from support.length import length
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ COMPONENTS: dict[str, Ask] = {
     for kind, infos in (
         (certifier, rp.certifiers()),
         (explanation_certifier, rp.explanation_certifiers()),
-        (attack, rp.attacks()),
+        (attack, [info for info in rp.attacks() if info.name in attacked.ATTACKS]),
         (explanation_attack, rp.explanation_attacks()),
     )
     for info in infos

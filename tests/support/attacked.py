@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+ATTACKS = ("art:fgsm", "art:bim", "art:pgd", "rp:pgd")
+"""Those that stand for all where models, labels and batches are tested: each attack has tests of its own."""
+
 
 class Centred(nn.Module):
     """Inputs in [0, 1] to [-2, 2], so that different inputs are decided differently."""

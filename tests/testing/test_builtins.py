@@ -18,7 +18,18 @@ ATTACKS = {
     "rp:pgd": {"steps": 5, "restarts": 2},
     "rp:apgd": {"steps": 12, "restarts": 2, "targets": 1},
     "rp:margin-pgd": {"steps": 5, "restarts": 2, "targets": 2},
+    "art:mim": {"steps": 5},
+    "art:apgd-ce": {"steps": 5, "restarts": 2},
+    "art:apgd-dlr": {"steps": 5},
+    "art:deepfool": {"steps": 5},
+    "art:cw-l2": {"steps": 3, "searches": 2},
+    "art:square": {"queries": 10},
+    "art:hopskipjump": {"steps": 2, "first_queries": 10, "most_queries": 20, "tries": 10},
+    "art:boundary": {"steps": 3, "trials": 2, "directions": 3, "tries": 10},
+    "art:zoo": {"steps": 4, "searches": 2},
+    "art:auto": {"steps": 3, "restarts": 1, "queries": 3},
 }
+SLOW_ATTACKS = ("art:apgd-dlr", "art:cw-l2", "art:boundary", "art:zoo", "art:auto")
 CERTIFIERS = {
     "lirpa:ibp": {},
     "lirpa:crown-ibp": {},
@@ -36,7 +47,7 @@ SLOW = ("lirpa:alpha-crown", "interval:branch-and-bound", "milp:exact", "cascade
 
 
 @pytest.mark.parametrize("check", attack_checks)
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW_ATTACKS else n for n in ATTACKS])
 def test_attacks(name, check) -> None:
     check(rp.attack(name, **ATTACKS[name]))
 

@@ -33,6 +33,17 @@ class Shielded(nn.Module):
         return logits.to(z)
 
 
+class Batched(PyTorchClassifier):  # type: ignore[misc] # ART is untyped
+    """An estimator that predicts at least `queries` inputs at a time, for attacks that ask for them one by one."""
+
+    queries = 1
+
+    def predict(self, x: np.ndarray, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> np.ndarray:
+        """ART's predictions, in larger batches."""
+        logits: np.ndarray = super().predict(x, max(batch_size, self.queries), training_mode, **kwargs)
+        return logits
+
+
 def estimator_for(
     model: nn.Module, x: Tensor, ball: Ball, *, classes: int, classifier: type[PyTorchClassifier] = PyTorchClassifier
 ) -> PyTorchClassifier:

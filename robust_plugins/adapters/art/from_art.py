@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from robust_plugins.adapters.art.model import check_defences, is_normalising
-from robust_plugins.adapters.art.silence import silent
+from robust_plugins.adapters.art.running import MODEL, OVERRIDDEN, Plan, arguments_of, run
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.attack import Attack
-from robust_plugins.errors import ArgumentError, ComponentError, PluginError, UnknownNameError
+from robust_plugins.errors import ArgumentError, PluginError, UnknownNameError
 from robust_plugins.harness.wrappers import TwoLogits, Untouched
 
 if TYPE_CHECKING:
     from art.attacks import EvasionAttack
-    from art.estimators.classification import PyTorchClassifier
-
-MODEL = ("estimator", "classifier", "estimator_orig")
-"""The names that ART's constructors give to the model, which the call sets."""
-
-OVERRIDDEN = {
-    "norm": "the ball's norm",
-    "eps": "the ball's eps",
-    "targeted": "`target=` of the call",
-}
-"""Constructor arguments that the call sets, and from what."""
-
-MARGINS = 3
-"""So many classes the loss 'difference_logits_ratio' needs: it divides by the best logit less the third best."""
-
-REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
-"""The errors that ART raises for parameters and inputs that it cannot handle, on purpose or by stumbling."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -56,10 +34,17 @@ class ArtAttack(Attack):
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.parameters)
         return f"ArtAttack(batch_size={self.batch_size}, method={self.method.__name__}({arguments}))"
 
-    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:  # noqa: D102
-        from robust_plugins.adapters.art.estimator import classes_of, estimator_for, moved, one_hot, reproducible
+    @property
+    def plan(self) -> Plan:
+        """The attack of ART to build, whatever the ball."""
+        arguments = dict(self.parameters)
+        for name, value in arguments.items():
+            if isinstance(value, tuple) and any(isinstance(v, ArtAttack) for v in value):
+                arguments[name] = tuple(v.plan for v in value)
+        return Plan(self.method, arguments)
 
-        if targeted and "targeted" not in _arguments(self.method):
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:  # noqa: D102
+        if targeted and not _has_targets(self.method):
             raise ArgumentError(
                 "target",
                 "given",
@@ -67,58 +52,15 @@ class ArtAttack(Attack):
                 hint="Leave `target` out, or choose another attack.",
             )
         _check_model(model, self.built_for)
-        classes = classes_of(model, x)
-        estimator = estimator_for(model, x, ball, classes=classes)
-        found = x.clone()
-        for eps, part in _groups(ball, x):
-            before = x[part].cpu().numpy().astype("float32")
-            labels = one_hot(y[part], estimator.nb_classes)
-            try:
-                # Norms of zero divide, and ART masks the result afterwards.
-                with reproducible(), np.errstate(divide="ignore", invalid="ignore"), self._quiet():
-                    attack = self._configured(estimator, ball, eps, len(before), targeted)
-                    after = attack.generate(x=before.copy(), y=labels)  # ART may write into what it is given
-            except REFUSALS as error:
-                raise ArgumentError(
-                    "attack",
-                    f"{self}, which ART refuses: {type(error).__name__}: {error}",
-                    accepted="an attack and parameters that ART can run for this ball and these inputs",
-                    hint=_hint(ball, classes < MARGINS, str(error)),
-                ) from error
-            if np.shape(after) != before.shape:
-                raise ComponentError(f"{self}: ART returned no example for each input, but {type(after).__name__}")
-            found[part] = moved(x[part], before, after)
-        return ball.project(found, x)  # an attack that minimises distance knows no ball
-
-    def _configured(
-        self, estimator: PyTorchClassifier, ball: Ball, eps: float, batch: int, targeted: bool
-    ) -> EvasionAttack:
-        accepted = _arguments(self.method)
-        ours = {"norm": ball.norm, "eps": eps, "targeted": targeted}
-        given = dict(self.parameters)
-        for name, value in given.items():
-            if isinstance(value, tuple) and any(isinstance(v, ArtAttack) for v in value):
-                given[name] = [v._configured(estimator, ball, eps, batch, targeted) for v in value]
-        if "batch_size" in accepted and "batch_size" not in given:
-            # At ART's default of 32 most of the time is overhead; attacks by queries batch those and not the samples.
-            given["batch_size"] = max(batch, accepted["batch_size"].default)
-        if "verbose" in accepted:
-            given.setdefault("verbose", False)
-        given |= {name: value for name, value in ours.items() if name in accepted}
-        given |= {name: estimator for name in MODEL if name in accepted}
-        attack = self.method(**given)
-        if estimator.nb_classes < MARGINS and isinstance(getattr(attack, "attacks", None), list):
-            attack.attacks = [part for part in attack.attacks if not _is_of_margins(part)]
-            if not attack.attacks:
-                raise ValueError(f"the loss of each of its attacks needs {MARGINS} classes")
-        return attack
-
-    def _quiet(self) -> AbstractContextManager[None]:
-        return nullcontext() if dict(self.parameters).get("verbose") else silent()
+        loud = bool(dict(self.parameters).get("verbose"))
+        return run(lambda eps: self.plan, model, x, y, ball, targeted=targeted, name=repr(self), loud=loud)
 
 
-def _is_of_margins(attack: EvasionAttack) -> bool:
-    return getattr(attack, "loss_type", None) == "difference_logits_ratio"
+def _has_targets(method: type) -> bool:
+    from art.attacks.evasion import AutoAttack
+
+    # AutoAttack's flag adds attacks on every other class; what it is given as y is a label to leave all the same.
+    return "targeted" in arguments_of(method) and not issubclass(method, AutoAttack)
 
 
 def _check_model(model: nn.Module, built_for: Any) -> None:
@@ -183,8 +125,8 @@ def from_art(attack: type[EvasionAttack] | EvasionAttack, **parameters: Any) -> 
                 accepted=f"nothing: it is set by {OVERRIDDEN.get(name, 'the model of the call')}",
                 hint=f"Leave `{name}` out.",
             )
-        if name not in _arguments(method):
-            known = _arguments(method).keys() - OVERRIDDEN.keys() - set(MODEL)
+        if name not in arguments_of(method):
+            known = arguments_of(method).keys() - OVERRIDDEN.keys() - set(MODEL)
             raise UnknownNameError(f"parameter of ART's {method.__name__}:", name, known)
     built_for = None if isinstance(attack, type) else getattr(attack, "estimator", None)
     check_defences(built_for)
@@ -204,15 +146,10 @@ def from_art(attack: type[EvasionAttack] | EvasionAttack, **parameters: Any) -> 
     )
 
 
-def _arguments(method: type) -> dict[str, inspect.Parameter]:
-    named = dict(inspect.signature(method).parameters)
-    return {name: p for name, p in named.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-
-
 def _parameters_of(attack: EvasionAttack) -> dict[str, Any]:
     """The arguments that a configured attack was constructed with, without those that the call sets."""
     found = {}
-    for name in _arguments(type(attack)).keys() - {*MODEL, *OVERRIDDEN, "verbose"}:
+    for name in arguments_of(type(attack)).keys() - {*MODEL, *OVERRIDDEN, "verbose"}:
         # ART's dispatchers keep some of their parameters in the attack to which they dispatch.
         owner = attack if hasattr(attack, name) else getattr(attack, "_attack", None)
         if not hasattr(owner, name):
@@ -236,20 +173,3 @@ def _wrapped(value: Any) -> Any:
     if isinstance(value, list | tuple) and value and all(isinstance(v, EvasionAttack) for v in value):
         return tuple(from_art(v) for v in value)
     return value
-
-
-def _groups(ball: Ball, x: Tensor) -> Iterator[tuple[float, Tensor]]:
-    """Each eps above zero with the indices of its samples."""
-    values = ball.radii if isinstance(ball.radii, tuple) else (ball.radii,) * len(x)
-    for eps in sorted(set(values) - {0.0}):
-        yield eps, torch.tensor([i for i, value in enumerate(values) if value == eps], device=x.device)
-
-
-def _hint(ball: Ball, few: bool, cause: str) -> str:
-    if "batch_size" in cause:
-        return "Give from_art the parameter batch_size=1."
-    if few:
-        return f"The loss 'difference_logits_ratio' needs {MARGINS} classes; its documentation says what else it takes."
-    if ball.clip is None:
-        return "Some attacks need a clip range: give the ball one."
-    return "Its documentation says which norms, shapes and values it takes."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import art.attacks.evasion as evasion
 import pytest
 import torch
-from support.attacked import mlp
+from support.attacked import ATTACKS, mlp
 from torch import Tensor, nn
 
 import robust_plugins as rp
@@ -45,7 +45,7 @@ def batch(n: int = 40) -> tuple[Watched, Tensor, Tensor]:
     return model, x, y
 
 
-@pytest.mark.parametrize("name", [info.name for info in rp.attacks()])
+@pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("target", [None, "random", "least_likely"])
 def test_no_pass_is_larger_than_the_batch_size_of_an_attack(name: str, target: str | None) -> None:
     model, x, y = batch()
@@ -76,7 +76,7 @@ def test_nor_in_search_in_certifiers_and_in_comparisons() -> None:
 def test_labels_are_integers_of_any_type(dtype: torch.dtype) -> None:
     _, x, y = batch(6)
     model = mlp()
-    attacks = [info.name for info in rp.attacks()]
+    attacks = ATTACKS
     certifiers = ["interval:ibp", "lirpa:crown"]
     expected = rp.compare(model, x, y, BALL, [*attacks, *certifiers], seed=0)
     found = rp.compare(model, x, y.to(dtype), BALL, [*attacks, *certifiers], seed=0)

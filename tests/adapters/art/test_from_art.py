@@ -190,13 +190,16 @@ def test_what_art_refuses_is_one_clear_error(x: Tensor) -> None:
         rp.from_art(evasion.BasicIterativeMethod, eps_step=-1.0)(model, x, y, unit)
 
 
-def test_what_the_call_cannot_give_is_refused_with_what_helps() -> None:
+def test_attacks_that_take_one_sample_at_a_time_are_given_one() -> None:
     model, flat = nn.Linear(5, 3), torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
     y, ball = decisions(model, flat), rp.Linf(eps=0.1, clip=(0, 1))
     zoo = {"max_iter": 2, "use_resize": False, "use_importance": False, "nb_parallel": 2}
+    assert ball.contains(rp.from_art(evasion.ZooAttack, **zoo)(model, flat, y, ball).x_adv, flat).all()
     with pytest.raises(rp.ArgumentError, match=r"ZooAttack.*batch_size=1\.$"):
-        rp.from_art(evasion.ZooAttack, **zoo)(model, flat, y, ball)
-    assert ball.contains(rp.from_art(evasion.ZooAttack, batch_size=1, **zoo)(model, flat, y, ball).x_adv, flat).all()
+        rp.from_art(evasion.ZooAttack, batch_size=2, **zoo)(model, flat, y, ball)
+
+
+def test_the_model_stays_in_this_process() -> None:
     with pytest.raises(rp.ArgumentError, match="`parallel_pool_size` is 2"):
         rp.from_art(evasion.AutoAttack, parallel_pool_size=2)
     assert rp.from_art(evasion.AutoAttack, parallel_pool_size=0)
