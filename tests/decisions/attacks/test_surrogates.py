@@ -48,7 +48,7 @@ def test_steps_are_passed_and_outputs_are_equal(step) -> None:
     torch.testing.assert_close(gradient, model.body.weight[0].expand(40, -1))
     try:
         (own,) = torch.autograd.grad(model(x)[:, 0].sum(), x, allow_unused=True)
-    except NotImplementedError:  # floor division has no derivative in torch
+    except RuntimeError:  # floor division has no derivative in torch
         own = None
     assert own is None or not own.any()
 
