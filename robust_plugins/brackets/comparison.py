@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ class Row:
     result: AttackResult | Certificate | None
     error: str = ""
     """The exception of a component that raised one."""
+    health: tuple[str, ...] = ()
+    """An attack's: reasons to doubt its number, in sentences."""
 
     @property
     def causes(self) -> tuple[str, ...]:
@@ -47,12 +50,18 @@ class Row:
         return ()
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What stands beside the number: reasons to doubt it, and what the attack tells of its search."""
+        doubts = tuple(f"doubtful: {reason}" for reason in self.health)
+        return doubts + (self.result.notes if isinstance(self.result, AttackResult) else ())
+
+    @property
     def cell(self) -> str:
         """The share as tables have it; in words where there is no answer, and with those samples counted beside it."""
         verdicts = self.result.verdicts if isinstance(self.result, Certificate) else ()
         if self.accuracy is None:
             return "failed" if self.error else gaps(verdicts, counted=False) or "no samples"
-        missing = gaps(verdicts, counted=True)
+        missing = gaps(verdicts, counted=True) or ("doubtful" if self.health else "")
         return f"{self.accuracy:.3f} ({missing})" if missing else f"{self.accuracy:.3f}"
 
 
@@ -149,6 +158,8 @@ class Comparison:
                     "seconds": row.seconds,
                     "verdicts": verdict_counts(row.result.verdicts) if isinstance(row.result, Certificate) else None,
                     "causes": list(row.causes),
+                    "health": list(row.health),
+                    "notes": list(row.result.notes) if isinstance(row.result, AttackResult) else [],
                     "error": row.error,
                 }
                 for row in self.rows
@@ -179,8 +190,37 @@ def conclusion(comparisons: Sequence[Comparison]) -> str:
         if c.undecided
     }
     missing = gathered((row.name, cause) for c in comparisons for row in c.rows for cause in row.causes)
+    remarks = gathered((row.name, remark) for c in comparisons for row in c.rows for remark in row.remarks)
     crossings = [f"at {ball_name(c.ball)}, {crossing}" for c in comparisons for crossing in c.crossings]
-    return "\n".join([*known, *undecided, *missing, *closing(crossings, any(c.bracket.complete for c in comparisons))])
+    return "\n".join(
+        [
+            *known,
+            *undecided,
+            *missing,
+            *remarks,
+            *_falling(comparisons),
+            *closing(crossings, any(c.bracket.complete for c in comparisons)),
+        ]
+    )
+
+
+def _falling(comparisons: Sequence[Comparison]) -> list[str]:
+    """Attacks that break a sample in one ball and not in a wider one, which holds the first."""
+    found = []
+    ordered = sorted(comparisons, key=lambda c: c.ball.largest)
+    for narrow, wide in itertools.pairwise(ordered):
+        if type(narrow.ball) is not type(wide.ball) or narrow.ball.clip != wide.ball.clip:
+            continue
+        within = narrow.ball.eps_for(narrow.x).flatten() <= wide.ball.eps_for(wide.x).flatten()
+        for row, other in zip(narrow.rows, wide.rows, strict=True):
+            if isinstance(row.result, AttackResult) and isinstance(other.result, AttackResult):
+                lost = int((row.result.success & ~other.result.success & within).sum())
+                if lost:
+                    found.append(
+                        f"{row.name}: doubtful: success does not rise with the radius: {lost} samples are broken at "
+                        f"{ball_name(narrow.ball)} and not at {ball_name(wide.ball)}"
+                    )
+    return found
 
 
 def _clean_cell(comparison: Comparison) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -135,15 +135,15 @@ class Strongest(Attack):
             model = averaged(model, draws=self.draws)
         return model
 
-    def _asked(self, model: nn.Module, x: Tensor) -> tuple[Certifier, ...]:
+    def _asked(self, model: nn.Module, x: Tensor) -> dict[str, Certifier]:
         one: str | Certifier | None = self.__dict__["_certifier"]
         if one is None:
-            return ()
+            return {}
         if isinstance(one, Certifier):
-            return (one,)
+            return {str(self.certifier): one}
         small = sum(activation_sizes(model, x[:1])) <= CROWN
         names = ("interval:ibp", "interval:crown") if small else ("interval:ibp",)
-        return tuple(build(Kind.CERTIFIER, Certifier, name) for name in names)
+        return {name: build(Kind.CERTIFIER, Certifier, name) for name in names}
 
 
 _Named = tuple[tuple[str, Attack], ...]
@@ -210,8 +210,8 @@ class _Run:
         if not self.random:
             self.open[at[result.success]] = False
 
-    def certify(self, certifiers: Sequence[Certifier]) -> None:
-        for certifier in certifiers:
+    def certify(self, certifiers: Mapping[str, Certifier]) -> None:
+        for name, certifier in certifiers.items():
             at = self.open.nonzero().flatten()
             if not len(at):
                 return
@@ -222,7 +222,7 @@ class _Run:
             self.open[at[proved]] = False
             if count := int(proved.sum()):
                 self.notes.append(
-                    f"{count} samples were left to the first attack alone: {certifier} proves that nothing can be found"
+                    f"{count} samples were left to the first attack alone: {name} proves that nothing can be found"
                 )
 
     def unsaturated(self, named: _Named) -> _Named:
