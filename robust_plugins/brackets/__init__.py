@@ -7,6 +7,7 @@ from robust_plugins.brackets.decisions import compare
 from robust_plugins.brackets.explanation_comparison import ExplanationComparison, ExplanationRow
 from robust_plugins.brackets.explanation_page import write_explanation_report
 from robust_plugins.brackets.explanations import compare_explanations
+from robust_plugins.brackets.poisoned_learning import PoisonedLearning, poison_and_train
 from robust_plugins.brackets.poisoning import PoisoningBracket, poisoning_bracket
 from robust_plugins.brackets.radii import CriticalRadius, RadiusRow
 from robust_plugins.brackets.radius_search import critical_radius
@@ -17,12 +18,14 @@ __all__ = [
     "Crossing",
     "ExplanationComparison",
     "ExplanationRow",
+    "PoisonedLearning",
     "PoisoningBracket",
     "RadiusRow",
     "Row",
     "compare",
     "compare_explanations",
     "critical_radius",
+    "poison_and_train",
     "poisoning_bracket",
     "write_explanation_report",
     "write_report",

@@ -22,6 +22,8 @@ BUILTINS: dict[str, dict[str, Any]] = {
     "poison:loss-ascent": {"batch_size": 2},
     "poison:alignment": {"steps": 2},
     "poison:coordinates": {"coordinates": 2, "steps": 1},
+    "poison:backdoor": {"target": 1},
+    "poison:dynamic-backdoor": {"target": 1},
 }
 
 

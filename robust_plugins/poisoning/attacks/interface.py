@@ -42,6 +42,8 @@ class Case:
     objective: Objective
     validation: Batch | None
     generator: torch.Generator
+    goal: Batch | None = None
+    """Samples, and the classes that the poisoned model shall decide on for them; None where no sample is aimed at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +127,25 @@ class PoisoningAttack(Component, ABC):
                     if len(x) and not checked:
                         check_behaviour(own, x)
                         checked = True
-                    batch = self._poisoned(case, trained, x, y, seed + trained.t)
+                    batch = self.poisoned(case, trained, x, y, seed + trained.t)
                     if observe is not None:
                         observe(trained, batch)
                     trained.step(batch)
         return PoisonedTrainings(self, trained.values(), time.perf_counter() - start, trained.model, budget)
 
-    def _poisoned(self, case: Case, trained: Trainings, x: Tensor, y: Tensor, seed: int) -> PoisonedBatch:
-        """The batch that the attack makes for copies of everything, checked."""
+    @final
+    def poisoned(
+        self,
+        case: Case,
+        trained: Trainings,
+        x: Float[Tensor, "samples *features"],
+        y: Shaped[Tensor, "samples *labels"],
+        seed: int,
+    ) -> PoisonedBatch:
+        """Poisons a batch for copies of everything, with all generators seeded, and holds it against the budget.
+
+        Raises ComponentError, with the attack's name, for a batch outside the budget or of the wrong kind.
+        """
         copy = trained.copy()
         with calling(copy.model, x, seed=seed % 2**32, freeze=True) as call, torch.enable_grad():
             batch = self.poison(case, copy, x.clone(), y.clone())

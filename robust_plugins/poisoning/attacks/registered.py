@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from robust_plugins.poisoning.attacks.backdoors import DynamicBackdoor, StaticBackdoor
 from robust_plugins.poisoning.attacks.builtin import CoordinatePoisoning, GradientAlignment, LossAscent, RandomPoisoning
 from robust_plugins.poisoning.attacks.interface import PoisoningAttack
 from robust_plugins.registry.hookspecs import Register, hookimpl
@@ -18,6 +19,8 @@ def register_poisoning_attacks(register: Register) -> None:
     register("poison:loss-ascent", LossAscent)
     register("poison:alignment", GradientAlignment)
     register("poison:coordinates", CoordinatePoisoning)
+    register("poison:backdoor", StaticBackdoor)
+    register("poison:dynamic-backdoor", DynamicBackdoor)
 
 
 def poisoning_attack(name: str, /, **parameters: Any) -> PoisoningAttack:

@@ -95,7 +95,7 @@ def test_what_a_budget_reaches() -> None:
         reached(rp.PoisoningBudget.removal(1), "place")
 
 
-@pytest.mark.parametrize("learner", [LogisticRegression(), DecisionTreeClassifier(max_depth=3)])
+@pytest.mark.parametrize("learner", [LogisticRegression(max_iter=300), DecisionTreeClassifier(max_depth=3)])
 def test_classifiers_of_scikit_learn_learn_too(learner: object) -> None:
     digits = rp.dataset("digits")
     found = rp.partition_aggregation(learner, digits.x_train, digits.y_train, partitions=15, progress=False)

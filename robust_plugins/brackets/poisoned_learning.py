@@ -1,0 +1,255 @@
+"""`poison_and_train`: what an attack on a whole training set does to any learner, beside what votes certify."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor, nn
+
+from robust_plugins.brackets.crossing import Crossing, crossings
+from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.bracket import Bracket
+from robust_plugins.poisoning.attacks.backdoors import Backdoor
+from robust_plugins.poisoning.attacks.interface import Case, PoisoningAttack
+from robust_plugins.poisoning.attacks.registered import poisoning_attack
+from robust_plugins.poisoning.budget import PoisoningBudget
+from robust_plugins.poisoning.concrete.batches import PoisonedBatch
+from robust_plugins.poisoning.concrete.losses import objective
+from robust_plugins.poisoning.concrete.optimizers import SGD
+from robust_plugins.poisoning.concrete.parameters import trained_names
+from robust_plugins.poisoning.concrete.trainings import Trainings
+from robust_plugins.poisoning.partitions.division import By
+from robust_plugins.poisoning.partitions.ensemble import PartitionCertificate, PartitionEnsemble, partition_aggregation
+from robust_plugins.poisoning.partitions.learners import Train, check_learner, scores_of, trained
+
+Samples = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Damage:
+    """How a model does on clean test samples, on triggers, and on the samples that the poisoner aims at."""
+
+    accuracy: float
+    backdoor: float | None
+    """The part of the test samples of other classes on which the trigger brings the decision to its class."""
+    goal: float | None
+    """The part of the aimed-at samples for which the model decides on the poisoner's classes."""
+
+
+@dataclass(frozen=True, eq=False)
+class PoisonedLearning:
+    """A learner's models with and without poison, the data that made the difference, and what is certified of it."""
+
+    attack: str
+    budget: PoisoningBudget
+    clean: Damage
+    poisoned: Damage
+    data: Samples
+    """The poisoned training set, (x, y)."""
+    changed: Bool[Tensor, " samples"]
+    """Which of the given samples are moved, relabelled or removed; added ones come after all of these in `data`."""
+    model: Any
+    """The model that was trained on the poisoned data."""
+    votes: Bracket[float] | None
+    """The accuracy of the partitions' vote when it learns from the same poisoned data, and the one that no poison
+    within the budget can pass; None without partitions."""
+    certificate: PartitionCertificate | None
+    """Of the partitions' vote; None without partitions."""
+    crossings: tuple[Crossing, ...]
+    """Where poison changes a decision of the vote that is proved to stay: one of the two is wrong."""
+
+    def __str__(self) -> str:
+        from rich import box  # here, so that importing the package stays quick
+        from rich.console import Console
+        from rich.table import Table
+
+        columns = {"accuracy": "accuracy"}
+        if self.clean.backdoor is not None:
+            columns["backdoor"] = "trigger obeyed"
+        if self.clean.goal is not None:
+            columns["goal"] = "goal reached"
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("training data")
+        for title in columns.values():
+            table.add_column(title, justify="right")
+        for label, damage in (("clean", self.clean), (self.attack, self.poisoned)):
+            table.add_row(label, *(f"{getattr(damage, field):.3f}" for field in columns))
+        text = StringIO()
+        Console(file=text, width=80, force_terminal=False, color_system=None).print(table)
+        lines = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
+        if self.votes is not None:
+            achieved, certified = self.votes
+            lines.append(f"Votes of partitions: accuracy {achieved:.3f} on the poisoned data, at least {certified:.3f} "
+                         "on any of the budget.")  # fmt: skip
+        lines += [f"CONTRADICTION: {crossing}" for crossing in self.crossings]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return (f"PoisonedLearning(attack={self.attack!r}, changed={int(self.changed.sum())}, accuracy from "
+                f"{self.clean.accuracy:.3f} to {self.poisoned.accuracy:.3f})")  # fmt: skip
+
+
+def poison_and_train(
+    attack: str | PoisoningAttack,
+    train: Train | Any,
+    x: Float[Tensor, "samples *features"],
+    y: Integer[Tensor, " samples"],
+    budget: PoisoningBudget,
+    *,
+    test: Samples,
+    surrogate: nn.Module | None = None,
+    goal: Samples | None = None,
+    partitions: int | None = None,
+    by: By = "features",
+    seed: int = 0,
+) -> PoisonedLearning:
+    """Poisons a whole training set within the budget, trains on it, and says what that has done.
+
+        rp.poison_and_train("poison:backdoor(target=3)", train, x, y, budget, test=(x_test, y_test))
+
+    - `attack`: a registered name or an attack. Every one takes the whole set for one batch, so that `budget` counts
+      samples of the set, and looks at `surrogate` once, before training. Backdoors are judged by their trigger too.
+    - `train`: a function from samples and labels to a model, or a classifier with `fit`; it starts anew in every call.
+      Random generators are seeded by `seed` for each training.
+    - `test`: samples and classes, on which accuracy is measured. Attacks that use validation data see them: the
+      poisoner knows what he is measured by.
+    - `surrogate`: the network whose gradients the attack follows, in evaluation mode. None: the model that `train`
+      makes of the clean data, where that is a network, else a linear one.
+    - `goal`: samples and the classes that the poisoned model is to decide on for them.
+    - `partitions`: with a number, `partition_aggregation(train, x, y, partitions=..., by=by)` learns from the clean and
+      from the poisoned data too; `votes` then holds its accuracy and the certified one, and `crossings` what would
+      contradict.
+
+    Label flips by loss are `"poison:loss-ascent"` with a budget of labels, flips by influence `"poison:alignment"` (the
+    influence on the test loss, with the identity in the place of the inverse Hessian), the removal of the most helpful
+    samples is the same attack with a budget of `removal(k)`, and features move with `points` and `eps`.
+
+    Of an attack that makes several poisoned sets the worst one is kept: by the goal, the backdoor, then the accuracy.
+    Raises ComponentError, with the attack's name, where it leaves the budget, and ArgumentError for unusable arguments.
+    """
+    component = poisoning_attack(attack) if isinstance(attack, str) else attack
+    if not isinstance(component, PoisoningAttack):
+        raise ArgumentError("attack", repr(attack), accepted="rp.PoisoningAttack, or the name of a registered one",
+                            hint="rp.poisoning_attacks() lists them.")  # fmt: skip
+    if not isinstance(budget, PoisoningBudget):
+        raise ArgumentError("budget", repr(budget), accepted="an rp.PoisoningBudget",
+                            hint="For example rp.PoisoningBudget(labels=10).")  # fmt: skip
+    check_learner(train)
+    x, y = _samples("x, y", (x, y))
+    test, goal = _samples("test", test), None if goal is None else _samples("goal", goal)
+    classes = int(torch.cat([labels for _, labels in ((x, y), test, *([goal] if goal else []))]).max()) + 1
+    clean_model = trained(train, x, y, seed)
+    found = _poisoned(component, clean_model, x, y, budget, test, surrogate, goal, classes, seed)
+    clean = _damage(clean_model, component, test, goal, classes)
+    tries = []
+    for number in range(len(found.x)):
+        data = found.of(number)
+        model = trained(train, *data, seed)
+        tries.append((_damage(model, component, test, goal, classes), number, model))
+    damage, number, model = max(tries, key=lambda one: (one[0].goal or 0.0, one[0].backdoor or 0.0, -one[0].accuracy))
+    changed = ~found.present[number, : len(x)] | (found.y[number, : len(x)] != y)
+    changed |= (found.x[number, : len(x)] != x).flatten(1).any(1)
+    votes: Bracket[float] | None = None
+    certificate: PartitionCertificate | None = None
+    crossed: tuple[Crossing, ...] = ()
+    if partitions is not None:
+        clean_votes, poisoned_votes = (
+            partition_aggregation(
+                train, *data, partitions=partitions, by=by, classes=classes, seed=seed, progress=False
+            )
+            for data in ((x, y), found.of(number))
+        )
+        votes, certificate, crossed = _voted(component.name, clean_votes, poisoned_votes, budget, test)
+    return PoisonedLearning(
+        component.name, budget, clean, damage, found.of(number), changed, model, votes, certificate, crossed
+    )
+
+
+def _poisoned(
+    attack: PoisoningAttack,
+    clean_model: Any,
+    x: Tensor,
+    y: Tensor,
+    budget: PoisoningBudget,
+    test: Samples,
+    surrogate: nn.Module | None,
+    goal: Samples | None,
+    classes: int,
+    seed: int,
+) -> PoisonedBatch:
+    """The training sets that the attack makes, by the gradients of a network that has learned."""
+    if surrogate is None:
+        surrogate = clean_model if isinstance(clean_model, nn.Module) else _linear(x, y, classes, seed)
+    surrogate = copy.deepcopy(surrogate).requires_grad_()
+    names = trained_names(surrogate, None)
+    kind = objective("cross_entropy")
+    kind.check(budget)
+    size = sum(p.numel() for p in surrogate.parameters())
+    trainings = Trainings(surrogate, names, kind, SGD(lr=1.0), count=attack.trainings(size))
+    generator = torch.Generator().manual_seed(seed)
+    case = Case(budget=budget, objective=kind, validation=test, generator=generator, goal=goal)
+    return attack.poisoned(case, trainings, x, y, seed)
+
+
+def _linear(x: Tensor, y: Tensor, classes: int, seed: int) -> nn.Module:
+    """A linear network that has learned from the samples: what a poisoner has who knows nothing of the learner."""
+
+    def train(x: Tensor, y: Tensor) -> nn.Module:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), classes)).to(x)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+        for _ in range(200):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        return model.eval()
+
+    found: nn.Module = trained(train, x, y, seed)
+    return found
+
+
+def _damage(model: Any, attack: PoisoningAttack, test: Samples, goal: Samples | None, classes: int) -> Damage:
+    x, y = test
+    accuracy = _hits(model, x, y, classes)
+    backdoor = None
+    if isinstance(attack, Backdoor):
+        others = y != attack.target
+        aimed = torch.full_like(y[others], attack.target)
+        backdoor = _hits(model, attack.trigger(x[others]), aimed, max(classes, attack.target + 1))
+    return Damage(accuracy, backdoor, None if goal is None else _hits(model, *goal, classes))
+
+
+def _hits(model: Any, x: Tensor, y: Tensor, classes: int) -> float:
+    """The part of samples on which the model decides as `y` says; NaN of no samples."""
+    return (scores_of(model, x, classes).argmax(1) == y).double().mean().item()
+
+
+def _voted(
+    name: str, clean: PartitionEnsemble, poisoned: PartitionEnsemble, budget: PoisoningBudget, test: Samples
+) -> tuple[Bracket[float], PartitionCertificate, tuple[Crossing, ...]]:
+    certificate = clean.certify(*test)
+    after = poisoned.certify(*test)
+    proved = certificate.certified(budget)
+    stayed = after.decision == certificate.decision
+    found = crossings(name, repr(clean), "the decision of the vote", stayed, proved, side="at least")
+    return Bracket(after.certified_accuracy(), certificate.certified_accuracy(budget)), certificate, tuple(found)
+
+
+def _samples(name: str, given: object) -> Samples:
+    """Samples and their classes, as tensors. Raises ArgumentError for what are none."""
+    pair = tuple(given) if isinstance(given, tuple | list) else ()
+    if len(pair) == 2:
+        x, y = (torch.as_tensor(part) for part in pair)
+        if x.dim() and y.shape == (len(x),) and x.is_floating_point() and not y.is_floating_point() and len(x):
+            if int(y.min()) < 0:
+                raise ArgumentError(name, f"with the class {int(y.min())}", accepted="classes from 0",
+                                    hint="Number the classes from 0.")  # fmt: skip
+            return x, y.long()
+    said = ", ".join(f"{part.dtype} of shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+                     for part in pair) or type(given).__name__  # fmt: skip
+    raise ArgumentError(name, said, accepted="a pair of samples (floating point) and their classes (integers), one at "
+                        "least", hint="One class for each sample.")  # fmt: skip
