@@ -1,6 +1,6 @@
 """Sweeps of verification benchmarks in one process: what is solved, in how many CPU seconds.
 
-    python integration/comparisons/instances.py FOLDER... [--only 0:20] [--timeout 60] [--json]
+    python integration/comparisons/instances.py FOLDER... [--only 0:20] [--timeout 60] [--clock wall] [--json]
 
 Each folder holds `instances.csv` or `answers.csv` in the competition's form, networks and properties. The seconds of an
 instance are those that one thread computes, reading its files included and importing torch not. A line for each folder
@@ -40,7 +40,7 @@ def found_at(path: Path) -> Path:
     return path if path.exists() else path.with_name(path.name + ".gz")
 
 
-def sweep(folder: Path, only: slice, timeout: float | None) -> dict[str, object]:
+def sweep(folder: Path, only: slice, timeout: float | None, clock: str = "cpu") -> dict[str, object]:
     """The summary of a folder; a line for each instance goes to standard error."""
     solved, total, of_solved, fastest, contradictions, longest = 0, 0.0, 0.0, 0.0, [], 0.0
     chosen = rows(folder)[only]
@@ -48,7 +48,9 @@ def sweep(folder: Path, only: slice, timeout: float | None) -> dict[str, object]
         limit = float(row["timeout_s"]) if timeout is None else min(timeout, float(row["timeout_s"]))
         start = time.process_time()
         try:
-            found = rp.verify(found_at(folder / row["onnx"]), found_at(folder / row["vnnlib"]), timeout=limit)
+            found = rp.verify(
+                found_at(folder / row["onnx"]), found_at(folder / row["vnnlib"]), timeout=limit, clock=clock
+            )
             answer, message = found.answer, found.message
         except rp.RobustPluginsError as error:
             answer, message = "error", str(error)
@@ -71,12 +73,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--only", default=":", help="a slice of each folder's instances, as 0:20")
-    parser.add_argument("--timeout", type=float, help="seconds of the wall clock, where the instance's own are more")
+    parser.add_argument("--timeout", type=float, help="seconds, where the instance's own are more")
+    parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu", help="what seconds of timeouts are")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     only = slice(*(int(end) if end else None for end in arguments.only.split(":")))
-    found = [sweep(folder, only, arguments.timeout) for folder in arguments.folders]
+    found = [sweep(folder, only, arguments.timeout, arguments.clock) for folder in arguments.folders]
     if arguments.json:
         print(json.dumps(found, indent=2))
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +14,7 @@ from robust_plugins.adapters.onnx.network import OnnxNetwork
 from robust_plugins.adapters.onnx.properties import Case, Property
 from robust_plugins.adapters.onnx.properties.rows import WithInput, box, halfspaces, needs_input
 from robust_plugins.decisions.verifier import Halfspaces
+from robust_plugins.decisions.verifier.clock import Clock
 
 BATCH = 256
 """Inputs that are moved at once."""
@@ -39,28 +39,35 @@ def confirmed(network: OnnxNetwork, property: Property, case: Case, x: Tensor) -
 
 
 def search(
-    network: OnnxNetwork, property: Property, *, seconds: float, seed: int = 0, starts: Sequence[Tensor] = ()
+    network: OnnxNetwork,
+    property: Property,
+    *,
+    seconds: float,
+    cpu: bool = False,
+    seed: int = 0,
+    starts: Sequence[Tensor] = (),
 ) -> Witness | None:
     """A counterexample, or None where none was found in about so many seconds, or at least one round.
 
     From random inputs of every box, signed steps downhill on the farthest row of each conjunction, whose size shrinks;
-    rounds with new inputs until the time is used up. `starts` are inputs to begin the first round with.
+    rounds with new inputs until the time is used up, which with `cpu` is what the process computes. `starts` are inputs
+    to begin the first round with.
     """
-    generator, end = torch.Generator().manual_seed(seed), time.monotonic() + seconds
+    generator, clock = torch.Generator().manual_seed(seed), Clock(seconds, cpu)
     first = True
-    while first or time.monotonic() < end:
+    while first or clock.left > 0:
         for case in property.cases:
-            found = _round(network, property, case, generator, list(starts) if first else [], end)
+            found = _round(network, property, case, generator, list(starts) if first else [], clock)
             if found is not None:
                 return found
-            if time.monotonic() >= end and len(property.cases) > 1:
+            if clock.left <= 0 and len(property.cases) > 1:
                 return None
         first = False
     return None
 
 
 def _round(
-    network: OnnxNetwork, property: Property, case: Case, generator: torch.Generator, starts: list[Tensor], end: float
+    network: OnnxNetwork, property: Property, case: Case, generator: torch.Generator, starts: list[Tensor], clock: Clock
 ) -> Witness | None:
     if not case.unsafe:
         return None
@@ -82,7 +89,7 @@ def _round(
             found = confirmed(network, property, case, x[index].detach())
             if found is not None:
                 return found
-        if time.monotonic() > end and step >= BEFORE:
+        if clock.left <= 0 and step >= BEFORE:
             return None
         chosen = excess.gather(1, goals.unsqueeze(1)).sum()
         (gradient,) = torch.autograd.grad(chosen, x)

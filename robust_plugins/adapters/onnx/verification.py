@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from robust_plugins.adapters.onnx.network import OnnxNetwork, read_network
 from robust_plugins.adapters.onnx.properties import Case, Property, read_property
 from robust_plugins.adapters.onnx.properties.rows import WithInput, box, halfspaces, needs_input
 from robust_plugins.decisions.verifier import verify_property
+from robust_plugins.decisions.verifier.clock import Clock, Ticks, check_ticks
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 
 Word = Literal["unsat", "sat", "unknown", "timeout"]
@@ -37,6 +37,7 @@ def verify(
     property: Property | Path | str,
     *,
     timeout: float,
+    clock: Ticks = "wall",
     seed: int = 0,
     proof: str | Path | None = None,
 ) -> Verified:
@@ -45,6 +46,7 @@ def verify(
     - `network`: an ONNX file, plain or gzipped, or one that was read
     - `property`: a file in VNN-LIB, plain or gzipped, or one that was read
     - `timeout`: seconds, from the call on
+    - `clock`: "wall", or "cpu" for seconds that the process computes
     - `seed`: of the search for counterexamples
     - `proof`: a file to which the proof of each box of the property is added, for `robust-plugins check-proof`; of
       piecewise linear networks
@@ -53,23 +55,23 @@ def verify(
     for all real inputs of the boxes, in the arithmetic that the verifier states. Raises ArgumentError where a file
     cannot be read, or network and property do not fit together.
     """
-    end = time.monotonic() + timeout
+    check_ticks(clock)
+    time = Clock(timeout, clock == "cpu")
     if not isinstance(network, OnnxNetwork):
         network = read_network(network)
     if not isinstance(property, Property):
         property = read_property(property)
     check_fits(network, property)
     with torch.random.fork_rng(devices=[]):
-        witness = search(network, property, seconds=min(timeout / 50, ATTACK), seed=seed)
+        witness = search(network, property, seconds=min(timeout / 50, ATTACK), cpu=time.cpu, seed=seed)
         if witness is not None:
             return Verified("sat", witness)
         messages: list[str] = []
         open_cases: set[Word] = set()
         for case in property.cases:
-            left = end - time.monotonic()
-            if left <= 0:
+            if time.left <= 0:
                 return Verified("timeout")
-            found = _decided(network, property, case, left, seed, proof)
+            found = _decided(network, property, case, time.left, clock, seed, proof)
             if found.answer == "sat":
                 return found
             if found.answer != "unsat":
@@ -81,7 +83,13 @@ def verify(
 
 
 def _decided(
-    network: OnnxNetwork, property: Property, case: Case, timeout: float, seed: int, proof: str | Path | None
+    network: OnnxNetwork,
+    property: Property,
+    case: Case,
+    timeout: float,
+    clock: Ticks,
+    seed: int,
+    proof: str | Path | None,
 ) -> Verified:
     if not case.unsafe:
         return Verified("unsat")
@@ -94,7 +102,7 @@ def _decided(
     if not all(len(offsets) for _, offsets in sets):
         return Verified("unknown", message="Every output is unsafe, and onnxruntime found none that is finite.")
     try:
-        answer, x = verify_property(model, lower, upper, sets, timeout=timeout, seed=seed, proof=proof)
+        answer, x = verify_property(model, lower, upper, sets, timeout=timeout, clock=clock, seed=seed, proof=proof)
     except UnsupportedModelError as error:
         return Verified("unknown", message=str(error))
     if answer != "sat":
@@ -103,7 +111,7 @@ def _decided(
     witness = confirmed(network, property, case, x)
     if witness is None:
         # A point on the border, where the two round differently: look for one that is further in.
-        witness = search(network, property, seconds=min(timeout, 1.0), seed=seed, starts=[x])
+        witness = search(network, property, seconds=min(timeout, 1.0), cpu=clock == "cpu", seed=seed, starts=[x])
     if witness is None:
         return Verified("unknown", message="A counterexample of the imported network is none in onnxruntime.")
     return Verified("sat", witness)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Integer
@@ -17,7 +16,7 @@ from robust_plugins.decisions.certifier import Certifier, Decision
 from robust_plugins.decisions.certifiers import CROWN, AlphaCROWN
 from robust_plugins.decisions.verifier.attack import Attack, MarginDescent
 from robust_plugins.decisions.verifier.branching import BestChild, Branching
-from robust_plugins.decisions.verifier.clock import Clock, check_timeout
+from robust_plugins.decisions.verifier.clock import Clock, Ticks, check_ticks, check_timeout
 from robust_plugins.decisions.verifier.domains import DualAscent
 from robust_plugins.decisions.verifier.exact import ExactMILP
 from robust_plugins.decisions.verifier.gaps import OnLanded, Simplices, pieces
@@ -79,7 +78,7 @@ class BranchAndBound(Certifier):
     soundness = "real arithmetic; every bound evaluated with its rounding errors taken off"
 
     timeout: float = 60.0
-    clock: Literal["wall", "cpu"] = "wall"
+    clock: Ticks = "wall"
     seed: int = 0
     memory: int = MEMORY
     progress: bool = False
@@ -98,8 +97,7 @@ class BranchAndBound(Certifier):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ArgumentError(name, value, accepted="an integer of at least 1", hint="The default is usual.")
-        if self.clock not in ("wall", "cpu"):
-            raise ArgumentError("clock", repr(self.clock), accepted="'wall' or 'cpu'", hint="Leave it out for seconds.")
+        check_ticks(self.clock)
         if not isinstance(self.proof, str | None) or self.proof == "":
             raise ArgumentError("proof", repr(self.proof), accepted="the path of a file", hint="Leave it out for none.")
         for name, (kind, example) in STRATEGIES.items():

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from typing import Literal
 
 from robust_plugins.errors import ArgumentError
+
+Ticks = Literal["wall", "cpu"]
+"""Whether seconds pass by themselves, or are those that the process computes, for comparisons on busy machines."""
 
 
 class OutOfTimeError(Exception):
@@ -45,6 +49,12 @@ class Clock:
     def share(self, part: float) -> Clock:
         """A clock, begun now, for that part of what is left."""
         return Clock(part * max(0.0, self.left), self.cpu)
+
+
+def check_ticks(clock: Ticks) -> None:
+    """Raises ArgumentError for what is no kind of seconds."""
+    if clock not in ("wall", "cpu"):
+        raise ArgumentError("clock", repr(clock), accepted="'wall' or 'cpu'", hint="Leave it out for seconds.")
 
 
 def check_timeout(seconds: float) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robust_plugins.decisions.verifier.attack import Confirm
 from robust_plugins.decisions.verifier.chains import chain
-from robust_plugins.decisions.verifier.clock import Clock
+from robust_plugins.decisions.verifier.clock import Clock, Ticks, check_ticks
 from robust_plugins.decisions.verifier.input_splitting import split_inputs
 from robust_plugins.decisions.verifier.proofs import NO_PROOF, Notes, proof_file, property_of
 from robust_plugins.decisions.verifier.properties import Answer, Halfspaces, Unsafe
@@ -40,6 +40,7 @@ def verify_property(
     unsafe: Sequence[Halfspaces],
     *,
     timeout: float = 60.0,
+    clock: Ticks = "wall",
     seed: int = 0,
     engine: Engine | None = None,
     proof: str | Path | None = None,
@@ -49,7 +50,8 @@ def verify_property(
     - `model`: maps (batch, *features) to (batch, outputs); evaluated in evaluation mode, and left as found
     - `lower`, `upper`: one input each, without the batch, in the model's dtype; an entry may be a point
     - `unsafe`: reached by an output z where in one of them every row has `weights z + offsets <= 0`
-    - `timeout`: wall-clock seconds, from the call on
+    - `timeout`: seconds, from the call on
+    - `clock`: "wall", or "cpu" for seconds that the process computes
     - `engine`: other parts than the usual ones
     - `proof`: a file to which the proof of `unsat` is added, for `robust-plugins check-proof`; of piecewise linear
       networks
@@ -59,7 +61,8 @@ def verify_property(
     Networks that are not piecewise linear are decided where at most 24 inputs vary, or one bound suffices. Raises
     ArgumentError for unusable arguments, UnsupportedModelError, naming the layer, where one has no bounds.
     """
-    clock = Clock(timeout)
+    check_ticks(clock)
+    time = Clock(timeout, clock == "cpu")
     _check_box(lower, upper)
     low, up = lower.detach().unsqueeze(0), upper.detach().unsqueeze(0)
     with torch.no_grad(), calling(model, low) as call:
@@ -71,7 +74,7 @@ def verify_property(
         if file is not None:
             parts = replace(parts, root=notes.root, search=notes.search)
         found = decide(
-            call.model, read, low, up, asked, reaching(call.model, asked), clock, seed, parts,
+            call.model, read, low, up, asked, reaching(call.model, asked), time, seed, parts,
             notes=None if file is None else notes,
         )  # fmt: skip
         if file is not None and found.answer == "unsat":
