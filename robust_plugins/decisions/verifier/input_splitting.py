@@ -35,6 +35,8 @@ FIRST = 2**15
 """after so many boxes: until then halves of inputs, which cost less, may well do."""
 STORED = 2**11
 """With more open boxes than that, the last ones are split first, so that they need no more memory."""
+CLOSEST, EVERY = 64, 8
+"""So many of the inputs that are closest to the unsafe set are moved towards it, in every so manieth batch of boxes."""
 DEEPENED = 8
 """How many inputs are moved further into the unsafe set, where the model does not confirm them as they are."""
 
@@ -90,7 +92,7 @@ def _next(stack: list[Boxes]) -> Boxes:
 class _Search:
     def __init__(self, chain: Chain, unsafe: Unsafe, confirm: Confirm, notes: BoxNotes | None) -> None:
         self.chain, self.confirm, self.count, self.aside, self.deepened = chain, confirm, 0, False, 0
-        self.notes = notes
+        self.notes, self.batches = notes, 0
         sizes = unsafe.member.sum(1).long()
         # Conjunctions of one row each are one question: a box is done when all of these rows are positive.
         self.joint = len(sizes) > 1 and int(sizes.max()) == 1
@@ -253,8 +255,9 @@ class _Search:
         excess = self._excess(x, asked)
         reached = (excess <= 0).nonzero().flatten()
         left = torch.ones(len(boxes), dtype=torch.bool)
+        self.batches += 1
         if not len(reached):
-            return None, left
+            return self._nearby(x, asked, excess) if self.batches % EVERY == 0 else None, left
         for i in reached[excess[reached].argsort()[:3]].tolist():
             whole = self.chain.input_at(x[i]).unsqueeze(0)
             if self.confirm(whole):
@@ -269,6 +272,16 @@ class _Search:
         self.least = self.bounds(boxes.take(~left))
         return None, left
 
+    def _nearby(self, x: Tensor, asked: Tensor, excess: Tensor) -> Tensor | None:
+        """An input that reaches the set, near those that are closest to it."""
+        at = excess.topk(min(CLOSEST, len(excess)), largest=False).indices
+        found = self._deeper(x[at], asked[at])
+        for i in (self._excess(found, asked[at]) <= 0).nonzero().flatten()[:3].tolist():
+            whole = self.chain.input_at(found[i]).unsqueeze(0)
+            if self.confirm(whole):
+                return whole
+        return None
+
     def _excess(self, x: Tensor, asked: Tensor) -> Tensor:
         """How far the outputs are from the set, at most 0 in it."""
         for layer in self.chain.layers:
@@ -278,16 +291,18 @@ class _Search:
         return values.amin(1) if self.joint else values.amax(1)
 
     def _deeper(self, x: Tensor, asked: Tensor) -> Tensor:
-        """An input further inside the set, by steps down the farthest row."""
-        width, best, least = self.chain.upper - self.chain.lower, x, torch.inf
+        """Inputs further inside the set, or closer to it, by steps down the farthest row."""
+        width, best, least = self.chain.upper - self.chain.lower, x, x.new_full((len(x),), torch.inf)
         for step in range(20):
             with torch.enable_grad():
                 x = x.detach().requires_grad_()
                 excess = self._excess(x, asked)
                 (gradient,) = torch.autograd.grad(excess.sum(), x)
-            if float(excess) < least:
-                best, least = x.detach(), float(excess)
-            moved = x.detach() - 0.02 * 0.8**step * width * gradient.sign()
+            better = excess.detach() < least
+            best, least = torch.where(better.unsqueeze(1), x.detach(), best), torch.minimum(least, excess.detach())
+            downhill = gradient * width
+            downhill = downhill / downhill.norm(dim=1, keepdim=True).clamp(min=1e-300)
+            moved = x.detach() - 0.03 * 0.85**step * width * downhill
             x = torch.maximum(torch.minimum(moved, self.chain.upper), self.chain.lower)
         return best
 
