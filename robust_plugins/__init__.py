@@ -24,6 +24,7 @@ from robust_plugins.brackets import (
 )
 from robust_plugins.data import Dataset, dataset, datasets
 from robust_plugins.decisions.attack import Attack
+from robust_plugins.decisions.attacks.minimal import minimal
 from robust_plugins.decisions.attacks.portfolio import strongest
 from robust_plugins.decisions.attacks.surrogates import averaged, straight_through
 from robust_plugins.decisions.cascade import cascade
@@ -168,6 +169,7 @@ __all__ = [
     "load_model",
     "load_study",
     "margin_spec",
+    "minimal",
     "model",
     "models",
     "partition_aggregation",

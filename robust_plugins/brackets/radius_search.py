@@ -20,6 +20,7 @@ from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.decisions.results import Verdict
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.arguments import as_labels, decided
+from robust_plugins.harness.bisection import Bisection
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.evaluation import fresh_seed
 from robust_plugins.harness.wrappers import Model
@@ -91,7 +92,7 @@ def critical_radius(
 
 @dataclass(eq=False)
 class _Search:
-    """The bisection of one component: `low` is where it last could not be broken, `high` where it was, or was open."""
+    """The bisection of one component: a sample's radius is reached where its decision was broken, or was left open."""
 
     component: Attack | Certifier
     model: nn.Module
@@ -103,8 +104,7 @@ class _Search:
     calls: int = 0
     asked: int = 0
     answered: bool = False
-    low: Float[Tensor, " batch"] = field(init=False)
-    high: Float[Tensor, " batch"] = field(init=False)
+    radii: Bisection = field(init=False)
     found: Float[Tensor, " batch"] = field(init=False)
     witness: Tensor = field(init=False)
     verdicts: list[Verdict] = field(init=False)
@@ -112,20 +112,17 @@ class _Search:
 
     def __post_init__(self) -> None:
         # Radii are numbers of x's dtype, in which the sets are evaluated: what is stated is what was asked.
-        start = self.ball.radii_for(self.x)
-        self.low, self.high = torch.zeros_like(start), torch.where(self.right, start, 0.0)
-        self.found = torch.where(self.right, torch.inf, 0.0).to(start)
+        self.radii = Bisection(torch.where(self.right, self.ball.radii_for(self.x), 0.0))
+        self.found = torch.where(self.right, torch.inf, 0.0).to(self.x)
         self.witness = _where(self.right, torch.full_like(self.x, torch.nan), self.x)
         self.verdicts, self.messages = [Verdict.UNKNOWN] * len(self.x), [""] * len(self.x)
 
     def run(self, tolerance: float, calls: int) -> None:
         for self.calls in range(calls):
-            radii = self.high if self.calls == 0 else (self.low + self.high) / 2
-            between = (radii > self.low) & ((radii < self.high) | (self.calls == 0))
-            at = (between & (self.high - self.low > tolerance * self.high)).nonzero().flatten()
+            at, radii = self.radii.next(tolerance * self.radii.high)
             if not len(at):
                 return
-            self._ask(at, radii[at])
+            self._ask(at, radii)
         self.calls = calls
 
     def _ask(self, at: Tensor, radii: Tensor) -> None:
@@ -149,8 +146,7 @@ class _Search:
         nearer = distance < self.found[at]
         self.witness[at] = _where(nearer, z, self.witness[at])
         self.found[at] = torch.minimum(distance, self.found[at])
-        self.low[at] = torch.where(held, radii, self.low[at])
-        self.high[at] = torch.minimum(torch.where(held, self.high[at], radii), self.found[at])
+        self.radii.answer(at, radii, ~held, known=self.found[at])
 
     def row(self, name: str, seconds: float) -> RadiusRow:
         attacks = isinstance(self.component, Attack)
@@ -159,7 +155,7 @@ class _Search:
         return RadiusRow(
             name, Kind.ATTACK if attacks else Kind.CERTIFIER,
             broken=self.found if searches and not silent else None,
-            certified=None if attacks or silent else self.low,
+            certified=None if attacks or silent else self.radii.low,
             calls=self.calls, asked=self.asked, seconds=seconds,
             causes=() if attacks else tuple(causes(self.verdicts, self.messages)),
         )  # fmt: skip

@@ -28,6 +28,11 @@ ATTACKS = {
     "art:boundary": {"steps": 3, "trials": 2, "directions": 3, "tries": 10},
     "art:zoo": {"steps": 4, "searches": 2},
     "art:auto": {"steps": 3, "restarts": 1, "queries": 3},
+    "rp:minimal": {"attack": "rp:margin-pgd(steps=3)", "calls": 4},
+    "rp:fmn": {"steps": 5},
+    "rp:ddn": {"steps": 5},
+    "rp:cw-linf": {"steps": 5, "rounds": 2},
+    "rp:cw-l2": {"steps": 5, "searches": 2},
 }
 SLOW_ATTACKS = ("art:apgd-dlr", "art:cw-l2", "art:boundary", "art:zoo", "art:auto")
 CERTIFIERS = {

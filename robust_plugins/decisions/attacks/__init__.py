@@ -1,12 +1,17 @@
 """Our own attacks, `rp:*`: pure PyTorch, batched, a file each."""
 
 from robust_plugins.decisions.attacks.apgd import APGD
+from robust_plugins.decisions.attacks.cw_l2 import CWL2
+from robust_plugins.decisions.attacks.cw_linf import CWLinf
+from robust_plugins.decisions.attacks.ddn import DDN
+from robust_plugins.decisions.attacks.fmn import FMN
 from robust_plugins.decisions.attacks.margin_pgd import MarginPGD
+from robust_plugins.decisions.attacks.minimal import Minimal
 from robust_plugins.decisions.attacks.pgd import FGSM, PGD
 from robust_plugins.decisions.attacks.portfolio import Strongest
 from robust_plugins.registry.hookspecs import Register, hookimpl
 
-__all__ = ["APGD", "FGSM", "PGD", "MarginPGD", "Strongest"]
+__all__ = ["APGD", "CWL2", "DDN", "FGSM", "FMN", "PGD", "CWLinf", "MarginPGD", "Minimal", "Strongest"]
 
 
 @hookimpl
@@ -17,3 +22,8 @@ def register_attacks(register: Register) -> None:
     register("rp:pgd", PGD)
     register("rp:margin-pgd", MarginPGD)
     register("rp:apgd", APGD)
+    register("rp:minimal", Minimal)
+    register("rp:fmn", FMN)
+    register("rp:ddn", DDN)
+    register("rp:cw-linf", CWLinf)
+    register("rp:cw-l2", CWL2)

@@ -1,0 +1,86 @@
+"""`minimal`: any attack of a fixed radius as an attack of smallest radius."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robust_plugins.balls import Ball
+from robust_plugins.decisions.attack import Attack
+from robust_plugins.decisions.attacks.closest import Closest, check_share, with_radii
+from robust_plugins.decisions.attacks.parameters import check_count
+from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.bisection import Bisection
+from robust_plugins.harness.component import chunks
+from robust_plugins.registry.information import Kind
+from robust_plugins.registry.registry import build
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minimal(Attack):
+    """The nearest adversarial example that an attack of a fixed radius finds, by bisection of each sample's radius.
+
+    The ball's radius is the largest that is tried, in the first call; what each later call is asked lies half-way
+    between the radius at which the sample last held and that of the nearest example so far. The result holds that
+    example, and its `distance`; samples that hold at the largest radius stay as they are, without success.
+
+    - `attack`: a registered name, with parameters where wanted, or an attack itself. Targeted where that one is.
+    - `tolerance`: a sample is done when the radii next to its smallest are within this part of the ball's radius.
+    - `calls`: the most calls of the attack; 11 halve the radius to a thousandth. A sample that is done is in no further
+      one.
+
+    The bisection assumes that an attack which succeeds at one radius does at larger ones. One that overshoots, like a
+    single step, may fail at the largest and is then not asked at others: give it several radii instead.
+    """
+
+    attack: str | Attack = "rp:margin-pgd"
+    tolerance: float = 1e-3
+    calls: int = 12
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.attack, str | Attack):
+            raise ArgumentError(
+                "attack", repr(self.attack), accepted="an attack or its registered name", hint="For example 'art:pgd'."
+            )
+        check_share("tolerance", self.tolerance, hint="1e-3 is a thousandth of the ball's radius.")
+        check_count("calls", self.calls)
+        built = build(Kind.ATTACK, Attack, self.attack) if isinstance(self.attack, str) else self.attack
+        object.__setattr__(self, "_built", built)  # once, and no field: the name is the data
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:  # noqa: D102
+        largest = ball.radii_for(x)
+        closest = Closest(model, x, y, ball, targeted=targeted)
+        search = Bisection(torch.where(closest.found, 0, largest))
+        for _ in range(self.calls):
+            at, radii = search.next(self.tolerance * largest)
+            if not len(at):
+                break
+            won = closest.offer(self._run(model, x[at], y[at], with_radii(ball, radii), targeted), at)
+            search.answer(at, radii, won, known=closest.distance[at])
+        return closest.pull()
+
+    def _run(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, targeted: bool) -> Tensor:
+        attack: Attack = self.__dict__["_built"]
+        found = [
+            ball[part].project(attack.perturb(model, x[part], y[part], ball[part], targeted=targeted).detach(), x[part])
+            for part in chunks(len(x), attack.batch_size)
+        ]
+        return torch.cat(found)
+
+
+def minimal(attack: str | Attack, *, tolerance: float = 1e-3, calls: int = 12, batch_size: int | None = None) -> Attack:
+    """An attack that looks for the nearest adversarial example where `attack` looks for any in the ball.
+
+    - `attack`: of a fixed radius, by its registered name (`"art:pgd(steps=20)"`) or itself.
+    - `tolerance`: where the bisection of a sample's radius ends, as a part of the ball's radius.
+    - `calls`: the most calls of `attack`.
+    - `batch_size`: samples that go through the bisection at a time; None for all.
+
+    `rp.minimal("art:pgd")(model, x, y, rp.Linf(eps=0.5, clip=(0, 1))).distance` holds the distances, at most 0.5, of
+    the examples where `success` is True. Raises ArgumentError for unusable arguments, UnknownNameError for an unknown
+    name.
+    """
+    return Minimal(attack=attack, tolerance=tolerance, calls=calls, batch_size=batch_size)
