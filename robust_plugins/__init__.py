@@ -57,7 +57,7 @@ from robust_plugins.explanations import (
 from robust_plugins.harness.bracket import Bracket
 from robust_plugins.intervals import Interval
 from robust_plugins.losses import GradientCertLoss, MixedLoss, Ramp, ibp_initialisation, recipe, recipes
-from robust_plugins.networks import load_model, model, train
+from robust_plugins.networks import load_model, model, normalised, train
 from robust_plugins.networks.loading import models
 from robust_plugins.poisoning import (
     SGD,
@@ -172,6 +172,7 @@ __all__ = [
     "minimal",
     "model",
     "models",
+    "normalised",
     "partition_aggregation",
     "plugins",
     "poison_and_train",

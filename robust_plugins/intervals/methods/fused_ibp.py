@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
-from robust_plugins.intervals.layers import Reshape
+from robust_plugins.intervals.layers import Reshape, Scale, Shift
 from robust_plugins.intervals.network.graph import Network
 from robust_plugins.intervals.rules import structure
 
@@ -33,12 +33,16 @@ def propagate(network: Network, x: Interval, *, until: int) -> Interval | None:
     """Computes what `network.forward(x, until=until)` has for its last node, up to rounding; None where it is no chain.
 
     A chain consists of linear layers, two-dimensional convolutions, ReLU and layers that only change the shape, with
-    weights that are points; before its first affine layer only the shape changes. Outward rounding is left to
+    weights that are points; before its first affine layer come only constants that are added to inputs or multiplied
+    with them, as in a normalisation, and then changes of shape. Outward rounding is left to
     `Network.forward`. Differentiable in `x` and the weights; again, too, which then goes layer by layer.
     """
-    plan = None if rounding.active() or x.is_point else _plan(network, until)
+    first = _after_normalisation(network)
+    plan = None if rounding.active() or x.is_point else _plan(network, first, until)
     if plan is None:
         return None
+    for index in range(1, first):
+        x = network.step(index, [x] * index)
     center = torch.lerp(x.lower, x.upper, 0.5)
     return Interval(*_Chain.apply(plan, center, x.upper - center, *plan.parameters))
 
@@ -239,12 +243,24 @@ def _differentiable(
     return [next(found) if w else None for w in wanted]
 
 
-def _plan(network: Network, until: int) -> _Plan | None:
-    """The layers as links; None where there is one that fits nowhere."""
+def _after_normalisation(network: Network) -> int:
+    """The first node that is no shift or scale of the inputs."""
+    index = 1
+    while (
+        index < len(network.nodes)
+        and type(network.layers[index]) in (Shift, Scale)
+        and network.nodes[index].inputs == (index - 1,)
+    ):
+        index += 1
+    return index
+
+
+def _plan(network: Network, first: int, until: int) -> _Plan | None:
+    """The layers from the first node on as links; None where there is one that fits nowhere."""
     start: list[nn.Module] = []
     links: list[_Link] = []
     parameters: list[Tensor] = []
-    for index in range(1, until + 1):
+    for index in range(first, until + 1):
         layer, rules = network.layers[index], network.rules[index]
         if network.nodes[index].inputs != (index - 1,) or rules.owner:
             return None
