@@ -24,7 +24,7 @@ from robust_plugins.cli.loss_options import REGULARISERS, loss_of, ramp_of
 from robust_plugins.cli.printing import as_json, finite, print_json
 from robust_plugins.cli.trial import suiting, tried
 from robust_plugins.data import dataset
-from robust_plugins.decisions.registered import attack, certifier
+from robust_plugins.decisions.registered import attack, certifier, first_available
 from robust_plugins.losses import ibp_initialisation
 from robust_plugins.losses.ramp import Shape
 from robust_plugins.networks import is_file, load_model
@@ -32,6 +32,7 @@ from robust_plugins.registry.information import Kind
 from robust_plugins.registry.registry import registry
 from robust_plugins.training import Scores, fit
 from robust_plugins.training.curve import learning_curve
+from robust_plugins.training.scores import ATTACKS
 
 CONSTANT = 0.3
 """The share of the epochs before `--lr-decay linear` begins."""
@@ -91,7 +92,8 @@ def _device(ctx: click.Context, param: click.Parameter, value: str) -> torch.dev
     help=f"Added to the loss; repeatable. One of {', '.join(map(repr, REGULARISERS))}, with parameters where wanted, "
     "for example 'gradient-cert(alpha=0.5)', which makes explanations certifiable.",
 )  # fmt: skip
-@click.option("--attack", "attack_name", default="art:pgd(steps=10)", show_default=True,
+@click.option("--attack", "attack_name", default=lambda: first_available(*ATTACKS),
+              show_default=f"{ATTACKS[0]}, or {ATTACKS[1]} without ART",
               help="Evaluates after every epoch.")  # fmt: skip
 @click.option("--certifier", "certifier_name", default="interval:ibp", show_default=True,
               help="Evaluates after every epoch.")  # fmt: skip

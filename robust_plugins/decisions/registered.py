@@ -6,7 +6,8 @@ from typing import Any
 
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.decisions.certifier import Certifier
-from robust_plugins.registry.information import ComponentInfo, Kind
+from robust_plugins.registry.information import ComponentInfo, Kind, Status
+from robust_plugins.registry.naming import parse_component
 from robust_plugins.registry.registry import build, registry
 
 
@@ -22,6 +23,15 @@ def attack(name: str, /, **parameters: Any) -> Attack:
 def attacks() -> list[ComponentInfo]:
     """Every registered attack, with plugin, version and status."""
     return registry().components(Kind.ATTACK)
+
+
+def first_available(*names: str) -> str:
+    """The first of these attacks whose plugin and backend are there, or the last: for defaults that need no backend.
+
+    Names may carry parameters: `"art:pgd(steps=10)"`.
+    """
+    there = {info.name for info in attacks() if info.status is Status.LOADED}
+    return next((name for name in names if parse_component(name)[0] in there), names[-1])
 
 
 def certifier(name: str, /, **parameters: Any) -> Certifier:

@@ -34,7 +34,7 @@ def standard() -> MixedLoss:
 
 def goodfellow(*, ball: Ball, gamma: float = 0.5) -> MixedLoss:
     """FGSM. Goodfellow et al. 2015, "Explaining and harnessing adversarial examples", section 6 (alpha = 0.5)."""
-    return MixedLoss(worst="art:fgsm", gamma=gamma, ball=ball)
+    return MixedLoss(worst=components.first_available("art:fgsm", "rp:fgsm"), gamma=gamma, ball=ball)
 
 
 def madry(*, ball: Ball, gamma: float = 0.0, steps: int = 7, step: float = 2 / 8) -> MixedLoss:
@@ -127,7 +127,7 @@ def sabr(
     eps alone: `gamma`, the weight of the clean loss, is the same throughout. Where a ramp is short for its radius, a
     clean loss that gives way along it certifies more: `dataclasses.replace(loss, gamma=0.0)`.
     """
-    attack = components.attack("art:pgd", steps=steps, best=False)
+    attack = components.attack(components.first_available("art:pgd", "rp:pgd"), steps=steps, best=False)
     box = SmallBox(attack=attack, certifier=components.certifier(certifier), ratio=ratio)
     return _certified(box, ball, epochs, _steady(gamma), schedule, regularisers)
 
@@ -236,7 +236,8 @@ def recipes() -> list[ComponentInfo]:
 
 
 def _pgd(steps: int, step: float) -> Attack:
-    return components.attack("art:pgd", steps=steps, relative_step=step, best=False)
+    name = components.first_available("art:pgd", "rp:pgd")
+    return components.attack(name, steps=steps, relative_step=step, best=False)
 
 
 def _certified(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
-from robust_plugins.decisions.registered import attack, certifier
+from robust_plugins.decisions.registered import attack, certifier, first_available
 from robust_plugins.decisions.results import Certificate, Verdict
 from robust_plugins.errors import ArgumentError, ComponentError, UnsupportedModelError
 from robust_plugins.harness.arguments import decided
@@ -23,15 +23,18 @@ from robust_plugins.losses.labels import Task, labels_of
 MISSING = (Verdict.UNSUPPORTED, Verdict.ERROR, Verdict.TIMEOUT)
 """Verdicts that are no answer."""
 
+ATTACKS = ("art:pgd(steps=10)", "rp:pgd(steps=10)")
+"""What attacks where nothing else is said: the first that is installed."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:
     """A function from a model to its accuracies on these samples, to be passed to `rp.fit` as `evaluate`.
 
     - `y`: classes, in floating point too, or one-hot rows.
-    - `attack` and `certifier` are registered names, with parameters, or None to leave that column out. The attack
-      starts from `seed` every time, and what was wrong without it counts as broken. Certified accuracy counts what is
-      proved and correct.
+    - `attack` and `certifier` are registered names, with parameters, or None to leave that column out. Without a name
+      the attack is `art:pgd(steps=10)`, or `rp:pgd(steps=10)` where ART is not installed. It starts from `seed` every
+      time, and what was wrong without it counts as broken. Certified accuracy counts what is proved and correct.
 
     A model of one output z has the logits (-z/2, z/2). Raises ArgumentError for an empty batch and for labels that are
     no classes, and UnknownNameError for an unknown component.
@@ -40,7 +43,7 @@ class Scores:
     x: Float[Tensor, "batch *features"]
     y: Shaped[Tensor, "batch *outputs"]
     ball: Ball
-    attack: str | None = "art:pgd(steps=10)"
+    attack: str | None = field(default_factory=lambda: first_available(*ATTACKS))
     certifier: str | None = "interval:ibp"
     seed: int = 0
     batch_size: int = 1000

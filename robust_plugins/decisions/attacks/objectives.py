@@ -29,7 +29,7 @@ def margin(logits: Float[Tensor, "batch classes"], y: Integer[Tensor, " batch"])
     not saturate, whatever the scale of the logits.
     """
     own = y.unsqueeze(1)
-    return logits.scatter(1, own, -torch.inf).amax(1) - logits.gather(1, own).squeeze(1)
+    return logits.scatter(1, own, -torch.inf).max(1).values - logits.gather(1, own).squeeze(1)
 
 
 def cross_entropy(logits: Float[Tensor, "batch classes"], y: Integer[Tensor, " batch"]) -> Float[Tensor, " batch"]:
