@@ -187,7 +187,8 @@ class BranchAndBound(Certifier):
                     message = "an input of the box around the ball is misclassified, and none of the ball was found"
                 stopped.append(found.answer == "timeout")
                 messages.append(message)
-                say(f"sample {i}: {_WORDS[found.answer]}, {found.domains} domains")
+                margin = f", margin above {float(lower[i].min()):.4g}" if found.answer in ("timeout", "unknown") else ""
+                say(f"sample {i}: {_WORDS[found.answer]}{margin}, {found.domains} domains")
                 advance()
         return Decision(Interval(lower, torch.full_like(lower, torch.inf)), witness, tuple(stopped), tuple(messages))
 

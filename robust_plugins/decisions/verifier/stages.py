@@ -118,6 +118,8 @@ class Stages:
         """Goes on with a stage; the end of the whole verification, or None after so many multiplications."""
         search = stage.search
         counted, limit = search.count, None if work is None else search.count + int(work / search.work)
+        before = self.count - counted
+        search.tell = lambda domains, open_domains, bound: self.tell(before + domains, open_domains, bound)
         found = search.run(limit)
         self.count += stage.search.count - counted
         self.proved[stage.about] = torch.maximum(self.proved[stage.about], stage.search.proved)
