@@ -17,6 +17,7 @@ ATTACKS = {
     "rp:fgsm": {},
     "rp:pgd": {"steps": 5, "restarts": 2},
     "rp:apgd": {"steps": 12, "restarts": 2, "targets": 1},
+    "rp:square": {"queries": 20},
     "rp:margin-pgd": {"steps": 5, "restarts": 2, "targets": 2},
     "art:mim": {"steps": 5},
     "art:apgd-ce": {"steps": 5, "restarts": 2},

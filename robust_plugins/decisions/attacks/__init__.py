@@ -9,9 +9,10 @@ from robust_plugins.decisions.attacks.margin_pgd import MarginPGD
 from robust_plugins.decisions.attacks.minimal import Minimal
 from robust_plugins.decisions.attacks.pgd import FGSM, PGD
 from robust_plugins.decisions.attacks.portfolio import Strongest
+from robust_plugins.decisions.attacks.square import Square
 from robust_plugins.registry.hookspecs import Register, hookimpl
 
-__all__ = ["APGD", "CWL2", "DDN", "FGSM", "FMN", "PGD", "CWLinf", "MarginPGD", "Minimal", "Strongest"]
+__all__ = ["APGD", "CWL2", "DDN", "FGSM", "FMN", "PGD", "CWLinf", "MarginPGD", "Minimal", "Square", "Strongest"]
 
 
 @hookimpl
@@ -22,6 +23,7 @@ def register_attacks(register: Register) -> None:
     register("rp:pgd", PGD)
     register("rp:margin-pgd", MarginPGD)
     register("rp:apgd", APGD)
+    register("rp:square", Square)
     register("rp:minimal", Minimal)
     register("rp:fmn", FMN)
     register("rp:ddn", DDN)
