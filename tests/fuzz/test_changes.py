@@ -82,11 +82,11 @@ COMPONENTS: dict[str, Ask] = {
 }
 
 
-EVERY = length(5, 1)
+EVERY = length(7, 1)
 
 
 def pairs() -> list[Any]:
-    """Every component with every change in the search of hours, with each fifth one in the slow tests.
+    """Every component with every change in the search of hours, with each seventh one in the slow tests.
 
     In the fast suite all changes of one component, and some of each.
     """
