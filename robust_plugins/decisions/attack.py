@@ -28,7 +28,7 @@ from robust_plugins.harness.wrappers import QUANTISED, Landed, Model, is_quantis
 
 Target = Tensor | Literal["random", "least_likely"]
 
-EVALUATIONS = 8
+EVALUATIONS = 32
 """So many times the model has to confirm a success, where it answers one input in different ways."""
 
 ITSELF = "the input itself"
@@ -129,7 +129,7 @@ class Attack(Component, ABC):
         of one output z has the logits (-z/2, z/2); a softmax or log-softmax at its end, which changes no decision, is
         left out of logits and loss.
         Of a model that answers the same input in different ways, which is looked for at a few candidates, only those
-        successes count that eight more evaluations confirm; the logits are then those that serve the attack least, and
+        successes count that 32 more evaluations confirm; the logits are then those that serve the attack least, and
         the notes of the result say so.
         Raises ArgumentError for unusable arguments and ComponentError where the attack breaks its contract.
         """

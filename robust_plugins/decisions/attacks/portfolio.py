@@ -26,9 +26,14 @@ CROWN = 4096
 """Linear relaxation is asked by itself of networks with at most so many activations; its time grows faster than theirs,
 and an attack's does not."""
 
-WHITE_BOX = ("rp:margin-pgd(steps=20)", "rp:margin-pgd(steps=50, targets=4)")
+WHITE_BOX = (
+    "rp:margin-pgd(steps=20)",
+    "rp:margin-pgd(steps=50, targets=4)",
+    "rp:apgd(steps=75, targets=9)",
+)
+RANDOM = ("rp:margin-pgd(steps=20)", "rp:margin-pgd(steps=50)")
 BLACK_BOX = ()
-"""The list of `rp:auto`."""
+"""The lists of `rp:auto`: by gradients; of models that draw at random, where each gradient is an average; without."""
 
 MARGIN = "rp:margin-pgd"
 """Joins a list of attacks where cross-entropy saturates and none of the list is known to raise the margin."""
@@ -268,6 +273,8 @@ def default_attacks(state: Diagnosis, *, surrogates: bool) -> _Named:
     """The list of `rp:auto` for a model in this state: cheap ones first."""
     if state.blind and not (surrogates and state.passable):
         return _built(BLACK_BOX)
+    if state.random:
+        return _built((*RANDOM, *BLACK_BOX))
     return _built((*WHITE_BOX, *BLACK_BOX))
 
 
