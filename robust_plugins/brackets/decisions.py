@@ -1,4 +1,4 @@
-"""`compare`: attacks and certifiers on the same model and inputs, and whether they contradict each other."""
+"""`compare_decisions`: attacks and certifiers on the same classifier and inputs, and whether they contradict."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ The margins of both sides are computed in floating point; the model's rounding e
 that the attack found, is added."""
 
 
-def compare(
+def compare_decisions(
     model: Model,
     x: Float[Tensor, "batch *features"],
     y: Integer[Tensor, " batch"],
@@ -43,24 +43,7 @@ def compare(
     seed: int | None = None,
     progress: bool = False,
 ) -> Comparison:
-    """Runs every attack and certifier of `components` on the same samples and holds their answers together.
-
-    - `model`: gives logits of shape (batch, classes), or one output per sample; an estimator of ART stands for its
-      network with its normalisation in front.
-    - `y`: the true classes, integers of any type, shape (batch,).
-    - `components`: registered names, with parameters where wanted (`"art:pgd(steps=100)"`), or components themselves.
-      A component that raises is a row with its error; the others go on.
-    - `seed`: of all attacks, which are untargeted; None draws one, which the result states.
-    - `progress`: shows a bar on standard error, or a line per component where that is no terminal.
-
-    Beside the number of each attack stand reasons to doubt it, where there are any: zero or saturated gradients, noise
-    or an attack without gradients that finds more, success that does not rise with steps or the radius. They are looked
-    for at up to 64 samples, evenly spread, for a tenth of the attack's time or less.
-
-    All of it happens in evaluation mode. Observers (`on_run_start`, `on_record`, `on_run_end`) are told.
-
-    Raises ArgumentError for an unusable model, batch or ball, UnknownNameError for an unknown component.
-    """
+    """Does what `compare` says of classes."""
     named = resolved(components, {Kind.ATTACK: Attack, Kind.CERTIFIER: Certifier})
     size = min((c.batch_size for _, c in named if c.batch_size is not None), default=None)
     with torch.no_grad(), calling(model, x, ball) as call:

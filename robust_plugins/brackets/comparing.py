@@ -1,0 +1,88 @@
+"""`compare`: attacks and certifiers on the same model and inputs, and whether they contradict each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args, overload
+
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from robust_plugins.balls import Ball
+from robust_plugins.brackets.comparison import Comparison
+from robust_plugins.brackets.decisions import compare_decisions
+from robust_plugins.brackets.error_comparison import ErrorComparison
+from robust_plugins.brackets.labels import LabelsComparison, compare_labels
+from robust_plugins.brackets.regression import compare_errors
+from robust_plugins.decisions.attack import Attack
+from robust_plugins.decisions.certifier import Certifier
+from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.wrappers import Model
+
+Task = Literal["classes", "labels", "regression"]
+
+
+@overload
+def compare(
+    model: Model, x: Tensor, y: Tensor, ball: Ball, components: Sequence[str | Attack | Certifier], *,
+    task: Literal["classes"] = ..., seed: int | None = ..., progress: bool = ...,
+) -> Comparison: ...  # fmt: skip
+
+
+@overload
+def compare(
+    model: Model, x: Tensor, y: Tensor, ball: Ball, components: Sequence[str | Attack | Certifier], *,
+    task: Literal["labels"], seed: int | None = ..., progress: bool = ...,
+) -> LabelsComparison: ...  # fmt: skip
+
+
+@overload
+def compare(
+    model: Model, x: Tensor, y: Tensor | None, ball: Ball, components: Sequence[str | Attack | Certifier], *,
+    task: Literal["regression"], seed: int | None = ..., progress: bool = ...,
+) -> ErrorComparison: ...  # fmt: skip
+
+
+def compare(
+    model: Model,
+    x: Float[Tensor, "batch *features"],
+    y: Shaped[Tensor, "batch *outputs"] | None,
+    ball: Ball,
+    components: Sequence[str | Attack | Certifier],
+    *,
+    task: Task = "classes",
+    seed: int | None = None,
+    progress: bool = False,
+) -> Comparison | LabelsComparison | ErrorComparison:
+    """Runs every attack and certifier of `components` on the same samples and holds their answers together.
+
+    - `model`: gives logits of shape (batch, classes), or one output per sample; an estimator of ART stands for its
+      network with its normalisation in front.
+    - `y`: the true classes, integers of any type, shape (batch,).
+    - `components`: registered names, with parameters where wanted (`"art:pgd(steps=100)"`), or components themselves.
+      A component that raises is a row with its error; the others go on.
+    - `task`: "classes", of which each sample has one; "labels", of which each may have several: `y` holds 0 or 1 for
+      every one of the model's logits, a label is there where its logit is above 0, and each is compared on its own;
+      or "regression": `y` are numbers, shaped like the outputs, or None for the model's own predictions at `x`, and the
+      bracket is that of the largest error over the ball. Attacks then run twice for each output; certifiers answer
+      with their `bounds`, complete ones with those that they begin with.
+    - `seed`: of all attacks, which are untargeted; None draws one, which the result states.
+    - `progress`: shows a bar on standard error, or a line per component where that is no terminal.
+
+    Beside the number of each attack stand reasons to doubt it, where there are any: zero or saturated gradients, noise
+    or an attack without gradients that finds more, success that does not rise with steps or the radius. They are looked
+    for at up to 64 samples, evenly spread, for a tenth of the attack's time or less.
+
+    All of it happens in evaluation mode. Observers (`on_run_start`, `on_record`, `on_run_end`) are told.
+
+    Raises ArgumentError for an unusable model, batch or ball, UnknownNameError for an unknown component.
+    """
+    if task not in get_args(Task):
+        raise ArgumentError("task", repr(task), accepted=", ".join(map(repr, get_args(Task))), hint="Choose one.")
+    if task == "regression":
+        return compare_errors(model, x, y, ball, components, seed=seed, progress=progress)
+    if task == "labels":
+        return compare_labels(model, x, y, ball, components, seed=seed, progress=progress)
+    if y is None:
+        raise ArgumentError("y", "None", accepted="the true classes", hint="None is for task='regression' alone.")
+    return compare_decisions(model, x, y, ball, components, seed=seed, progress=progress)

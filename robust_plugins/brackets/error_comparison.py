@@ -1,0 +1,131 @@
+"""`ErrorComparison`: the largest errors of a regressor that attacks reached and certifiers proved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from robust_plugins.balls import Ball
+from robust_plugins.brackets.answers import closing, gathered, silence
+from robust_plugins.brackets.crossing import Crossing
+from robust_plugins.brackets.table import Table, ball_name
+from robust_plugins.harness.bracket import Bracket
+from robust_plugins.intervals import Interval
+from robust_plugins.registry.information import Kind
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorRow:
+    """The answer of one component on all samples, or why it has none."""
+
+    name: str
+    kind: Kind
+    errors: Float[Tensor, " batch"] | None
+    """An attack's: the largest error that it reached, the largest over the outputs. A certifier's: what no error
+    exceeds. None where there is no answer."""
+    x_adv: Float[Tensor, "batch *features"] | None
+    """Where an attack reached it."""
+    bounds: Interval | None
+    """A certifier's bounds on the outputs, (batch, outputs)."""
+    seconds: float
+    """Wall-clock time."""
+    error: str = ""
+    """The exception of a component that raised one."""
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorComparison:
+    """The bracket of a regressor's largest errors over a ball around each sample. Printing it gives the table.
+
+    The error of a sample is the largest `|f_j(x') - y_j|` over outputs j and inputs x' of the ball.
+    """
+
+    x: Float[Tensor, "batch *features"]
+    reference: Float[Tensor, "batch outputs"]
+    """What the outputs are compared with: the labels, or the model's own predictions at `x`."""
+    ball: Ball
+    seed: int
+    clean: Float[Tensor, " batch"]
+    """The error at `x` itself."""
+    rows: tuple[ErrorRow, ...]
+    crossings: tuple[Crossing, ...]
+
+    @property
+    def errors(self) -> Bracket[Tensor]:
+        """For each sample the largest error that was reached, and the smallest that is proved not to be exceeded."""
+        halves: list[Tensor | None] = []
+        for kind in (Kind.ATTACK, Kind.CERTIFIER):
+            found = [row.errors for row in self.rows if row.kind is kind and row.errors is not None]
+            stacked = torch.stack(found) if found else None
+            if stacked is None:
+                halves.append(None)
+            else:
+                halves.append(stacked.amax(0) if kind is Kind.ATTACK else stacked.amin(0))
+        return Bracket(*halves)
+
+    @property
+    def bracket(self) -> Bracket[float]:
+        """The mean over the samples of their largest errors."""
+        return Bracket(*(None if half is None or not len(half) else half.mean().item() for half in self.errors))
+
+    def __getitem__(self, name: str) -> ErrorRow:
+        """The row of one component, by the name that it was asked for."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(name)
+
+    @property
+    def known(self) -> str:
+        """The mean of the largest errors in words, as far as it is known, and which side has no answer."""
+        low, high = self.bracket
+        if not len(self.clean):
+            return "nothing is known of the largest error: there is no sample"
+        counts = {kind: sum(row.kind is kind for row in self.rows) for kind in (Kind.ATTACK, Kind.CERTIFIER)}
+        no_attack, no_certifier = silence("attack", counts[Kind.ATTACK]), silence("certifier", counts[Kind.CERTIFIER])
+        least = self.clean.mean().item() if low is None else low
+        if high is None:
+            words = f"the mean of the largest errors is at least {least:.4g}; {no_certifier}"
+            return words if low is not None else f"{words}; {no_attack}"
+        words = f"the mean of the largest errors is between {least:.4g} and {high:.4g}"
+        return words if low is not None else f"{words}; {no_attack}, and the lower end is the error at x itself"
+
+    def __str__(self) -> str:
+        rows = [("the model", "clean", *_figures(self.clean))]
+        words = {Kind.ATTACK: "reached", Kind.CERTIFIER: "at most"}
+        for row in self.rows:
+            cells = ("error", "") if row.errors is None else _figures(row.errors)
+            rows.append((row.name, words[row.kind], *cells))
+        missing = gathered((row.name, row.error) for row in self.rows if row.error)
+        lines = [f"{ball_name(self.ball)}: {self.known}.", *missing]
+        ends = closing([str(c) for c in self.crossings], self.bracket.complete, "a bound")
+        return f"{Table(('error of', 'is', 'mean', 'largest'), tuple(rows))}\n\n" + "\n".join([*lines, *ends])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the tensors of inputs, ready for JSON; what has no answer is None."""
+        return {
+            "samples": len(self.clean),
+            "seed": self.seed,
+            "clean": self.clean.tolist(),
+            "bracket": self.bracket.to_dict(),
+            "known": self.known,
+            "rows": [
+                {"name": row.name, "kind": row.kind.value, "errors": _finite(row.errors), "seconds": row.seconds,
+                 "error": row.error}
+                for row in self.rows
+            ],
+            "crossings": [crossing.to_dict() for crossing in self.crossings],
+        }  # fmt: skip
+
+
+def _figures(errors: Tensor) -> tuple[str, str]:
+    return (f"{errors.mean().item():.4g}", f"{errors.max().item():.4g}") if len(errors) else ("no samples", "")
+
+
+def _finite(errors: Tensor | None) -> Sequence[float | None] | None:
+    return None if errors is None else [e if abs(e) != float("inf") and e == e else None for e in errors.tolist()]

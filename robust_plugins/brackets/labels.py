@@ -1,0 +1,136 @@
+"""`LabelsComparison`: decisions about several labels of each sample, one comparison for each label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from robust_plugins.balls import Ball
+from robust_plugins.brackets.comparison import Comparison, share
+from robust_plugins.brackets.crossing import Crossing
+from robust_plugins.brackets.decisions import compare_decisions
+from robust_plugins.brackets.table import Table, ball_name
+from robust_plugins.decisions.attack import Attack
+from robust_plugins.decisions.certifier import Certifier
+from robust_plugins.decisions.results import AttackResult
+from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.bracket import Bracket
+from robust_plugins.harness.call import calling, ordinary
+from robust_plugins.harness.evaluation import fresh_seed
+from robust_plugins.harness.final_layer import before_sigmoid
+from robust_plugins.harness.wrappers import Model
+from robust_plugins.registry.information import Kind
+
+
+class Label(nn.Module):
+    """One of several outputs of a model."""
+
+    def __init__(self, model: nn.Module, place: int) -> None:
+        super().__init__()
+        self.model, self.place = model, place
+
+    def forward(self, x: Any) -> Any:  # tracing sends stand-ins for tensors
+        """One number per sample."""
+        return self.model(x)[:, self.place]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelsComparison:
+    """The brackets of the decisions about each label, and of all of them together. Printing it gives the table."""
+
+    labels: tuple[Comparison, ...]
+    """The comparison of each label: is it decided as it should be, whatever the attack?"""
+
+    @property
+    def correct(self) -> Bool[Tensor, " batch"]:
+        """Which samples have all labels right, unattacked."""
+        return torch.stack([c.correct for c in self.labels]).all(0)
+
+    @property
+    def bracket(self) -> Bracket[float]:
+        """The share of samples whose labels are all right under attack, and all certified.
+
+        Each label is attacked on its own: an attack on one of them is one on all.
+        """
+        halves = [None if any(c.bracket[i] is None for c in self.labels) else self._robust(i) for i in (0, 1)]
+        return Bracket(*halves)
+
+    @property
+    def crossings(self) -> tuple[Crossing, ...]:
+        """The contradictions of all labels."""
+        return tuple(crossing for c in self.labels for crossing in c.crossings)
+
+    def __getitem__(self, label: int) -> Comparison:
+        """The comparison of one label."""
+        return self.labels[label]
+
+    def __str__(self) -> str:
+        first = self.labels[0]
+        rows = [("the model", "clean", *(f"{c.clean:.3f}" if len(c.y) else "no samples" for c in self.labels))]
+        for i, row in enumerate(first.rows):
+            word = "attacked" if row.kind is Kind.ATTACK else "certified"
+            rows.append((row.name, word, *(c.rows[i].cell for c in self.labels)))
+        table = Table(("accuracy of", "is", *(f"label {i}" for i in range(len(self.labels)))), tuple(rows))
+        high, low = self.bracket
+        ends = [f"at least {low:.3f}"] * (low is not None) + [f"at most {high:.3f}"] * (high is not None)
+        all_right = f"all labels stay right for {' and '.join(ends) or 'an unknown share'} of the samples"
+        known = [f"label {i}: {c.known}." for i, c in enumerate(self.labels)]
+        crossed = [f"CONTRADICTION at label {i}, {x}" for i, c in enumerate(self.labels) for x in c.crossings]
+        held = any(c.bracket.complete for c in self.labels)
+        verdict = crossed or [f"No attack {'contradicts' if held else 'was held against'} a certificate."]
+        return f"{table}\n\n" + "\n".join([f"{ball_name(first.ball)}: {all_right}.", *known, *verdict])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the tensors, ready for JSON."""
+        return {"bracket": self.bracket.to_dict(), "labels": [c.to_dict() for c in self.labels]}
+
+    def _robust(self, half: int) -> float | None:
+        stays = torch.ones_like(self.correct)
+        for c in self.labels:
+            resisted, certified = c.correct.clone(), torch.zeros_like(c.correct)
+            for row in c.rows:
+                if isinstance(row.result, AttackResult):
+                    resisted &= ~row.result.success
+                elif row.result is not None:
+                    certified |= row.result.certified
+            stays &= certified if half else resisted
+        return share(stays)
+
+
+def compare_labels(
+    model: Model,
+    x: Float[Tensor, "batch *features"],
+    y: Tensor | None,
+    ball: Ball,
+    components: Sequence[str | Attack | Certifier],
+    *,
+    seed: int | None = None,
+    progress: bool = False,
+) -> LabelsComparison:
+    """Does what `compare` says of `task="labels"`."""
+    with torch.no_grad(), calling(model, x, ball) as call:
+        module: nn.Module = call.model
+        out = module(call.x[:1].clone() if len(x) else call.x.clone())
+        if isinstance(out, Tensor):
+            module = before_sigmoid(module, call.x[:1], out) or module
+    shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    labels = None if y is None else ordinary(y)
+    right = labels is not None and isinstance(out, Tensor) and out.dim() == 2 and labels.shape == (len(x), out.shape[1])
+    if labels is None or not right or not bool(((labels == 0) | (labels == 1)).all()):
+        raise ArgumentError(
+            "y", "None" if y is None else f"of shape {tuple(y.shape)}, for outputs of shape {shape}",
+            accepted="0 or 1 for every sample and label, of the shape of the model's logits (batch, labels)",
+            hint="A label is decided to be there where its logit is above 0.",
+        )  # fmt: skip
+    seed = fresh_seed() if seed is None else seed
+    return LabelsComparison(
+        tuple(
+            compare_decisions(Label(module, i), x, labels[:, i].long(), ball, components, seed=seed, progress=progress)
+            for i in range(labels.shape[1])
+        )
+    )
