@@ -1,5 +1,6 @@
 # make demo       attacks and certificates of a small network side by side, and a page in out/
 # make test       the test suite; test-all adds the slow tests
+# make compare    speed beside ART, auto_LiRPA, torchattacks, foolbox and loops by hand: a page in out/, in 20 minutes
 # make check      lint, formatting, types, and which part may import which
 # make clean      removes the virtual environment and everything built
 
@@ -18,7 +19,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all compare check clean
 
 demo: $(STAMP)
 	$(BIN)/python -m robust_plugins.demo
@@ -31,6 +32,10 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(PYTEST)
+
+# VNNCOMP: a folder of published verification benchmarks; without it that comparison is left out.
+compare: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python integration/comparisons/compare.py $(if $(VNNCOMP),--vnncomp "$(VNNCOMP)")
 
 check: $(STAMP)
 	$(BIN)/ruff check .

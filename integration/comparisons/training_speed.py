@@ -169,6 +169,11 @@ def art_epoch(name: str, data: rp.Dataset, batch: int, batches: int, *, certifie
 
 def ratio(run: Callable[[], object], standard: Callable[[], object], repeats: int) -> float:
     """How often `standard` fits into `run`, in CPU time."""
+    return statistics.median(ratios(run, standard, repeats))
+
+
+def ratios(run: Callable[[], object], standard: Callable[[], object], repeats: int) -> list[float]:
+    """The same, run by run."""
 
     def seconds(f: Callable[[], object]) -> float:
         start = time.process_time()
@@ -182,7 +187,7 @@ def ratio(run: Callable[[], object], standard: Callable[[], object], repeats: in
         middle, after = seconds(run), seconds(standard)
         found.append(2 * middle / (before + after))
         before = after
-    return statistics.median(found)
+    return found
 
 
 def costs(name: str, subject: str, data: rp.Dataset, *, batch: int, batches: int, repeats: int) -> dict[str, float]:

@@ -15,7 +15,7 @@ import torch
 from robust_plugins.balls import Ball
 from robust_plugins.benchmark.configuration import Configuration
 from robust_plugins.benchmark.hashing import component_hash
-from robust_plugins.benchmark.planning import Asked, asked, balls_of, batches
+from robust_plugins.benchmark.planning import Contender, asked, balls_of, plan
 from robust_plugins.benchmark.store import Store
 from robust_plugins.benchmark.subjects import Subject, loss_of, read_data, read_model, samples_of
 from robust_plugins.errors import ArgumentError, RobustPluginsError
@@ -106,7 +106,7 @@ def check(configuration: Configuration, folder: Path, cache: Path, store: Path) 
     return found
 
 
-def _built(configuration: Configuration, found: Checked) -> list[Asked]:
+def _built(configuration: Configuration, found: Checked) -> list[Contender]:
     """The components that can be built; one problem for each that cannot."""
     built = []
     for table in ("components", "explanations"):
@@ -134,7 +134,7 @@ def _fits(subject: Subject, configuration: Configuration) -> None:
 
 
 def _count(
-    configuration: Configuration, components: list[Asked], subjects: list[Subject], store: Path, found: Checked
+    configuration: Configuration, components: list[Contender], subjects: list[Subject], store: Path, found: Checked
 ) -> None:
     there: set[str] = set()
     known: dict[str, float] = {}
@@ -149,17 +149,16 @@ def _count(
         known = {name: sum(all_) / len(all_) for name, all_ in sums.items()}
     limits = {a.name: a.timeout for a in components}
     hashes = {a.name: component_hash(a.method, a.component, a.parameters) for a in components}
-    for batch in batches(configuration, subjects, (), ""):
-        left = [record for record in batch.records if record.identity not in there]
-        found.rows += len(batch.records)
-        found.there += len(batch.records) - len(left)
-        name = batch.records[0].component
+    planned = plan(configuration, subjects, there, "")
+    found.rows, found.there = planned.total, planned.total - planned.left
+    for batch in planned.batches:
+        name = batch.component
         if name not in hashes:
             continue
         if hashes[name] in known:
-            found.expected += known[hashes[name]] * len(left)
-        elif left:
-            found.unknown[name] = found.unknown.get(name, 0.0) + limits[name] * len(left)
+            found.expected += known[hashes[name]] * len(batch)
+        else:
+            found.unknown[name] = found.unknown.get(name, 0.0) + limits[name] * len(batch)
 
 
 def _check_device(device: str) -> None:

@@ -96,6 +96,8 @@ class Component(_Table):
     """Seconds for each sample; None for the study's."""
     data: list[str] | None = None
     models: list[str] | None = None
+    target: Literal["random", "least_likely"] | None = None
+    """Of attacks: the class to be reached, `"random"` other than the label or the `"least_likely"`; None for any."""
 
 
 class Explanation(Component):

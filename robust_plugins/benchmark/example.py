@@ -48,6 +48,7 @@ use = "interval:crown"
 # [[components]]
 # use = "art:pgd(steps=40)"               # pip install "robust_plugins[art]"
 # name = "PGD"
+# target = "least_likely"                 # or "random": a class to be reached
 
 # [[components]]
 # use = "interval:branch-and-bound"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from robust_plugins.benchmark.work import Answers, Job, answered, failed, known, serve
+from robust_plugins.benchmark.work import POISONED, Answers, Job, answered, failed, known, serve
 from robust_plugins.decisions.results import Verdict
 from robust_plugins.harness.served import DiedError, OverdueError, Served
 
@@ -79,7 +80,7 @@ def execute(number: int, job: Job, parcel: Parcel, isolate: bool) -> tuple[int, 
     with _device_of(job) as placed:
         if not isolate:
             return number, answered(placed, b"" if known(placed) else _content(parcel))
-        return number, _isolated(placed, parcel)
+        return number, _without_what_crashes(placed, parcel)
 
 
 def stop_all() -> None:
@@ -90,6 +91,35 @@ def stop_all() -> None:
         _all.clear()
     global _own
     _own = threading.local()
+
+
+def _without_what_crashes(job: Job, parcel: Parcel) -> Answers:
+    """The answers of a job; where it crashes the process, those of its halves, until the samples that do it are alone.
+
+    A component that crashes on many samples is given up after about as many crashes as it takes to find two of them.
+    """
+    left = 2 * math.ceil(math.log2(len(job.samples) or 1)) + 2
+
+    def answers(places: Sequence[int]) -> Answers:
+        nonlocal left
+        if not left:
+            cause = "not run: the component crashes on other samples of its batch"
+            return replace(failed(len(places), Verdict.ERROR, cause), calls=[tuple(places)] * len(places))
+        share = len(places) / len(job.samples)
+        part = replace(job, samples=tuple(job.samples[i] for i in places), timeout=job.timeout * share)
+        start = time.perf_counter()
+        try:
+            return replace(_isolated(part, parcel), calls=[tuple(places)] * len(places))
+        except DiedError as error:
+            left -= 1
+            if len(places) == 1 or job.kind == POISONED:  # a training cannot be halved
+                found = failed(len(places), Verdict.ERROR, str(error), time.perf_counter() - start)
+                return replace(found, calls=[tuple(places)] * len(places))
+        half = len(places) // 2
+        first, second = answers(places[:half]), answers(places[half:])
+        return Answers(first.rows + second.rows, first.artifacts | second.artifacts, first.calls + second.calls)
+
+    return answers(range(len(job.samples)))
 
 
 def _isolated(job: Job, parcel: Parcel) -> Answers:
@@ -104,8 +134,6 @@ def _isolated(job: Job, parcel: Parcel) -> Answers:
             answers = process.ask((job, _content(parcel)), limit)
     except OverdueError as error:
         return failed(len(job.samples), Verdict.TIMEOUT, str(error), time.perf_counter() - start)
-    except DiedError as error:
-        return failed(len(job.samples), Verdict.ERROR, str(error), time.perf_counter() - start)
     assert isinstance(answers, Answers)
     return answers
 

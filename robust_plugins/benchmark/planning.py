@@ -6,7 +6,7 @@ import math
 import os
 import platform
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -16,7 +16,8 @@ from robust_plugins.balls import BALLS, Ball
 from robust_plugins.benchmark.configuration import Component as Entry
 from robust_plugins.benchmark.configuration import Configuration, Explanation
 from robust_plugins.benchmark.hashing import component_hash, parameters_of
-from robust_plugins.benchmark.records import CLEAN, Record, ball_fields, canonical, ranges
+from robust_plugins.benchmark.records import CLEAN, Asked, Record, ball_fields, canonical, identities, ranges
+from robust_plugins.benchmark.sources import unreleased
 from robust_plugins.benchmark.subjects import Subject
 from robust_plugins.benchmark.work import Answers, Job
 from robust_plugins.errors import ArgumentError
@@ -34,7 +35,7 @@ GRACE = 30.0
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class Contender:
     """A component as the study asks it."""
 
     name: str
@@ -60,21 +61,48 @@ class Batch:
 
     job: Job
     packed: bytes
-    records: list[Record]
+    component: str
+    """What the study calls it."""
+    common: dict[str, Any]
+    """The fields of `Record` that all rows share."""
+    own: Sequence[dict[str, Any]]
+    """For each row the fields that are its own."""
+    identities: Sequence[str]
+    """Of each row."""
+
+    def __len__(self) -> int:
+        return len(self.own)
 
     def answered(self, answers: Answers) -> list[Record]:
         """The records with their answers."""
-        return [replace(record, **row) for record, row in zip(self.records, answers.rows, strict=True)]
+        rows = zip(self.own, answers.rows, strict=True)
+        if len(set(answers.calls)) < 2:
+            return [Record(**self.common | own | row) for own, row in rows]
+        calls = [ranges([self.own[place]["sample"] for place in call]) for call in answers.calls]
+        return [Record(**self.common | o | row | {"batch": call}) for (o, row), call in zip(rows, calls, strict=True)]
 
 
-def asked(configuration: Configuration) -> list[Asked]:
+@dataclass
+class Plan:
+    """All rows of a study: the batches that are left to compute, and what is there, or computed once for two."""
+
+    batches: list[Batch]
+    total: int = 0
+    """All rows."""
+    left: int = 0
+    """Those of the batches."""
+    aliases: list[Asked] = field(default_factory=list)
+    """Rows that another row of the same identity answers."""
+
+
+def asked(configuration: Configuration) -> list[Contender]:
     """Every component of a study, built. Raises UnknownNameError, PluginError and ArgumentError."""
-    found = [Asked(CLEAN, CLEAN, CLEAN, None, {}, configuration.timeout)]
+    found = [Contender(CLEAN, CLEAN, CLEAN, None, {}, configuration.timeout)]
     entries = (*configuration.components, *configuration.explanations)
     return found + [_asked(entry, configuration.timeout) for entry in entries]
 
 
-def _asked(entry: Entry, default: float) -> Asked:
+def _asked(entry: Entry, default: float) -> Contender:
     kinds = EXPLANATIONS if isinstance(entry, Explanation) else DECISIONS
     method, written = parse_component(entry.use)
     kind = registry().kind_of(entry.use, kinds)
@@ -94,14 +122,19 @@ def _asked(entry: Entry, default: float) -> Asked:
     limit = timeout
     if stops:
         limit = max(timeout, float(parameters.get("timeout", math.inf)))
-    return Asked(
+    return Contender(
         entry.name or entry.use, method, kind.value, component, _call(entry, kind), limit, entry.data, entry.models
     )
 
 
 def _call(entry: Entry, kind: Kind) -> dict[str, Any]:
+    if entry.target is not None and kind is not Kind.ATTACK:
+        raise ArgumentError(
+            f"{entry.use}.target", repr(entry.target), accepted="none, but of attacks on decisions",
+            hint="Leave it out.",
+        )  # fmt: skip
     if not isinstance(entry, Explanation):
-        return {}
+        return {} if entry.target is None else {"target": entry.target}
     found: dict[str, Any] = {"of": entry.of, "radius": entry.radius}
     attack = kind is Kind.EXPLANATION_ATTACK
     wrong, needed = ("delta", "threshold") if attack else ("threshold", "delta")
@@ -129,28 +162,37 @@ def balls_of(configuration: Configuration, clip: tuple[float, float] | None) -> 
     return found
 
 
-def batches(
-    configuration: Configuration, subjects: Sequence[Subject], there: Collection[str], created: str
-) -> Iterator[Batch]:
+def plan(
+    configuration: Configuration,
+    subjects: Sequence[Subject],
+    there: Collection[str],
+    created: str,
+    named: Collection[Asked] = (),
+) -> Plan:
     """The batches of all rows whose identities are not `there`, in the order of the study.
 
     Samples keep the places that they have among batches of `batch_size`, so that a study that was interrupted between
-    batches goes on as it would have.
+    batches goes on as it would have. `named` are the rows that can be found under the study's names already.
     """
-    components = asked(configuration) if configuration.balls else []
+    found, planned = Plan([]), set(there)
+    known = set(named)
     for subject in subjects:
-        for component in components:
-            for ball, seed in _questions(configuration, subject, component):
-                yield from _batches(configuration, subject, component, ball, seed, there, created)
+        for contender in asked(configuration) if configuration.balls else ():
+            for ball, seed in _questions(configuration, subject, contender):
+                for batch, rows in _batches(configuration, subject, contender, ball, seed, planned, created):
+                    found.total += len(rows)
+                    for row in rows:
+                        if row.identity not in planned:
+                            planned.add(row.identity)
+                        elif row not in known:
+                            found.aliases.append(row)
+                    if batch is not None:
+                        found.left += len(batch)
+                        found.batches.append(batch)
+    return found
 
 
-def rows(configuration: Configuration, subjects: Sequence[Subject]) -> int:
-    """How many rows a study has, its poisoning apart."""
-    components = asked(configuration) if configuration.balls else []
-    return sum(len(s.x) * len(_questions(configuration, s, component)) for s in subjects for component in components)
-
-
-def _questions(configuration: Configuration, subject: Subject, component: Asked) -> list[tuple[Ball | None, int]]:
+def _questions(configuration: Configuration, subject: Subject, component: Contender) -> list[tuple[Ball | None, int]]:
     """The balls and seeds of one component on one subject."""
     if not _meant(component, subject):
         return []
@@ -160,46 +202,53 @@ def _questions(configuration: Configuration, subject: Subject, component: Asked)
     return [(ball, seed) for ball in balls for seed in (configuration.seeds if _random(component) else [0])]
 
 
-def _meant(component: Asked, subject: Subject) -> bool:
+def _meant(component: Contender, subject: Subject) -> bool:
     return (component.data is None or subject.data in component.data) and (
         component.models is None or subject.model in component.models
     )
 
 
-def _random(component: Asked) -> bool:
+def _random(component: Contender) -> bool:
     return component.kind in (Kind.ATTACK.value, Kind.EXPLANATION_ATTACK.value)
 
 
 def _batches(
-    configuration: Configuration, subject: Subject, asked: Asked, ball: Ball | None, seed: int, there: Collection[str],
-    created: str,
-) -> Iterator[Batch]:  # fmt: skip
-    run, parameters = configuration.run, asked.parameters
-    common = Record(
-        model=subject.model, data=subject.data, sample=0, component=asked.name, method=asked.method, kind=asked.kind,
-        parameters=parameters, seed=seed, verdict="", label=0, model_hash=subject.model_hash, input_hash="",
-        component_hash=component_hash(asked.method, asked.component, parameters),
-        versions=versions(asked.method), device=run.device, threads=run.threads, batch_size=run.batch_size,
-        machine=machine(), created=created, **ball_fields(ball),
-    )  # fmt: skip
-    pickled = _pickled(asked.component)
-    labels = subject.y.tolist()
-    for start in range(0, len(subject.x), run.batch_size):
-        chosen = []
-        for i in range(start, min(start + run.batch_size, len(subject.x))):
-            record = replace(common, sample=subject.first + i, label=labels[i], input_hash=subject.input_hashes[i])
-            if record.identity not in there:
-                chosen.append((i, record))
+    configuration: Configuration, subject: Subject, contender: Contender, ball: Ball | None, seed: int,
+    there: Collection[str], created: str,
+) -> Iterator[tuple[Batch | None, list[Asked]]]:  # fmt: skip
+    """Each batch, None where nothing of it is left to compute, and all its rows."""
+    run, parameters = configuration.run, contender.parameters
+    common = {
+        "model": subject.model, "data": subject.data, "component": contender.name, "method": contender.method,
+        "kind": contender.kind, "parameters": parameters, "seed": seed, "model_hash": subject.model_hash,
+        "component_hash": component_hash(contender.method, contender.component, parameters),
+        "versions": versions_of(contender.method, contender.component), "device": run.device, "threads": run.threads,
+        "batch_size": run.batch_size, "machine": machine(), "created": created, **ball_fields(ball),
+    }  # fmt: skip
+    pickled = _pickled(contender.component)
+    labels, hashes = subject.y.tolist(), subject.input_hashes
+    names = identities(common, hashes, labels)
+    for start in range(0, len(names), run.batch_size):
+        places = range(start, min(start + run.batch_size, len(names)))
+        rows = [Asked(names[i], subject.model, subject.data, subject.first + i, contender.name) for i in places]
+        # The same input with the same label is asked once, where it comes first.
+        firsts = {names[i]: i for i in reversed(places) if names[i] not in there}
+        chosen = sorted(firsts.values())
         if not chosen:
+            yield None, rows
             continue
-        together = ranges([record.sample for _, record in chosen])
         job = Job(
-            subject=subject.key, kind=asked.kind, component=pickled, ball=ball, samples=tuple(i for i, _ in chosen),
-            seed=seed, call=tuple(asked.call.items()), device=run.device, threads=run.threads,
-            timeout=asked.timeout * len(chosen) + (GRACE if hasattr(asked.component, "timeout") else 0.0),
-            keep="examples" in configuration.keep, modules=backends_of(asked.method),
+            subject=subject.key, kind=contender.kind, component=pickled, ball=ball, samples=tuple(chosen), seed=seed,
+            call=tuple(contender.call.items()), device=run.device, threads=run.threads,
+            timeout=contender.timeout * len(chosen) + (GRACE if hasattr(contender.component, "timeout") else 0.0),
+            keep="examples" in configuration.keep, modules=backends_of(contender.method),
         )  # fmt: skip
-        yield Batch(job, subject.packed, [replace(record, batch=together) for _, record in chosen])
+        together = ranges([subject.first + i for i in chosen])
+        own = [{"sample": subject.first + i, "label": labels[i], "input_hash": hashes[i]} for i in chosen]
+        yield (
+            Batch(job, subject.packed, contender.name, common | {"batch": together}, own, [names[i] for i in chosen]),
+            rows,
+        )
 
 
 def _pickled(component: Component | None) -> bytes:
@@ -211,15 +260,29 @@ def _pickled(component: Component | None) -> bytes:
 
 
 @cache
-def versions(method: str) -> str:
-    """The versions of the package, of the plugin behind a registered name, of its backends and torch, as JSON."""
+def versions(method: str, *modules: str) -> str:
+    """The versions of the package, of the plugin behind a registered name, of its backends and torch, as JSON.
+
+    `modules` are those of the component's class. What is no release has a hash of its source code besides.
+    """
     found = {"robust_plugins": version_of("robust_plugins"), "torch": torch.__version__}
     for plugin in registry().plugins():
         if method in plugin.components:
             if plugin.distribution:
                 found[plugin.distribution] = plugin.version
             found |= {name: version for name, _, version in (b.partition(" ") for b in plugin.backends)}
+    for module in dict.fromkeys(("robust_plugins", *backends_of(method), *modules)):
+        package, source = unreleased(module)
+        if source:
+            found[f"source of {package}"] = source
     return canonical(found)
+
+
+def versions_of(method: str, component: Component | None) -> str:
+    """`versions` of a component and of the classes that its own is derived from."""
+    if component is None:
+        return versions(method)
+    return versions(method, *(kind.__module__ for kind in type(component).__mro__ if kind is not object))
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robust_plugins.benchmark.configuration import Configuration, Poisoning
 from robust_plugins.benchmark.hashing import component_hash, model_hash, parameters_of, tensor_hash
-from robust_plugins.benchmark.planning import Batch, machine, versions
+from robust_plugins.benchmark.planning import Batch, machine, versions, versions_of
 from robust_plugins.benchmark.records import POISONING_CERTIFIER, Record, canonical, digest, ranges
 from robust_plugins.benchmark.subjects import read_data, read_model, samples_of
 from robust_plugins.benchmark.work import POISONED, Answers, Job
@@ -111,7 +111,7 @@ def poisoned_batches(configuration: Configuration, folder: Path, created: str) -
     for entry in configuration.poisoning:
         for seed in configuration.seeds:
             case, first = _case(configuration, entry, folder, seed)
-            records = list(_records(configuration, case, first, created))
+            own = list(_rows(configuration, case, first, created))
             import cloudpickle
 
             packed = bytes(cloudpickle.dumps(case))
@@ -120,12 +120,24 @@ def poisoned_batches(configuration: Configuration, folder: Path, created: str) -
                 kind=POISONED,
                 component=b"",
                 ball=None,
-                samples=tuple(range(len(records))),
+                samples=tuple(range(len(own))),
                 seed=seed,
                 threads=configuration.run.threads,
                 timeout=entry.timeout,
             )
-            yield Batch(job, packed, records)
+            identities = [Record(**row, verdict="").identity for row in own]
+            yield Batch(job, packed, entry.name, {}, own, identities)
+
+
+def trained_again(configuration: Configuration, name: str, seed: int, folder: Path) -> dict[tuple[str, ...], Any]:
+    """The answers of a poisoned training that is done once more, by the hashes of training, component and input."""
+    entry = next(p for p in configuration.poisoning if p.name == name)
+    case, first = _case(configuration, entry, folder, seed)
+    rows = _rows(configuration, case, first, "")
+    return {
+        (row["model_hash"], row["component_hash"], row["input_hash"]): answer
+        for row, answer in zip(rows, case.answers().rows, strict=True)
+    }
 
 
 def _case(configuration: Configuration, entry: Poisoning, folder: Path, seed: int) -> tuple[Case, int]:
@@ -148,38 +160,33 @@ def _training_batches(data: Dataset, entry: Poisoning, dtype: torch.dtype, seed:
     return list(zip(x.split(entry.batch_size), y.split(entry.batch_size), strict=True))
 
 
-def _records(configuration: Configuration, case: Case, first: int, created: str) -> Iterator[Record]:
-    """The rows of the certifier, and of each attack, without their answers."""
+def _rows(configuration: Configuration, case: Case, first: int, created: str) -> Iterator[dict[str, Any]]:
+    """The fields of the rows of the certifier, and of each attack, without their answers."""
     entry, run = case.entry, configuration.run
     budget = parse_budget(entry.budget, "budget")
     said = {field.name: getattr(budget, field.name) for field in fields(budget)}
     samples = [first + i for i in range(len(case.x))]
     parameters = canonical({"training": case.settings, "budget": said})
-    common = Record(
-        model=entry.model, data=entry.data, sample=0, norm=budget.norm if budget.points else "",
-        eps=budget.eps if isinstance(budget.eps, float) else 0.0, component=entry.name, method=CERTIFIER,
-        kind=POISONING_CERTIFIER, parameters=parameters, seed=case.seed, verdict="", label=0, model_hash=case.hash(),
-        input_hash="", component_hash=component_hash(CERTIFIER, None, parameters), versions=versions(CERTIFIER),
-        threads=run.threads, batch_size=entry.batch_size, batch=ranges(samples), machine=machine(), created=created,
-    )  # fmt: skip
+    common = {
+        "model": entry.model, "data": entry.data, "norm": budget.norm if budget.points else "",
+        "eps": budget.eps if isinstance(budget.eps, float) else 0.0, "component": entry.name, "method": CERTIFIER,
+        "kind": POISONING_CERTIFIER, "parameters": parameters, "seed": case.seed, "model_hash": case.hash(),
+        "component_hash": component_hash(CERTIFIER, None, parameters), "versions": versions(CERTIFIER),
+        "threads": run.threads, "batch_size": entry.batch_size, "batch": ranges(samples), "machine": machine(),
+        "created": created,
+    }  # fmt: skip
     kinds = [common]
     for name, attack in case.attacks:
-        own = parameters_of(attack, {"training": case.settings, "budget": said})
-        kinds.append(
-            replace(
-                common,
-                component=f"{entry.name}: {name}",
-                method=_method(name),
-                kind=Kind.POISONING_ATTACK.value,
-                parameters=own,
-                component_hash=component_hash(_method(name), attack, own),
-                versions=versions(_method(name)),
-            )
-        )
+        method, own = _method(name), parameters_of(attack, {"training": case.settings, "budget": said})
+        kinds.append(common | {
+            "component": f"{entry.name}: {name}", "method": method, "kind": Kind.POISONING_ATTACK.value,
+            "parameters": own, "component_hash": component_hash(method, attack, own),
+            "versions": versions_of(method, attack),
+        })  # fmt: skip
     hashes = [tensor_hash(x) for x in case.x]
-    for record in kinds:
+    for row in kinds:
         for i, sample in enumerate(samples):
-            yield replace(record, sample=sample, label=int(case.y[i]), input_hash=hashes[i])
+            yield row | {"sample": sample, "label": int(case.y[i]), "input_hash": hashes[i]}
 
 
 def _method(name: str) -> str:

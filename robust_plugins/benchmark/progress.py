@@ -43,7 +43,7 @@ class Lines(Report):
 
     def begun(self, left: list[Batch], total: int) -> None:
         """Prints how much there is to do."""
-        self._left = sum(len(batch.records) for batch in left)
+        self._left = sum(map(len, left))
         self._start = self._last = time.monotonic()
         self.say(f"{self._left} of {total} records to compute, in {len(left)} batches")
 
@@ -76,7 +76,7 @@ class Bars(Report):
         """Draws the bars."""
         rows: Counter[str] = Counter()
         for batch in left:
-            rows[batch.records[0].component] += len(batch.records)
+            rows[batch.component] += len(batch)
         self.say(f"{rows.total()} of {total} records to compute")
         if rows:
             self._tasks[""] = self._display.add_task("all", total=rows.total(), failed="")
@@ -85,7 +85,7 @@ class Bars(Report):
 
     def told(self, batch: Batch, records: Sequence[Record]) -> None:
         """Moves the bars."""
-        name = batch.records[0].component
+        name = batch.component
         failed = sum(r.verdict in ("error", "timeout") for r in records)
         for key in ("", name):
             self._failures[key] += failed

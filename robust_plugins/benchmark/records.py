@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from robust_plugins.balls import BALLS, Ball
 
@@ -56,7 +56,8 @@ class Record:
     """A value of `rp.Verdict`. An attack's is `falsified` where it succeeds and else `unknown`: no failed attack is a
     proof. A clean row counts as the attack that leaves the input as it is."""
     success: bool | None = None
-    """Of attacks: whether the decision is wrong, or the explanation changed by more than allowed; None of others."""
+    """Of attacks: whether the decision is wrong, the target reached where there is one, or the explanation changed by
+    more than allowed; None of others."""
     margin: float | None = None
     """Of a certifier the proved lower bound of `min_j (z_y - z_j)` over the ball; of an attack, and of a clean row, the
     margin where it arrived. Of explanations the width of the widest feature: proved by a certifier, achieved by an
@@ -122,6 +123,30 @@ COLUMNS = ("identity", *(field.name for field in fields(Record)))
 """The columns of a store, in its order."""
 
 
+class Asked(NamedTuple):
+    """A row that a study asks for, under the names that it gives to model, data, sample and component.
+
+    Two rows of one identity are computed once: equal weights under two names, or a component that is listed twice.
+    """
+
+    identity: str
+    model: str
+    data: str
+    sample: int
+    component: str
+
+
+def identities(common: Mapping[str, Any], input_hashes: Sequence[str], labels: Sequence[int]) -> list[str]:
+    """`Record.identity` of many records that differ in their inputs alone; `common` has the fields of all of them."""
+    before, *after = (name for name in _IDENTITY if name not in ("input_hash", "label"))
+    first = _counted(repr(common[before]))
+    last = b"".join(_counted(repr(common[name])) for name in after)
+    return [
+        hashlib.blake2b(first + _counted(repr(input_hash)) + _counted(repr(label)) + last, digest_size=16).hexdigest()
+        for input_hash, label in zip(input_hashes, labels, strict=True)
+    ]
+
+
 def canonical(value: Any) -> str:
     """`value` as JSON of one form: keys sorted, no spaces, NaN refused, tuples as lists, other things by their repr."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr)
@@ -130,10 +155,15 @@ def canonical(value: Any) -> str:
 def digest(*parts: str | bytes) -> str:
     """A hash of texts and bytes, in order: 32 hexadecimal digits (BLAKE2b, 128 bits)."""
     found = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        content = part.encode() if isinstance(part, str) else part
-        found.update(len(content).to_bytes(8, "little") + content)  # so that no two lists run together
+    for content in parts:
+        found.update(_counted(content))
     return found.hexdigest()
+
+
+def _counted(content: str | bytes) -> bytes:
+    """`content` behind its length, so that no two lists run together."""
+    content = content.encode() if isinstance(content, str) else content
+    return len(content).to_bytes(8, "little") + content
 
 
 def ball_fields(ball: Ball | None) -> Mapping[str, Any]:

@@ -113,7 +113,7 @@ def _record(identity: str, stores: Sequence[Path], say: Callable[[str], None]) -
     """A record and its subject, from the store that has it."""
     for path in stores:
         with Store(path) as store:
-            for record in store.records(where={"identity": identity}):
+            for record in store.records(where={"identity": identity}, aliases=False):
                 if record.kind in (Kind.POISONING_ATTACK.value, POISONING_CERTIFIER):
                     raise KeyError("poisoned trainings are seen again by running the study into another store")
                 return record, Subjects(store, None, say)[record]

@@ -17,7 +17,7 @@ from typing import Any
 
 from robust_plugins.benchmark.configuration import Configuration, Run
 from robust_plugins.benchmark.executing import Held, InRay, OnDisk, Parcel, execute, hold, let_go, stop_all
-from robust_plugins.benchmark.planning import Batch, batches, rows
+from robust_plugins.benchmark.planning import Batch, plan
 from robust_plugins.benchmark.poisoned import poisoned_batches
 from robust_plugins.benchmark.records import Record, digest
 from robust_plugins.benchmark.store import Store
@@ -79,18 +79,19 @@ def run(
     """
     start, created = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     there = store.identities(answered=retry)
+    found = plan(configuration, subjects, there, created, store.asked())
     trainings = list(poisoned_batches(configuration, folder, created))
-    total = rows(configuration, subjects) + sum(len(batch.records) for batch in trainings)
-    left = list(batches(configuration, subjects, there, created))
-    left += [batch for batch in trainings if any(record.identity not in there for record in batch.records)]
-    outcome = Outcome(store.path, total, total - sum(len(batch.records) for batch in left))
+    left = found.batches + [batch for batch in trainings if not there.issuperset(batch.identities)]
+    total = found.total + sum(map(len, trainings))
+    outcome = Outcome(store.path, total, total - sum(map(len, left)))
     begun(left, total)
     store.insert((), _kept(configuration, subjects))
+    store.insert_aliases(found.aliases)
     try:
-        with _answers(configuration.run, left) as found:
-            for number, answers in found:
+        with _answers(configuration.run, left) as coming:
+            for number, answers in coming:
                 records = left[number].answered(answers)
-                store.insert(records, answers.artifacts, replace=retry)
+                store.insert(records, answers.artifacts, identities=left[number].identities, replace=retry)
                 outcome.written += len(records)
                 outcome.busy += sum(record.seconds or 0.0 for record in records)
                 outcome.failures.update((r.component, r.error) for r in records if r.verdict in FAILURES)

@@ -7,10 +7,11 @@ import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from robust_plugins.benchmark.records import COLUMNS, Record, digest
+from robust_plugins.benchmark.records import COLUMNS, Asked, Record, digest
 from robust_plugins.errors import ArgumentError, PluginError
 
 FORMAT = 1
@@ -19,12 +20,17 @@ FORMAT = 1
 _SQL = {"str": "TEXT NOT NULL", "int": "INTEGER NOT NULL", "float": "REAL NOT NULL", "int | None": "INTEGER",
         "float | None": "REAL", "bool | None": "INTEGER"}  # fmt: skip
 _FIELDS = tuple(field.name for field in fields(Record))
+_values = attrgetter(*_FIELDS)
 _BOOLEANS = tuple(field.name for field in fields(Record) if field.type == "bool | None")
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS records (
     identity TEXT NOT NULL UNIQUE, {", ".join(f"{field.name} {_SQL[str(field.type)]}" for field in fields(Record))}
 );
 CREATE TABLE IF NOT EXISTS artifacts (hash TEXT NOT NULL UNIQUE, content BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS aliases (
+    identity TEXT NOT NULL, model TEXT NOT NULL, data TEXT NOT NULL, sample INTEGER NOT NULL, component TEXT NOT NULL,
+    UNIQUE (identity, model, data, sample, component)
+);
 CREATE TABLE IF NOT EXISTS trainings (
     model_hash TEXT NOT NULL, model TEXT NOT NULL, data TEXT NOT NULL, record TEXT NOT NULL,
     UNIQUE (model_hash, model, data)
@@ -74,34 +80,65 @@ class Store:
         return int(count)
 
     def insert(
-        self, records: Iterable[Record], artifacts: Mapping[str, bytes] | None = None, *, replace: bool = False
+        self,
+        records: Iterable[Record],
+        artifacts: Mapping[str, bytes] | None = None,
+        *,
+        identities: Sequence[str] | None = None,
+        replace: bool = False,
     ) -> int:
         """Writes records and artifacts in one transaction, and returns how many records were new.
 
         - `artifacts`: contents by `artifact_hash`
+        - `identities`: of the records, where they are known already
         - `replace`: a record that is there already gives way to the new one; else it stays
         """
         # Not OR IGNORE, which passes over rows that lack something, too.
         verb, otherwise = ("INSERT OR REPLACE", "") if replace else ("INSERT", " ON CONFLICT (identity) DO NOTHING")
         marks = ", ".join("?" * len(COLUMNS))
-        values = [(record.identity, *(getattr(record, name) for name in _FIELDS)) for record in records]
-        before = len(self)
+        listed = list(records)
+        names = [record.identity for record in listed] if identities is None else identities
+        values = [(name, *_values(record)) for name, record in zip(names, listed, strict=True)]
         with self._connection:
+            there = self._count(names) if replace else 0
+            before = self._connection.total_changes
             self._connection.executemany(f"{verb} INTO records VALUES ({marks}){otherwise}", values)
+            new = self._connection.total_changes - before - there
             kept = list((artifacts or {}).items())
             self._connection.executemany("INSERT OR IGNORE INTO artifacts VALUES (?, ?)", kept)
-        return len(self) - before
+        return new
+
+    def _count(self, identities: Sequence[str]) -> int:
+        """How many of these there are."""
+        return sum(
+            len(self._connection.execute("SELECT 1 FROM records WHERE identity = ?", (name,)).fetchall())
+            for name in set(identities)
+        )
+
+    def insert_aliases(self, rows: Iterable[Asked]) -> None:
+        """Writes that these rows are answered by the records of their identities, which may yet come."""
+        with self._connection:
+            self._connection.executemany("INSERT OR IGNORE INTO aliases VALUES (?, ?, ?, ?, ?)", rows)
+
+    def asked(self) -> set[Asked]:
+        """All rows under the names of the studies that asked for them."""
+        found = self._connection.execute(f"SELECT {', '.join(Asked._fields)} FROM records").fetchall()
+        found += self._connection.execute("SELECT * FROM aliases").fetchall() if self._has("aliases") else []
+        return {Asked(*row) for row in found}
 
     def identities(self, *, answered: bool = False) -> set[str]:
         """The identities of all records; with `answered` of those alone that are neither `error` nor `timeout`."""
         condition = " WHERE verdict NOT IN ('error', 'timeout')" if answered else ""
         return {identity for (identity,) in self._connection.execute(f"SELECT identity FROM records{condition}")}
 
-    def columns(self, *names: str, where: Mapping[str, Any] | None = None) -> dict[str, list[Any]]:
+    def columns(
+        self, *names: str, where: Mapping[str, Any] | None = None, aliases: bool = True
+    ) -> dict[str, list[Any]]:
         """The records by columns, in the order in which they were written; all columns where none is named.
 
-        `where` keeps records whose column has that value, or one of several in a list. A hundred thousand records take
-        a second or two, three columns of them a tenth.
+        With `aliases`, a record that answers two rows of a study, such as those of a model that has two names, is
+        there twice, under both names. `where` keeps records whose column has that value, or one of several in a list.
+        A hundred thousand records take a second or two, three columns of them a tenth.
         """
         names = names or COLUMNS
         for name in (*names, *(where or ())):
@@ -109,7 +146,7 @@ class Store:
                 raise ArgumentError("column", repr(name), accepted=", ".join(COLUMNS), hint="Name one of them.")
         condition, values = _condition(where or {})
         rows = self._connection.execute(
-            f"SELECT {', '.join(names)} FROM records{condition} ORDER BY rowid", values
+            f"SELECT {', '.join(names)} FROM {self._rows(aliases)}{condition} ORDER BY place", values
         ).fetchall()
         found = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {n: [] for n in names}
         for name in _BOOLEANS:
@@ -117,9 +154,20 @@ class Store:
                 found[name] = [None if value is None else bool(value) for value in found[name]]
         return found
 
-    def records(self, *, where: Mapping[str, Any] | None = None) -> Iterator[Record]:
-        """The records one by one, in the order in which they were written; `where` as for `columns`."""
-        found = self.columns(*_FIELDS, where=where)
+    def _rows(self, aliases: bool) -> str:
+        """What is read from: the records with their places, and behind them once more under their other names."""
+        if not aliases or not self._has("aliases"):
+            return "(SELECT *, rowid AS place FROM records)"
+        own = ", ".join(f"{'a' if name in Asked._fields else 'r'}.{name}" for name in COLUMNS)
+        both = " AND ".join(f"a.{name} = r.{name}" for name in Asked._fields)
+        return (
+            "(SELECT *, rowid AS place FROM records UNION ALL "
+            f"SELECT {own}, {2**40} + a.rowid FROM aliases a JOIN records r USING (identity) WHERE NOT ({both}))"
+        )
+
+    def records(self, *, where: Mapping[str, Any] | None = None, aliases: bool = True) -> Iterator[Record]:
+        """The records one by one, in the order in which they were written; `where` and `aliases` as for `columns`."""
+        found = self.columns(*_FIELDS, where=where, aliases=aliases)
         for values in zip(*found.values(), strict=True):
             yield Record(**dict(zip(_FIELDS, values, strict=True)))
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 
 from robust_plugins.benchmark.configuration import Configuration, checked
 from robust_plugins.benchmark.hashing import component_hash, model_hash, parameters_of, tensor_hash
-from robust_plugins.benchmark.planning import versions
+from robust_plugins.benchmark.planning import versions_of
+from robust_plugins.benchmark.poisoned import trained_again
 from robust_plugins.benchmark.records import ANSWERS, CLEAN, POISONING_CERTIFIER, Record, samples_of
 from robust_plugins.benchmark.store import Store
 from robust_plugins.benchmark.subjects import Subject, read_subjects
@@ -67,7 +69,7 @@ def verify(
     identities = sorted(store.identities(answered=True))
     chosen = random.Random(seed).sample(identities, min(count, len(identities)))
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
-    for record in store.records(where={"identity": chosen}):
+    for record in store.records(where={"identity": chosen}, aliases=False):
         groups[
             record.model_hash, record.data, record.component_hash, record.norm, record.eps, record.clip, record.seed,
             record.batch,
@@ -90,6 +92,7 @@ class Subjects:
     def __init__(self, store: Store, folder: Path | None, say: Callable[[str], None]) -> None:
         self._store, self._folder, self._say = store, folder, say
         self._found: dict[tuple[str, str], Subject] = {}
+        self._trained: dict[tuple[int, str, int], dict[tuple[str, ...], dict[str, Any]]] = {}
 
     def __getitem__(self, record: Record) -> Subject:
         key = (record.model_hash, record.data)
@@ -100,9 +103,7 @@ class Subjects:
     def _read(self, record: Record) -> Subject:
         obstacle = f"no study of the store has a model {record.model!r} and data {record.data!r}"
         for said in reversed(self._store.studies()):
-            folder = self._folder or Path(said["folder"])
-            if not folder.is_dir():
-                folder = self._store.path.parent
+            folder = self._folder_of(said)
             configuration = _one(said, record)
             if configuration is None:
                 continue
@@ -121,6 +122,29 @@ class Subjects:
             obstacle = f"the model {record.model!r} is another one now: its hash is {found}, not {record.model_hash}"
         raise KeyError(obstacle)
 
+    def trained_again(self, record: Record) -> dict[str, dict[str, Any]]:
+        """The answers of a record of a poisoned training, by input hash; the training is done again, once for all."""
+        name = record.component.partition(": ")[0]
+        obstacle = f"no study of the store has the poisoned training {name!r}"
+        for number, said in enumerate(self._store.studies()):
+            if not any(entry["name"] == name for entry in said["poisoning"]) or _handed_over(said):
+                continue
+            key = (number, name, record.seed)
+            if key not in self._trained:
+                self._say(f"training {name} again, poisoned")
+                configuration = checked({k: v for k, v in said.items() if k != "folder"}, "the store")
+                self._trained[key] = trained_again(configuration, name, record.seed, self._folder_of(said))
+            own = (record.model_hash, record.component_hash)
+            found = {key[2]: row for key, row in self._trained[key].items() if key[:2] == own}
+            if found:
+                return found
+            obstacle = f"the model, the training data or the settings of {name!r} are others now"
+        raise KeyError(obstacle)
+
+    def _folder_of(self, said: Mapping[str, Any]) -> Path:
+        folder = self._folder or Path(said["folder"])
+        return folder if folder.is_dir() else self._store.path.parent
+
     def _kept(self, record: Record) -> dict[str, torch.Tensor] | None:
         try:
             content = self._store.artifact(record.model_hash)
@@ -135,7 +159,7 @@ def _one(said: dict[str, Any], record: Record) -> Configuration | None:
     """The study with the one model and the one data set of a record; None where it has them not, or not by name."""
     models = [m for m in said["models"] if m["name"] == record.model]
     data = [d for d in said["data"] if d["name"] == record.data]
-    if not models or not data or any(str(entry["source"]).startswith("<") for entry in (*models, *data)):
+    if not models or not data or _handed_over({"models": models, "data": data}):
         return None
     kept = {key: value for key, value in said.items() if key != "folder"}
     kept |= {"models": [models[0] | {"data": None}], "data": data, "explanations": [], "poisoning": []}
@@ -143,17 +167,23 @@ def _one(said: dict[str, Any], record: Record) -> Configuration | None:
     return checked(kept, "the store")
 
 
+def _handed_over(said: Mapping[str, Any]) -> bool:
+    """Whether a model or a data set was handed over from Python, and so cannot be read again."""
+    return any(str(entry["source"]).startswith("<") for entry in (*said["models"], *said["data"]))
+
+
 def _again(record: Record, subjects: Subjects) -> dict[str, dict[str, Any]]:
     """The answers of the batch of a record, by input hash."""
     if record.kind in (Kind.POISONING_ATTACK.value, POISONING_CERTIFIER):
-        raise KeyError("records of poisoned trainings are derived by training again: run the study into another store")
+        return subjects.trained_again(record)
     subject = subjects[record]
-    if record.versions != versions(record.method):
-        subjects._say(f"{record.method}: the record is of {record.versions}, here are {versions(record.method)}")
     places = [sample - subject.first for sample in samples_of(record.batch)]
     if not all(0 <= place < len(subject.x) for place in places):
         raise KeyError(f"the data set has no samples {record.batch} any more")
     component, call = component_of(record)
+    here = versions_of(record.method, pickle.loads(component) if component else None)
+    if record.versions != here:
+        subjects._say(f"{record.method}: the record is of {record.versions}, here are {here}")
     job = Job(
         subject=subject.key, kind=record.kind, component=component, ball=record.ball(), samples=tuple(places),
         seed=record.seed, call=tuple(call.items()), device=record.device, threads=record.threads,

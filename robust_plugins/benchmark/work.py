@@ -72,6 +72,8 @@ class Answers:
 
     rows: list[dict[str, Any]]
     artifacts: dict[str, bytes] = field(default_factory=dict)
+    calls: list[tuple[int, ...]] = field(default_factory=list)
+    """For each row the places in the batch that were called together; empty where all were."""
 
 
 def failed(count: int, verdict: Verdict, cause: str, seconds: float | None = None) -> Answers:
@@ -194,15 +196,17 @@ def _attacked(result: Any, x: Tensor, y: Tensor, ball: Ball, keep: bool) -> Answ
     success, distance, loss = result.success.tolist(), result.distance.tolist(), result.loss.tolist()
     found = Answers([])
     for i in range(len(x)):
+        # An attack with a target may have missed it and changed the decision all the same.
+        wrong = success[i] or (result.target is not None and margin[i] < 0)
         row = {
-            "verdict": (Verdict.FALSIFIED if success[i] else Verdict.UNKNOWN).value,
+            "verdict": (Verdict.FALSIFIED if wrong else Verdict.UNKNOWN).value,
             "success": success[i],
             "margin": margin[i],
             "distance": distance[i],
             "loss": loss[i],
             "prediction": prediction[i],
         }
-        if keep and success[i]:
+        if keep and wrong:
             row["artifact"] = _kept(found, x[i], result.x_adv[i])
         found.rows.append(row)
     return found

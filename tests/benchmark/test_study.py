@@ -45,7 +45,7 @@ def test_records_say_what_the_components_say(tmp_path: Path) -> None:
         assert [r.prediction for r in attacked] == attack.logits.argmax(1).tolist()
         assert [r.distance for r in attacked] == attack.distance.tolist()
         assert all((r.verdict == "falsified") is r.success for r in attacked)
-        assert all(r.queries == 2 for r in attacked)  # the input and the candidate
+        assert all(r.queries == 3 for r in attacked)  # the input, the candidate, a look whether it draws
         assert [r.verdict for r in proved] == [v.value for v in proof.verdicts]
         assert [r.margin for r in proved] == pytest.approx(proof.margin.tolist())
         assert all(r.ball() == ball and r.label == int(points.y_test[r.sample]) for r in attacked + proved)
@@ -182,14 +182,16 @@ def test_one_process_hangs_crashes_and_goes_on(tmp_path: Path) -> None:
         balls=[{"eps": [0.2]}],
         components=[
             {"use": "test:moody", "name": "hangs", "parameters": {"mood": "hangs"}, "timeout": 0.1},
-            {"use": "test:moody", "name": "crashes", "parameters": {"mood": "crashes"}},
+            {"use": "test:moody", "name": "crashes", "parameters": {"mood": "crashes on some"}},
             {"use": "test:moody"},
         ],
         run={"batch_size": 5},
     )
     outcome = found.run()
     assert outcome.written == 20
-    rows = {row["component"]: row for row in answers(found).values()}
+    crashed = {row["sample"]: row for row in answers(found).values() if row["component"] == "crashes"}
+    assert [crashed[i]["verdict"] == "error" for i in range(5)] == [False, False, False, False, True]
+    rows = {row["component"]: row for row in answers(found).values() if row["sample"] == 4}
     assert rows["hangs"]["verdict"] == "timeout"
     assert rows["hangs"]["error"] == "killed after 0.5 s"
     assert rows["crashes"]["verdict"] == "error"

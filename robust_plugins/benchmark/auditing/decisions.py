@@ -102,8 +102,9 @@ def _above_clean(columns: Columns, keys: NDArray[np.int64]) -> list[Finding]:
 
 
 def has_target(parameters: str) -> bool:
-    """Whether these parameters of an attack name a target."""
-    return bool(parameters) and json.loads(parameters).get("target") is not None
+    """Whether an attack of these parameters has a target, of its own or given to its call."""
+    said = json.loads(parameters) if parameters else {}
+    return (said | said.get("call", {})).get("target") is not None
 
 
 def _outside(columns: Columns) -> list[Finding]:

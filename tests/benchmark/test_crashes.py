@@ -1,0 +1,69 @@
+"""A batch that crashes its process is halved until what crashes is alone."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("cloudpickle")
+
+from robust_plugins.benchmark import executing
+from robust_plugins.benchmark.planning import Batch
+from robust_plugins.benchmark.work import POISONED, Answers, Job
+from robust_plugins.harness.served import DiedError
+
+
+def job(count: int, kind: str = "attack") -> Job:
+    return Job(subject="", kind=kind, component=b"", ball=None, samples=tuple(range(10, 10 + count)), seed=0, timeout=9)
+
+
+@pytest.fixture
+def crashes(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """The calls so far; those with the sample 13 or 16 crash."""
+    calls: list[Job] = []
+
+    def isolated(part: Job, parcel: object) -> Answers:
+        calls.append(part)
+        if {13, 16} & set(part.samples):
+            raise DiedError("signal 11")
+        return Answers([{"verdict": "unknown", "queries": i} for i in part.samples])
+
+    monkeypatch.setattr(executing, "_isolated", isolated)
+    return calls
+
+
+def test_only_the_samples_that_crash_are_errors(crashes: list[Job]) -> None:
+    _, answers = executing.execute(0, job(8), b"", True)
+    assert [r.get("queries") for r in answers.rows] == [10, 11, 12, None, 14, 15, None, 17]
+    assert [r["error"] for r in answers.rows if r["verdict"] == "error"] == ["signal 11"] * 2
+    assert crashes[0].timeout == 9
+    assert all(part.timeout == 9 * len(part.samples) / 8 for part in crashes)
+    own = [{"sample": i, "label": 0, "input_hash": ""} for i in range(30, 38)]
+    fields = {
+        "model": "", "data": "", "component": "", "method": "", "kind": "attack", "seed": 0, "model_hash": "",
+        "component_hash": "", "batch_size": 8, "batch": "30-37",
+    }  # fmt: skip
+    batch = Batch(job(8), b"", "", fields, own, [""] * 8)
+    assert [r.batch for r in batch.answered(answers)] == ["30-31", "30-31", "32", "33", "34-35", "34-35", "36", "37"]
+    whole = Answers([{"verdict": "unknown"}] * 8)
+    assert {r.batch for r in batch.answered(whole)} == {"30-37"}
+
+
+def test_what_always_crashes_is_given_up(crashes: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    def crashing(part: Job, parcel: object) -> Answers:
+        crashes.append(part)
+        raise DiedError("signal 11")
+
+    monkeypatch.setattr(executing, "_isolated", crashing)
+    _, answers = executing.execute(0, job(100), b"", True)
+    assert len(crashes) == 16
+    assert {r["verdict"] for r in answers.rows} == {"error"}
+    assert {r["error"] for r in answers.rows} == {
+        "signal 11", "not run: the component crashes on other samples of its batch"
+    }  # fmt: skip
+    assert len(answers.rows) == len(answers.calls) == 100
+
+
+def test_a_training_is_not_halved(crashes: list[Job]) -> None:
+    _, answers = executing.execute(0, job(8, POISONED), b"", True)
+    assert len(crashes) == 1
+    assert [r["error"] for r in answers.rows] == ["signal 11"] * 8
