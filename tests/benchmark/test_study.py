@@ -105,7 +105,7 @@ def test_a_wider_study_computes_what_is_new(tmp_path: Path, monkeypatch: pytest.
     assert outcome.there == 60
     assert outcome.written == 12 * (2 + 3)
     for batch in asked:
-        assert batch.records[0].eps == 0.1 or batch.records[0].component == "crown"
+        assert batch.common["eps"] == 0.1 or batch.component == "crown"
 
 
 def _recording(asked: list[Batch], original: object) -> object:
