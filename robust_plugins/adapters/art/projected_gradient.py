@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.decisions.attacks.best import Best
-from robust_plugins.decisions.attacks.objectives import objective
+from robust_plugins.decisions.attacks.objectives import Loss, objective
+from robust_plugins.decisions.attacks.parameters import check_choice
 from robust_plugins.errors import ArgumentError
 
 Start = Literal["uniform", "gaussian", "none"]
@@ -70,6 +71,7 @@ class PGD(Attack):
     - `start`: `"uniform"` over the ball; `"gaussian"`, `x + N(0, eps)` projected; `"none"`, at `x`.
     - `best`: each sample keeps the best iterate of all restarts: success first, then loss. False is the last iterate,
       as in the papers on training, for one pass of the model less; with one restart only.
+    - `loss`: `"cross_entropy"`, which saturates on large logits; `"margin"` or `"dlr"`, which ART itself does not have.
 
     L2 steps go along the normalised gradient and L1 steps along its largest coordinate, as ART has them. On L-infinity
     the iterates are those of ART to the bit, for the same start and batch. Raises ArgumentError for unusable parameters
@@ -82,6 +84,7 @@ class PGD(Attack):
     restarts: int = 1
     start: Start = "uniform"
     best: bool = True
+    loss: Loss = "cross_entropy"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,6 +100,7 @@ class PGD(Attack):
                 hint="step_size is in input units, relative_step in units of eps.",
             )  # fmt: skip
         _check_count("restarts", self.restarts)
+        check_choice("loss", self.loss, get_args(Loss), hint="'margin' never saturates.")
         if self.start not in get_args(Start):
             raise ArgumentError(
                 "start", repr(self.start), accepted=", ".join(map(repr, get_args(Start))), hint="Choose one of them."
@@ -118,7 +122,7 @@ class PGD(Attack):
         draw = self.start
         starts = (x if draw == "none" else ball.sample(x, 1, draw=draw)[0] for _ in range(self.restarts))
         size = self.step_size if self.relative_step is None else _times(ball, self.relative_step)
-        return _iterate(model, x, y, ball, starts, self.steps, size, targeted, best=self.best)
+        return _iterate(model, x, y, ball, starts, self.steps, size, targeted, best=self.best, loss=self.loss)
 
 
 def _iterate(
@@ -132,6 +136,7 @@ def _iterate(
     targeted: bool,
     *,
     best: bool = True,
+    loss: Loss = "cross_entropy",
 ) -> Tensor:
     """The best iterate of each sample from all starts, or the last one of all."""
     from robust_plugins.adapters.art.steps import ascent
@@ -139,8 +144,8 @@ def _iterate(
     if _is_point(ball):
         return x
     size = _times(ball, 2.5 / steps) if step_size is None else step_size
-    step = ascent(model, x, y, ball, step_size=size, targeted=targeted)
-    found, z = Best(x, y, objective("cross_entropy", y, targeted=targeted), targeted=targeted), x
+    step = ascent(model, x, y, ball, step_size=size, targeted=targeted, loss=loss)
+    found, z = Best(x, y, objective(loss, y, targeted=targeted), targeted=targeted), x
     for start in starts:
         z = start
         for _ in range(steps):

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from robust_plugins.adapters.art.estimator import classes_of, estimator_for, one_hot
 from robust_plugins.balls import Ball, Box, Linf
+from robust_plugins.decisions.attacks.objectives import Loss, objective
 from robust_plugins.errors import ArgumentError
 
 Radius = float | tuple[float, ...]
@@ -43,29 +44,40 @@ TESTED = ((1, 19), (1, 21))
 """The releases of ART, from and below, whose private methods are known to be as used here."""
 
 
-def ascent(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, step_size: Radius, targeted: bool) -> Step:
+def ascent(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    *,
+    step_size: Radius,
+    targeted: bool,
+    loss: Loss = "cross_entropy",
+) -> Step:
     """One step of ART's projected gradient ascent around `x`, in x's dtype and on its device.
 
-    Raises ArgumentError where the model's logits are not differentiable in its input.
+    `loss` is what it raises for labels `y`, and lowers for targets. Raises ArgumentError where the model's logits are
+    not differentiable in its input, and for another loss than cross-entropy in a release of ART that is not tested.
     """
     release = tuple(int(part) for part in art.__version__.split(".")[:2])
     if isinstance(ball, Box):
-        return _boxed(model, x, y.long(), ball, step_size, targeted)
+        return _boxed(model, x, y.long(), ball, step_size, targeted, loss)
     build = _private if TESTED[0] <= release < TESTED[1] else _public
-    return build(model, x, y.long(), ball, step_size, targeted)
+    return build(model, x, y.long(), ball, step_size, targeted, loss)
 
 
 class _Gradients(PyTorchClassifier):  # type: ignore[misc] # ART is untyped
     """Gradients of the input alone, by a direct call of the model; keeps the logits that are computed on the way."""
 
     direct: nn.Module
+    raised: Callable[[Tensor, Tensor], Tensor]
     logits: Tensor
 
     def loss_gradient(self, x: Tensor, y: Tensor, **kwargs: Any) -> Tensor:
         z = x.detach().requires_grad_()
         logits = _differentiable(self.direct(z))
         self.logits = logits.detach()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, y), z)
+        (gradient,) = torch.autograd.grad(self.raised(logits, y), z)
         return gradient
 
 
@@ -96,10 +108,10 @@ class _Ascent(ProjectedGradientDescentPyTorch):  # type: ignore[misc] # ART is u
         return z.sub_(x_init).clamp_(-eps, eps).add_(x_init)
 
 
-def _private(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, step_size: Radius, targeted: bool) -> Step:
+def _private(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, step_size: Radius, targeted: bool, loss: Loss) -> Step:
     # ART counts classes to convert labels to its form, which nothing here needs.
     estimator = estimator_for(model, x, ball, classes=2, classifier=_Gradients)
-    estimator.direct, estimator._device = model, x.device
+    estimator.direct, estimator.raised, estimator._device = model, _mean(loss, targeted), x.device
     attack = _Ascent(estimator, norm=ball.norm, targeted=targeted, batch_size=len(x), verbose=False)
     attack.limits = ball.clip
     buffers = [torch.empty_like(x), torch.empty_like(x)]
@@ -114,7 +126,12 @@ def _private(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, step_size: Radi
     return step
 
 
-def _public(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, step_size: Radius, targeted: bool) -> Step:
+def _public(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, step_size: Radius, targeted: bool, loss: Loss) -> Step:
+    if loss != "cross_entropy":
+        raise ArgumentError(
+            "loss", f"{loss!r} with ART {art.__version__}", accepted="'cross_entropy', which is what ART itself raises",
+            hint=f"Take rp:pgd(loss={loss!r}), or an ART of which this is tested: 1.19 or 1.20.",
+        )  # fmt: skip
     # A step of size one gives the direction; ART's float32 would round a small step away.
     estimator = estimator_for(model, x, replace(ball, clip=None), classes=classes_of(model, x))
     attack = FastGradientMethod(estimator, norm=ball.norm, eps=1.0, eps_step=1.0, targeted=targeted, batch_size=len(x))
@@ -130,10 +147,10 @@ def _public(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, step_size: Radiu
     return step
 
 
-def _boxed(model: nn.Module, x: Tensor, y: Tensor, ball: Box, step_size: Radius, targeted: bool) -> Step:
+def _boxed(model: nn.Module, x: Tensor, y: Tensor, ball: Box, step_size: Radius, targeted: bool, loss: Loss) -> Step:
     """Steps along ART's gradient that take each feature as far, in units of its own radius."""
     estimator = estimator_for(model, x, ball, classes=2, classifier=_Gradients)
-    estimator.direct = model
+    estimator.direct, estimator.raised = model, _mean(loss, targeted)
     eps = _as_tensor(ball.radii, x)
     share = _as_tensor(step_size, x) / torch.where(torch.as_tensor(eps > 0), eps, 1)
 
@@ -142,6 +159,14 @@ def _boxed(model: nn.Module, x: Tensor, y: Tensor, ball: Box, step_size: Radius,
         return ball.project(z + share * ball.steepest(-gradient if targeted else gradient), x), estimator.logits
 
     return step
+
+
+def _mean(loss: Loss, targeted: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    """From logits and labels to what ART raises, or lowers where they are targets; its own to the bit by default."""
+    if loss == "cross_entropy":
+        return F.cross_entropy
+    sign = -1 if targeted else 1
+    return lambda logits, y: sign * objective(loss, y, targeted=targeted)(logits).mean()
 
 
 def _differentiable(logits: Tensor) -> Tensor:

@@ -45,11 +45,7 @@ def difference_of_logits_ratio(
     Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
     attacks", equation 6. Neither shift nor scale of the logits changes it.
     """
-    if logits.shape[1] < THREE:
-        raise ArgumentError(
-            "loss", f"'dlr' for a model of {logits.shape[1]} classes", accepted="a model of three classes or more",
-            hint="Take loss='margin'.",
-        )  # fmt: skip
+    _check_three(logits)
     ranked = logits.topk(THREE, dim=1).values
     return margin(logits, y) / (ranked[:, 0] - ranked[:, 2]).clamp(min=torch.finfo(logits.dtype).tiny)
 
@@ -62,7 +58,13 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def objective(loss: Loss, y: Integer[Tensor, " batch"], *, targeted: bool) -> Objective:
-    """An attack raises the returned function: the loss of the labels `y`, or its negative for targets `y`."""
+    """What an attack with this `loss` raises: the loss of the labels `y`, or its negative for targets `y`.
+
+    For targets the ratio has the denominator of `towards`: that of equation 6 makes it constant where the target ranks
+    third.
+    """
+    if targeted and loss == "dlr":
+        return lambda logits: -margin(logits, y) / _spread(logits)
     of = LOSSES[loss]
     return (lambda logits: -of(logits, y)) if targeted else (lambda logits: of(logits, y))
 
@@ -70,21 +72,30 @@ def objective(loss: Loss, y: Integer[Tensor, " batch"], *, targeted: bool) -> Ob
 def towards(
     loss: Loss, y: Integer[Tensor, " batch"], target: Integer[Tensor, " batch"]
 ) -> Callable[[Float[Tensor, "batch classes"]], Float[Tensor, " batch"]]:
-    """An attack that leaves `y` by way of one class raises this: the targeted form of `loss` where `y` is known.
+    """What an attack raises that leaves `y` by way of one class: the targeted form of `loss` where `y` is known.
 
     The margin is `z_target - z_y`. The ratio divides it by `z_1 - (z_3 + z_4) / 2` of the ranked logits (Croce and
-    Hein 2020, equation 7), by `z_1 - z_3` where there are three classes.
+    Hein 2020, equation 7), by `z_1 - (z_2 + z_3) / 2` where there are three classes.
     """
     if loss == "cross_entropy":
         return objective(loss, target, targeted=True)
 
     def difference(logits: Tensor) -> Tensor:
         gap = logits.gather(1, target.unsqueeze(1)) - logits.gather(1, y.unsqueeze(1))
-        if loss == "dlr":
-            ranked = logits.topk(min(4, logits.shape[1]), dim=1).values
-            gap = gap / (ranked[:, :1] - ranked[:, 2:].mean(1, keepdim=True)).clamp(min=torch.finfo(gap.dtype).tiny)
-        return gap.squeeze(1)
+        return gap.squeeze(1) / _spread(logits) if loss == "dlr" else gap.squeeze(1)
 
-    if loss == "dlr":
-        return lambda logits: difference(logits) if logits.shape[1] >= THREE else difference_of_logits_ratio(logits, y)
     return difference
+
+
+def _spread(logits: Tensor) -> Tensor:
+    _check_three(logits)
+    ranked = logits.topk(min(THREE + 1, logits.shape[1]), dim=1).values
+    return (ranked[:, 0] - ranked[:, -2:].mean(1)).clamp(min=torch.finfo(logits.dtype).tiny)
+
+
+def _check_three(logits: Tensor) -> None:
+    if logits.shape[1] < THREE:
+        raise ArgumentError(
+            "loss", f"'dlr' for a model of {logits.shape[1]} classes", accepted="a model of three classes or more",
+            hint="Take loss='margin'.",
+        )  # fmt: skip

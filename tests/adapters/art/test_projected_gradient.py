@@ -226,7 +226,7 @@ def test_configuration_is_data() -> None:
     assert run == rp.attack("art:pgd", steps=10, restarts=2)
     assert hash(run) == hash(rp.attack("art:pgd", steps=10, restarts=2))
     parameters = "batch_size=None, steps=10, step_size=None, relative_step=None, restarts=2, start='uniform', best=True"
-    assert repr(run) == f"PGD({parameters})"
+    assert repr(run) == f"PGD({parameters}, loss='cross_entropy')"
 
 
 def test_steps_in_units_of_eps(x: Tensor) -> None:
