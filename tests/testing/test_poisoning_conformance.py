@@ -24,6 +24,11 @@ BUILTINS: dict[str, dict[str, Any]] = {
     "poison:coordinates": {"coordinates": 2, "steps": 1},
     "poison:backdoor": {"target": 1},
     "poison:dynamic-backdoor": {"target": 1},
+    "poison:bullseye": {"steps": 2},
+    "art:clean-label-backdoor": {"target": 1, "steps": 2},
+    "art:feature-collision": {"steps": 2},
+    "art:gradient-matching": {"steps": 2},
+    "art:sleeper-agent": {"target": 1, "steps": 2},
 }
 
 

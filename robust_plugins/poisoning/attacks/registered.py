@@ -6,6 +6,7 @@ from typing import Any
 
 from robust_plugins.poisoning.attacks.backdoors import DynamicBackdoor, StaticBackdoor
 from robust_plugins.poisoning.attacks.builtin import CoordinatePoisoning, GradientAlignment, LossAscent, RandomPoisoning
+from robust_plugins.poisoning.attacks.goals import BullseyePolytope
 from robust_plugins.poisoning.attacks.interface import PoisoningAttack
 from robust_plugins.registry.hookspecs import Register, hookimpl
 from robust_plugins.registry.information import ComponentInfo, Kind
@@ -21,6 +22,7 @@ def register_poisoning_attacks(register: Register) -> None:
     register("poison:coordinates", CoordinatePoisoning)
     register("poison:backdoor", StaticBackdoor)
     register("poison:dynamic-backdoor", DynamicBackdoor)
+    register("poison:bullseye", BullseyePolytope)
 
 
 def poisoning_attack(name: str, /, **parameters: Any) -> PoisoningAttack:
