@@ -34,6 +34,7 @@ ATTACKS = {
     "rp:ddn": {"steps": 5},
     "rp:cw-linf": {"steps": 5, "rounds": 2},
     "rp:cw-l2": {"steps": 5, "searches": 2},
+    "rp:hopskipjump": {"steps": 2, "first_queries": 10, "tries": 9},
 }
 SLOW_ATTACKS = ("art:apgd-dlr", "art:cw-l2", "art:boundary", "art:zoo", "art:auto")
 CERTIFIERS = {

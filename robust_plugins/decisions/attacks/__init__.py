@@ -1,6 +1,7 @@
 """Our own attacks, `rp:*`: pure PyTorch, batched, a file each."""
 
 from robust_plugins.decisions.attacks.apgd import APGD
+from robust_plugins.decisions.attacks.boundary import HopSkipJump
 from robust_plugins.decisions.attacks.cw_l2 import CWL2
 from robust_plugins.decisions.attacks.cw_linf import CWLinf
 from robust_plugins.decisions.attacks.ddn import DDN
@@ -12,7 +13,20 @@ from robust_plugins.decisions.attacks.portfolio import Strongest
 from robust_plugins.decisions.attacks.square import Square
 from robust_plugins.registry.hookspecs import Register, hookimpl
 
-__all__ = ["APGD", "CWL2", "DDN", "FGSM", "FMN", "PGD", "CWLinf", "MarginPGD", "Minimal", "Square", "Strongest"]
+__all__ = [
+    "APGD",
+    "CWL2",
+    "DDN",
+    "FGSM",
+    "FMN",
+    "PGD",
+    "CWLinf",
+    "HopSkipJump",
+    "MarginPGD",
+    "Minimal",
+    "Square",
+    "Strongest",
+]
 
 
 @hookimpl
@@ -29,3 +43,4 @@ def register_attacks(register: Register) -> None:
     register("rp:ddn", DDN)
     register("rp:cw-linf", CWLinf)
     register("rp:cw-l2", CWL2)
+    register("rp:hopskipjump", HopSkipJump)
