@@ -59,3 +59,15 @@ def test_pneumonia(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certified, achieved = measured(*pneumonia.moved(1, 0.001))
     assert certified <= achieved
     assert measured.lines[-1].startswith("| n = 1, eps = 0.001 |")
+
+
+def test_backdoors(tmp_path: Path) -> None:
+    backdoors = script("lecture/backdoors.py")
+    points = backdoors.measured(counts=(0, 40), samples=500)
+    obeyed = {(p.trigger, p.poisoned): p.obeyed for p in points}
+    assert obeyed["static", 40] > 0.5 > 0.1 > obeyed["static", 0]
+    assert obeyed["dynamic", 40] > obeyed["dynamic", 0] + 0.1
+    assert "| static | 40 |" in backdoors.table(points)
+    backdoors.draw_triggers(tmp_path / "triggers.svg", 3, 2)
+    backdoors.draw_success(points, tmp_path / "success.svg")
+    assert all("<svg" in (tmp_path / name).read_text() for name in ("triggers.svg", "success.svg"))
