@@ -28,11 +28,12 @@ and an attack's does not."""
 
 WHITE_BOX = (
     "rp:margin-pgd(steps=20)",
+    "rp:fmn",
     "rp:margin-pgd(steps=50, targets=4)",
     "rp:apgd(steps=75, targets=9)",
 )
 RANDOM = ("rp:margin-pgd(steps=20)", "rp:margin-pgd(steps=50)")
-BLACK_BOX = ()
+BLACK_BOX = ("rp:square(queries=500)",)
 """The lists of `rp:auto`: by gradients; of models that draw at random, where each gradient is an average; without."""
 
 MARGIN = "rp:margin-pgd"
@@ -206,6 +207,8 @@ class _Run:
             self.refused.append(error)
             return
         self.ran += 1
+        if attack.black_box:  # how many queries it took
+            self.notes += [f"{name}: {note}" for note in result.notes]
         gain = self._steady_gain(result.x_adv, y) if self.random else self._gain(result.logits, y)
         better = at[gain > self.gain[at]]
         self.best[better] = result.x_adv[gain > self.gain[at]]

@@ -177,6 +177,19 @@ def test_rounded_inputs_are_attacked_straight_through(cast) -> None:
         assert torch.equal(Rounded(case.model, cast=cast)(result.x_adv).argmax(1) != case.y, result.success)
 
 
+def test_models_without_gradients_are_attacked_by_their_outputs() -> None:
+    class Closed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return case.model(x).detach()
+
+    case = mlp_case(batch=30)
+    ball = rp.Linf(eps=0.2, clip=(0, 1))
+    result = rp.attack("rp:auto")(Closed(), case.x, case.y, ball, seed=0)
+    assert set(result.found_by or ()) == {"rp:square(queries=500)", "the input itself", ""}
+    assert result.success.sum() >= 5
+    assert any("queries a sample" in note for note in result.notes)
+
+
 def test_random_models_are_averaged() -> None:
     class Noisy(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
