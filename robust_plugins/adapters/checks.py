@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from robust_plugins.balls import Ball
+from robust_plugins.balls import Ball, Box
 from robust_plugins.errors import ArgumentError
 
 
@@ -32,6 +32,15 @@ def check_norm(attack: str, ball: Ball, *norms: float) -> None:
             accepted=" or ".join(names[norm] for norm in norms),
             hint="Give such a ball, or choose another attack.",
         )
+
+
+def check_one_radius(attack: str, ball: Ball) -> None:
+    """Raises ArgumentError for a ball whose features have radii of their own, which many libraries cannot be told."""
+    if isinstance(ball, Box):
+        raise ArgumentError(
+            "ball", f"a Box, for {attack}", accepted="Linf, L2 or L1: its library knows one radius for all features",
+            hint="Use art:pgd or an attack of rp:, which take a Box.",
+        )  # fmt: skip
 
 
 def check_clip(attack: str, ball: Ball, why: str) -> None:

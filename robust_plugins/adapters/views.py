@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robust_plugins.balls import Ball
+from robust_plugins.balls import Ball, Box, Linf
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ def stretched(model: nn.Module, x: Tensor, ball: Ball, span: tuple[float, float]
     (low, high), (start, end) = ball.clip, span
     factor = (end - start) / (high - low)
     inside = (start + (x - low) * factor).clamp(start, end)
+    if isinstance(ball, Box):  # for attacks that know no radius
+        ball = Linf(eps=ball.radii, clip=ball.clip)
     view = replace(ball.scaled(factor), clip=span)
     return View(_Stretched(model, low, start, factor), inside, view, lambda z: x + (z - inside) / factor)
 

@@ -63,10 +63,25 @@ def test_no_certifier_promises_what_a_point_of_the_set_breaks(name, cases) -> No
             assert torch.equal(found.certified, worst > 0)
 
 
-@pytest.mark.parametrize("name", [c.name for c in rp.attacks() if c.name.startswith(("art:", "rp:"))])
+FIXED = ("art:mim", "art:apgd-ce", "art:apgd-dlr", "art:square", "art:auto")
+"""The attacks of a library that knows one radius for all features."""
+WALKS = {"art:hopskipjump": {"steps": 2, "first_queries": 20}, "art:boundary": {"steps": 20}, "art:zoo": {"steps": 20}}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_attacks_that_know_one_radius_alone_refuse_a_box(name, cases) -> None:
+    model, x, y, ball, _ = cases[0]
+    with pytest.raises(rp.ArgumentError, match=f"a Box, for {name}.*art:pgd or an attack of rp:"):
+        rp.attack(name)(model, x, y, ball, seed=0)
+
+
+BOXED = [c.name for c in rp.attacks() if c.name.startswith(("art:", "rp:")) and c.name not in FIXED]
+
+
+@pytest.mark.parametrize("name", BOXED)
 def test_attacks_return_points_of_the_set(name, cases) -> None:
     for model, x, y, ball, worst in cases:
-        result = rp.attack(name)(model, x, y, ball, seed=0)
+        result = rp.attack(name, **WALKS.get(name, {}))(model, x, y, ball, seed=0)
         assert ball.contains(result.x_adv, x, tolerance=0).all()
         reached = _margins(result.logits, y)
         step = (0.1 * ball.eps_for(x)[0, 0] / 40).item()  # of the grid that `worst` is the least on

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robust_plugins.adapters.art.iterated import auto_pgd
 from robust_plugins.adapters.art.queried import square
 from robust_plugins.adapters.art.running import MARGINS, Plan, run
-from robust_plugins.adapters.checks import check_counts, check_positive, check_untargeted
+from robust_plugins.adapters.checks import check_counts, check_one_radius, check_positive, check_untargeted
 from robust_plugins.adapters.views import stretched
 from robust_plugins.balls import L1, Ball
 from robust_plugins.decisions.attack import Attack
@@ -44,6 +44,7 @@ class Auto(Attack):
         from robust_plugins.adapters.art.estimator import classes_of
 
         check_untargeted("art:auto", targeted)
+        check_one_radius("art:auto", ball)
         view = stretched(model, x, ball)
         losses = ("cross_entropy", "difference_logits_ratio")[: 2 if classes_of(model, x) >= MARGINS else 1]
         squares = x.dim() == 4 and ball.clip is not None and not isinstance(ball, L1) and min(x.shape[2:]) >= SMALLEST

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_plugins.adapters.art.silence import silent
+from robust_plugins.adapters.checks import check_one_radius
 from robust_plugins.adapters.views import by_radius
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError, ComponentError
@@ -77,6 +78,8 @@ def run(
     """
     from robust_plugins.adapters.art.estimator import Batched, estimator_for, moved, one_hot, reproducible
 
+    if "eps" in arguments_of(plan(0.0).method):
+        check_one_radius(name, ball)
     with torch.no_grad():
         logits = model(x)  # of the whole batch, for exported models that take no other size
     classes = logits.shape[1]
