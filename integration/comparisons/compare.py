@@ -16,6 +16,8 @@ import argparse
 import json
 import os
 import platform
+import re
+import resource
 import subprocess
 import sys
 import time
@@ -62,7 +64,7 @@ def tables(section: Section) -> list[tuple[str, list[Line]]]:
     return [(s, [o for o in section.lines if o.subject == s]) for s in dict.fromkeys(o.subject for o in section.lines)]
 
 
-COLUMNS = ("", "CPU ratio, median", "middle half", "pairs", "CPU s of a run")
+COLUMNS = ("", "ratio", "middle half", "pairs", "CPU s of a run")
 
 
 def cells(one: Line) -> tuple[str, ...]:
@@ -93,7 +95,12 @@ p { max-width: 48rem; } .note { color: #595959; font-size: .9rem; overflow-wrap:
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th { border-bottom: 2px solid #888; } th:first-child, td:first-child { text-align: left; }
+th:first-child { min-width: 16rem; } th:nth-child(2) { min-width: 3rem; } th:nth-child(4) { min-width: 7rem; }
 td.bar { padding: 0; } svg { display: block; }
+@media (max-width: 44rem) {
+  th, td { padding: .2rem .5rem; } th:first-child { min-width: 0; } td:first-child { white-space: normal; }
+  .bar, th:nth-child(3), th:nth-child(5), td:nth-child(5) { display: none; }
+}
 @media print { body { font-size: 9.5pt; max-width: none; } h2, h3 { break-after: avoid; } tr { break-inside: avoid; } }
 """
 
@@ -107,7 +114,7 @@ def page(sections: list[Section], heading: str) -> str:
     ]  # fmt: skip
     for section in sections:
         parts.append(f"<h2>{escape(section.title)}</h2>")
-        parts.append(f"<p>{escape(section.text)}</p>" if section.text else "")
+        parts.append(f"<p>{_with_code(section.text)}</p>" if section.text else "")
         for subject, group in tables(section):
             high = max(one.high for one in group)
             head = "".join(f"<th>{title}</th>" for title in (*COLUMNS[:2], "", *COLUMNS[2:]))
@@ -121,6 +128,10 @@ def page(sections: list[Section], heading: str) -> str:
             said = ", ".join(f"{name} {version}" for name, version in section.versions.items())
             parts.append(f'<p class="note">{escape(said)}</p>')
     return "\n".join([*filter(None, parts), "</body></html>"]) + "\n"
+
+
+def _with_code(text: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def bar(one: Line, high: float) -> str:
@@ -155,9 +166,12 @@ def main() -> None:
         sections.append(run(name, quick=arguments.quick, vnncomp=arguments.vnncomp, limit=arguments.limit))
         print("\n".join(f"  left out: {text}" for text in sections[-1].skipped), file=sys.stderr, flush=True)
     minutes = (time.monotonic() - start) / 60
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    computed = (used.ru_utime + used.ru_stime) / 60
     heading = (
-        f"Measured on {datetime.now(UTC):%Y-%m-%d} in {minutes:.0f} minutes, one thread: {machine()}. Ratios of CPU "
-        "time to the base of each table, round by round; the middle half lies between their quartiles."
+        f"Measured on {datetime.now(UTC):%Y-%m-%d} in {minutes:.0f} minutes, {computed:.0f} of the CPU, on one thread: "
+        f"{machine()}. Ratios are medians of CPU time over that of the base in the same "
+        "round; the middle half of them lies between the quartiles."
     )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(page(sections, heading), encoding="utf-8")

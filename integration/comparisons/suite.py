@@ -229,7 +229,7 @@ def explanations(quick: bool, vnncomp: Path | None) -> Section:
 
 
 SOLVED = ("unsat", "sat")
-EACH = 10.0
+EACH = 5.0
 """Wall-clock seconds for an instance, where its own limit is longer."""
 
 
@@ -250,7 +250,7 @@ def verification(quick: bool, vnncomp: Path | None) -> Section:
     from instances import found_at, rows
 
     for folder in sorted(path.parent for path in vnncomp.glob("*/answers.csv")):
-        budget, most = (5.0, 3) if quick else (30.0, 10**6)
+        budget, most = (5.0, 3) if quick else (20.0, 10**6)
         ratios, ours, wrong, tried = [], [], [], 0
         for row in rows(folder)[:most]:
             if sum(ours) > budget or row["answer"] not in SOLVED or not row.get("fastest_s"):

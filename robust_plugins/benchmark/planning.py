@@ -23,7 +23,7 @@ from robust_plugins.benchmark.work import Answers, Job
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.component import Component
 from robust_plugins.registry.backends import version_of
-from robust_plugins.registry.information import Kind
+from robust_plugins.registry.information import Kind, PluginInfo
 from robust_plugins.registry.naming import parse_component
 from robust_plugins.registry.registry import registry
 
@@ -175,9 +175,9 @@ def plan(
     batches goes on as it would have. `named` are the rows that can be found under the study's names already.
     """
     found, planned = Plan([]), set(there)
-    known = set(named)
+    known, contenders = set(named), asked(configuration) if configuration.balls else []
     for subject in subjects:
-        for contender in asked(configuration) if configuration.balls else ():
+        for contender in contenders:
             for ball, seed in _questions(configuration, subject, contender):
                 for batch, rows in _batches(configuration, subject, contender, ball, seed, planned, created):
                     found.total += len(rows)
@@ -266,11 +266,10 @@ def versions(method: str, *modules: str) -> str:
     `modules` are those of the component's class. What is no release has a hash of its source code besides.
     """
     found = {"robust_plugins": version_of("robust_plugins"), "torch": torch.__version__}
-    for plugin in registry().plugins():
-        if method in plugin.components:
-            if plugin.distribution:
-                found[plugin.distribution] = plugin.version
-            found |= {name: version for name, _, version in (b.partition(" ") for b in plugin.backends)}
+    for plugin in _plugins_of(method):
+        if plugin.distribution:
+            found[plugin.distribution] = plugin.version
+        found |= {name: version for name, _, version in (b.partition(" ") for b in plugin.backends)}
     for module in dict.fromkeys(("robust_plugins", *backends_of(method), *modules)):
         package, source = unreleased(module)
         if source:
@@ -288,7 +287,12 @@ def versions_of(method: str, component: Component | None) -> str:
 @cache
 def backends_of(method: str) -> tuple[str, ...]:
     """The modules of the backends of the plugin behind a registered name."""
-    return tuple(b.partition(" ")[0] for p in registry().plugins() if method in p.components for b in p.backends)
+    return tuple(b.partition(" ")[0] for plugin in _plugins_of(method) for b in plugin.backends)
+
+
+@cache
+def _plugins_of(method: str) -> tuple[PluginInfo, ...]:
+    return tuple(plugin for plugin in registry().plugins() if method in plugin.components)
 
 
 @cache

@@ -39,6 +39,7 @@ def forgetful() -> None:
     sources.unreleased.cache_clear()
     planning.versions.cache_clear()
     planning.backends_of.cache_clear()
+    planning._plugins_of.cache_clear()
 
 
 def test_a_component_whose_code_was_edited_runs_again(
@@ -51,7 +52,7 @@ def test_a_component_whose_code_was_edited_runs_again(
         (tmp_path / "edited_attack.py").write_text(CODE.format(what=what))
         sys.modules.pop("edited_attack", None)
         importlib.invalidate_caches()
-        for cached in (sources.unreleased, planning.versions, planning.backends_of):
+        for cached in (sources.unreleased, planning.versions, planning.backends_of, planning._plugins_of):
             cached.cache_clear()
         with using(Registry(entry_points=False, block=(), load=())):
             rp.register(importlib.import_module("edited_attack").Plugin(), "edited")

@@ -15,7 +15,6 @@ def compare(monkeypatch):
     monkeypatch.syspath_prepend(str(INTEGRATION / "comparisons"))
     beside = {path.stem for path in (INTEGRATION / "comparisons").glob("*.py")}
     before = {name for name in beside if name in sys.modules}
-    pytest.importorskip("auto_LiRPA")
     yield script("comparisons/compare.py")
     for name in beside - before:
         sys.modules.pop(name, None)
