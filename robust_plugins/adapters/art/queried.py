@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -27,6 +28,8 @@ class Square(Attack):
     - `queries` >= 1, per restart: how many squares are tried; `restarts` >= 1.
     - `share` in (0, 1): the share of the image that the first squares cover.
     """
+
+    black_box: ClassVar[bool] = True
 
     queries: int = 1000
     restarts: int = 1
@@ -86,6 +89,8 @@ class HopSkipJump(Attack):
     - `tries` >= 1: random points drawn for the start.
     """
 
+    black_box: ClassVar[bool] = True
+
     steps: int = 50
     first_queries: int = 100
     most_queries: int = 10_000
@@ -122,6 +127,8 @@ class Boundary(Attack):
     - `orthogonal_step`, `forward_step` > 0: the first step lengths, in units of the distance left.
     - `tries` >= 1: random points drawn for the start.
     """
+
+    black_box: ClassVar[bool] = True
 
     steps: int = 1000
     trials: int = 25
@@ -174,6 +181,8 @@ class ZOO(Attack):
     - `first_constant`, `learning_rate`, `difference` > 0: the first weight of the margin, Adam's step, and the distance
       of the two queries, on inputs in [-1, 1].
     """
+
+    black_box: ClassVar[bool] = True
 
     steps: int = 100
     searches: int = 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+import pytest
 import torch
 from support.toys import SignStep
 from torch import Tensor, nn
@@ -144,3 +145,9 @@ def test_a_check_that_fails_loses_no_number(monkeypatch) -> None:
     table = _compared(None, [SignStep()])
     assert table.rows[0].accuracy is not None
     assert "could not be checked: RuntimeError: boom" in table.rows[0].health[0]
+
+
+@pytest.mark.parametrize("name", ["rp:square", "art:square", "art:hopskipjump", "art:boundary", "art:zoo"])
+def test_attacks_by_outputs_say_so(name) -> None:
+    assert rp.attack(name).black_box
+    assert not rp.attack("rp:margin-pgd").black_box
