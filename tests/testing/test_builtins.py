@@ -14,6 +14,7 @@ ATTACKS = {
     "art:fgsm": {},
     "art:bim": {"steps": 5},
     "art:pgd": {"steps": 5, "restarts": 2, "start": "gaussian"},
+    "rp:auto": {"attacks": ("rp:fgsm", "rp:pgd(steps=5)")},
     "rp:fgsm": {},
     "rp:pgd": {"steps": 5, "restarts": 2},
     "rp:apgd": {"steps": 12, "restarts": 2, "targets": 1},
