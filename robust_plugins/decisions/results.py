@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from jaxtyping import Bool, Float, Int
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
+
+from robust_plugins.balls import Ball
+from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.arguments import as_labels, decided, logits_of
+from robust_plugins.harness.call import calling, ordinary
+from robust_plugins.harness.wrappers import Model
 
 
 class Verdict(StrEnum):
@@ -56,6 +64,54 @@ class AttackResult:
     notes: tuple[str, ...] = ()
     """What a reader of the successes has to know, in sentences: that the model draws at random, or what a portfolio has
     changed or left out, and why."""
+
+    def quantised(
+        self,
+        model: Model,
+        x: Float[Tensor, "batch *features"],
+        y: Integer[Tensor, " batch"],
+        ball: Ball,
+        *,
+        levels: int = 256,
+    ) -> AttackResult:
+        """The result for `x_adv` as a file holds it: rounded to `levels` values of the clip range, and judged again.
+
+        The arguments are those of the attack's call; `model` is left as found. Values are rounded towards `x`, which
+        is such a file itself, so that every example stays inside the ball; `success` says which of them survive.
+        `x_adv` holds the file's values: for images in [0, 1], `(255 * x_adv).round().byte()` writes them.
+        Raises ArgumentError for a ball without a clip range, for an `x` that is no file, and for levels < 2.
+        """
+        if not isinstance(levels, int) or levels < 2:
+            raise ArgumentError("levels", repr(levels), accepted="an integer of at least 2", hint="8 bits have 256.")
+        if ball.clip is None:
+            raise ArgumentError(
+                "ball", "one without a clip range", accepted="one with the range that the file's levels divide",
+                hint="Give the range of the inputs, for example clip=(0, 1).",
+            )  # fmt: skip
+        (low, high), slack = ball.clip, 1e-3
+        with calling(model, x, ball, seed=self.seed) as call, torch.no_grad():
+            x = call.x.detach()
+            start, end = ((levels - 1) * (z.double() - low) / (high - low) for z in (x, self.x_adv))
+            own = start.round()
+            if bool(((start - own).abs() > slack).any()):
+                raise ArgumentError(
+                    "x", f"not made of {levels} levels of [{low:g}, {high:g}]", accepted="inputs that a file can hold",
+                    hint="Round x itself first, and attack that.",
+                )  # fmt: skip
+            # A value that is a level already must not lose one to rounding.
+            steps = torch.where(end >= own, (end + slack).floor().maximum(own), (end - slack).ceil().minimum(own))
+            file = torch.where(steps == own, x, (low + steps * ((high - low) / (levels - 1))).to(x))
+            decider, clean = decided(call.model, x)
+            labels = as_labels(ordinary(y), x, clean.shape[1]) if self.target is None else self.target
+            logits = logits_of(decider, file)
+            hit = (logits.argmax(1) == labels) & ~logits.isnan().any(1)
+            success = hit if self.target is not None else ~hit & ~logits.isnan().any(1)
+            loss = F.cross_entropy(logits, labels, reduction="none")
+            found = replace(
+                self, x_adv=file, logits=logits, loss=loss, distance=ball.distance(file, x),
+                success=success & ball.contains(file, x),
+            )  # fmt: skip
+        return replace(found, seconds=call.seconds)
 
     def __repr__(self) -> str:
         """One line; the tensors are in the fields."""
