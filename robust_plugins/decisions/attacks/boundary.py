@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,8 @@ class HopSkipJump(Attack):
     may begin outside. Targeted where a start of the target's class is drawn, which is rare for many classes. How often
     the model was asked is in the result's notes. Raises ArgumentError for other balls and unusable parameters.
     """
+
+    black_box: ClassVar[bool] = True
 
     steps: int = 20
     first_queries: int = 50

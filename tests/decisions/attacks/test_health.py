@@ -147,7 +147,9 @@ def test_a_check_that_fails_loses_no_number(monkeypatch) -> None:
     assert "could not be checked: RuntimeError: boom" in table.rows[0].health[0]
 
 
-@pytest.mark.parametrize("name", ["rp:square", "art:square", "art:hopskipjump", "art:boundary", "art:zoo"])
+@pytest.mark.parametrize(
+    "name", ["rp:square", "rp:hopskipjump", "art:square", "art:hopskipjump", "art:boundary", "art:zoo"]
+)
 def test_attacks_by_outputs_say_so(name) -> None:
     assert rp.attack(name).black_box
     assert not rp.attack("rp:margin-pgd").black_box
