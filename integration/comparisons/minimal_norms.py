@@ -114,10 +114,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(found))
     theirs, mine = found[0], found[1]
     both = theirs.success & mine.success
-    near = bool(both.any()) and float(mine.distance[both].mean()) <= float(theirs.distance[both].mean())
-    ratio = theirs.seconds / mine.seconds
-    print(f"\nUntargeted, `{mine.name}` is {ratio:.1f} times as fast as ART's, at a mean distance "
-          f"{'no' if near else 'THAT IS'} larger; wanted is {LIMIT:g} times, no larger.")  # fmt: skip
+    ratio = f"`{mine.name}` is {theirs.seconds / mine.seconds:.1f} times as fast as ART's (wanted: {LIMIT:g})"
+    if not bool(both.any()):
+        print(f"\nUntargeted, {ratio}, which finds no example that ours does.")
+        return
+    near = float(mine.distance[both].mean()) <= float(theirs.distance[both].mean())
+    print(f"\nUntargeted, {ratio}, at a mean distance that is {'no larger' if near else 'LARGER'}.")
 
 
 if __name__ == "__main__":

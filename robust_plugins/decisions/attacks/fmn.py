@@ -68,9 +68,9 @@ class FMN(Attack):
             gamma = self.gamma * rate
             radius = torch.where(wins, torch.minimum(radius * (1 - gamma), closest.distance), radius * (1 + gamma))
             if not bool(found.all()):
-                rise = (gradient.nan_to_num(0.0) * (z - x)).flatten(1).sum(1)
                 # Beyond where the linearisation is zero, which rounding would never reach.
-                first = (1 + gamma) * linear_distance(ball, gradient, rise - value, x)
+                ahead = linear_distance(ball, gradient, -value, z)
+                first = (1 + gamma) * (ball.distance(z, x) + ahead)
                 radius = torch.where(found, radius, first)
             smaller = with_radii(ball, radius.minimum(limit))
             z = moves(smaller, x)(z, gradient, self.step_size * rate)

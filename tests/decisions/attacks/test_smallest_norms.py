@@ -187,3 +187,14 @@ def test_the_distance_of_a_linear_boundary(norm, clip) -> None:
             np.testing.assert_allclose(rise, needed[i], rtol=1e-7)
         else:
             assert largest_rise(gradient[i].numpy(), x[i].numpy(), norm.norm, 100.0, clip) < needed[i]
+
+
+@pytest.mark.parametrize("norm", FARTHEST)
+def test_a_curved_boundary_is_reached(norm) -> None:
+    """Where each linearisation promises too much, the radius has to grow until an example is found."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 10))
+    x = torch.rand(4, 16)
+    y = model(x).argmax(1)
+    result = rp.attack("rp:fmn")(model, x, y, norm(eps=FARTHEST[norm], clip=CLIP), seed=0)
+    assert result.success.all()
