@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.length import length
 from support.studies import Moods, answers, study
 
 import robust_plugins as rp
@@ -61,10 +62,10 @@ def written(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("how", ["isolated", "here"])
-def test_killed_ten_times_and_resumed(tmp_path: Path, how: str) -> None:
+def test_killed_many_times_and_resumed(tmp_path: Path, how: str) -> None:
     draw = random.Random(0)
     counts = [0]
-    for _ in range(10):
+    for _ in range(length(3, 10)):
         process = begun(tmp_path, how)
         enough = counts[-1] + draw.randrange(1, 8)
         while written(tmp_path) < enough and process.poll() is None:
