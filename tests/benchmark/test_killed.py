@@ -24,8 +24,9 @@ pytest.importorskip("pydantic")
 pytestmark = pytest.mark.slow
 
 PROGRAM = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its jobs in the background ignore
 import robust_plugins as rp
 from support.studies import Moods, study
 rp.register(Moods(), "test")
