@@ -77,7 +77,9 @@ class Proof:
         count = len(self.vary)
         need(count > 0, "no input varies")
         terms = sum(node.size for node in nodes) + rows.size
-        self.gamma = 8 * (terms + 64 * len(nodes) + 64) * 2.0**-53 + 2 * sum(node.spread for node in nodes)
+        least = 8 * (terms + 64 * len(nodes) + 64) * 2.0**-53 + 2 * sum(node.spread for node in nodes)
+        (self.gamma,) = record.array("boxes.gamma", "f")  # more takes off more; as much as the search, the same lines
+        need(self.gamma >= least, "errors of rounding are taken to be less than they are")
         self.layers = self._layers(nodes, lower)
         sizes = [len(layer.offset) * layer.bends for layer in self.layers]
         self.ends = np.cumsum([0, *sizes]).tolist()
@@ -241,7 +243,7 @@ class Proof:
             room = np.where(np.abs(a) > 1e-9, room, np.inf) + 1e-12 * (1 + np.abs(low) + np.abs(up))[:, None]
             shorter = np.minimum(up, np.where(a > 0, low[:, None] + room, np.inf).min(1))
             longer = np.maximum(low, np.where(a < 0, up[:, None] - room, -np.inf).max(1))
-            left &= (longer <= shorter).all(1)
+            left &= (longer <= shorter).all(1) & ~(lowest > 0).any(1)
             low, up = np.minimum(longer, shorter), np.maximum(longer, shorter)
         boxes, low, up = boxes.take(left), low[left], up[left]
         at = np.flatnonzero(np.isin(boxes.number, self.cut))

@@ -139,6 +139,11 @@ def no_number(sample: Record, rng: np.random.Generator) -> bool:
     return True
 
 
+def rounding_forgotten(sample: Record, rng: np.random.Generator) -> bool:
+    sample.arrays["boxes.gamma"][0] = rng.choice([0.0, 1e-16, -1.0, np.nan])
+    return True
+
+
 def constant_moved(sample: Record, rng: np.random.Generator) -> bool:
     sample.arrays["offsets"][:] = -1e3
     return True
@@ -146,7 +151,7 @@ def constant_moved(sample: Record, rng: np.random.Generator) -> bool:
 
 MUTATIONS: list[Mutation] = [
     half_dropped, half_elsewhere, axis_outside, list_cut_short, cut_deeper, weight_below_zero, weights_missing,
-    no_number, constant_moved,
+    no_number, rounding_forgotten, constant_moved,
 ]  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def split_inputs(
         message = "the margin is zero up to rounding: neither a proof nor a witness holds"
         return Found("unknown", None, search.least, search.count, message)
     if notes is not None:
-        notes.end(search.made, len(chain.lower), 2 * search.rows.shape[1])
+        notes.end(search.made, len(chain.lower), 2 * search.rows.shape[1], search.bounding.gamma)
     return Found("unsat", None, search.least.clamp(min=0).masked_fill(search.least == torch.inf, 0.0), search.count)
 
 
@@ -131,14 +131,14 @@ class _Search:
         rows, offsets = self.rows[boxes.asked], self.offsets[boxes.asked]
         a, b = self.bounding.rows(found, rows, offsets)
         size = applied(rows.abs(), found.size) + offsets.abs()
-        b = b - self.bounding.gamma * size.repeat(1, 2)
+        b = b - (1 if self.notes is None else 2) * self.bounding.gamma * size.repeat(1, 2)
         least = _least(a, b, boxes)
         count = rows.shape[1]
         best = torch.maximum(least[:, :count], least[:, count:])
         better = best if self.joint else best.amax(1, keepdim=True)
         boxes = replace(found.boxes, proved=torch.maximum(boxes.proved, better))
         # Bounds that contradict each other are those of no input.
-        none = (boxes.low > boxes.up).any(1)
+        none = (boxes.low > boxes.up + (0 if self.notes is None else self.notes.spared)).any(1)
         left = ~((boxes.proved.amin(1) > 0) | none)
         self.least = self.bounds(boxes.take(~left & ~none))
         if not bool(left.any()):
@@ -384,6 +384,6 @@ def _cut(boxes: Boxes, a: Tensor, b: Tensor, spared: float) -> tuple[Boxes, Tens
         room = torch.where(a.abs() > 1e-9 + spared, room, torch.inf)
         new_upper = torch.minimum(upper, torch.where(a > 0, lower.unsqueeze(1) + room, torch.inf).amin(1))
         new_lower = torch.maximum(lower, torch.where(a < 0, upper.unsqueeze(1) - room, -torch.inf).amax(1))
-        left &= (new_lower <= new_upper).all(1)
+        left &= (new_lower <= new_upper).all(1) & ~(least > 0).any(1)
         boxes = replace(boxes, lower=torch.minimum(new_lower, new_upper), upper=torch.maximum(new_lower, new_upper))
     return boxes, left

@@ -15,10 +15,10 @@ class BoxNotes:
     """Which boxes were halved, what was cut off them, and the combinations of rows that excluded others.
 
     Boxes are numbered in the order of their making. Whoever checks bounds them again: errors of rounding are taken to
-    be `room` times as large as they are meanwhile, and a part of each cut is `spared`, so that other sums do as well.
+    be `room` times as large as they are, there too, and a part of each bound and cut is `spared`, so that other sums do.
     """
 
-    room = 2.0**12
+    room = 2.0**8
     spared = 1e-8
 
     def __init__(self) -> None:
@@ -26,6 +26,7 @@ class BoxNotes:
         self._cut: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._combined: list[tuple[np.ndarray, np.ndarray]] = []
         self._sizes: tuple[int, int, int] | None = None
+        self._gamma = 0.0
 
     def halve(self, number: Tensor, axis: Tensor, first: Tensor) -> None:
         """Boxes are halved along some of their inputs; `first` are the numbers of the lower halves."""
@@ -42,9 +43,9 @@ class BoxNotes:
         largest = weights[at].amax(1, keepdim=True).clamp(min=1e-300)
         self._combined.append((number[at].numpy(), (weights[at] / largest).numpy()))
 
-    def end(self, boxes: int, inputs: int, lines: int) -> None:
-        """All is excluded, by so many boxes; each has so many inputs that vary, and lines of rows."""
-        self._sizes = boxes, inputs, lines
+    def end(self, boxes: int, inputs: int, lines: int, gamma: float) -> None:
+        """All is excluded, by so many boxes; each has so many inputs that vary, and lines of rows; and their gamma."""
+        self._sizes, self._gamma = (boxes, inputs, lines), gamma
 
     def arrays(self) -> dict[str, np.ndarray] | None:
         """The list of all boxes, as a proof holds it; None where the search did not exclude them all."""
@@ -65,6 +66,7 @@ class BoxNotes:
         number, weights = _joined(combined[0]), _rows(combined[1], lines)
         order = np.argsort(number)
         found |= {"weighted": number[order].astype(np.int32), "weights": weights[order]}
+        found["gamma"] = np.array([self._gamma])
         return {f"boxes.{name}": array for name, array in found.items()}
 
 
