@@ -15,7 +15,7 @@ class BoxNotes:
     """Which boxes were halved, what was cut off them, and the combinations of rows that excluded others.
 
     Boxes are numbered in the order of their making. Whoever checks bounds them again: errors of rounding are taken to
-    be `room` times as large as they are, there too, and a part of each bound and cut is `spared`, so that other sums do.
+    be `room` times as large there too, and a part of each bound and cut is `spared`, so that other sums do as well.
     """
 
     room = 2.0**8
