@@ -14,7 +14,7 @@ from robust_plugins.harness.arguments import logits_of
 SAMPLES = 16
 """So many samples a diagnosis looks at."""
 
-ROUNDED_AWAY = 8
+ROUNDED_AWAY = 1
 """Below so many times the dtype's precision, 1 - p of the decision is rounding: the gradient of cross-entropy has lost
 the decision's own logit, and soon all of itself."""
 

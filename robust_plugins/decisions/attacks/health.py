@@ -63,7 +63,7 @@ def health(
     `correct` are the samples that `model` classifies as `y`; `seed` that of the attacks. Looked for, at a few samples
     evenly spread over the batch:
 
-    - gradients that are zero, or absent; cross-entropy so small that its gradient is rounding, for attacks on it;
+    - gradients that are zero, or absent; for attacks on cross-entropy, that its gradient is rounding at most samples;
     - random corners of the ball that break what the attack did not;
     - samples that an attack without gradients broke, and one with gradients did not;
     - attacks with a parameter `steps` are run again with a twentieth of them, once as they are and once in a ball that
@@ -111,7 +111,7 @@ def _of_gradients(attack: Attack, state: Diagnosis) -> list[str]:
         says.append(f"the model's decision has no gradient by its input{through}")
     elif state.flat:
         says.append(f"gradients are zero at {state.flat} of {state.samples} samples{through}")
-    if state.saturated and getattr(attack, "loss", "cross_entropy") in ("cross_entropy", "ce"):
+    if 2 * state.saturated > state.samples and getattr(attack, "loss", "cross_entropy") in ("cross_entropy", "ce"):
         says.append(
             f"cross-entropy saturates at {state.saturated} of {state.samples} samples, where its gradient is rounding; "
             "rp:margin-pgd and rp:auto raise the margin"
