@@ -38,7 +38,7 @@ def goals(model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, count: int, tar
 
 
 def margin(y: Tensor, to: Tensor | None, *, targeted: bool) -> Objective:
-    """What leads from `y` towards the class `to`, or to any other; with `targeted` to `y` itself."""
+    """The objective that leads from `y` towards the class `to`, or to any other; with `targeted` to `y` itself."""
     return objective("margin", y, targeted=targeted) if to is None else towards("margin", y, to)
 
 
@@ -83,5 +83,5 @@ def linear_distance(
 
 
 def _products(slopes: Tensor, lengths: Tensor) -> Tensor:
-    """Of coordinates that do not rise nothing, however far they go."""
+    """The products, zero for coordinates that do not rise, however far they go."""
     return torch.where(slopes > 0, slopes * lengths, 0.0)

@@ -65,7 +65,7 @@ class Closest:
         return wins
 
     def refined(self) -> Float[Tensor, "batch *features"]:
-        """What is held, after the searches that end an attack by gradients: linearised optima, and `pull`.
+        """Ends an attack by gradients: tries the linearised optima, pulls what is held, and returns it.
 
         For the margin's gradient at the example, of all points at one distance from `x` the linear function is
         largest at one; the distance is bisected. On a linear model that is the closest example there is.
@@ -77,7 +77,7 @@ class Closest:
         return self.pull()
 
     def pull(self) -> Float[Tensor, "batch *features"]:
-        """What is held, after bisection of the radius of the ball onto which it can be projected and still fails."""
+        """Bisects the radius of the ball onto which what is held can be projected and fails; returns the result."""
         if self._nothing_to_do():
             return self.x
         outer = self.x.clone()

@@ -41,7 +41,7 @@ class TanhSpace:
 
 
 def lacking(raised: Objective) -> Objective:
-    """What an example that is not adversarial lacks of the margin zero, as a negative number; zero for one that is."""
+    """The margin where it is below zero, which is what an example lacks to be adversarial; zero for one that is."""
     return lambda logits: raised(logits).clamp(max=0)
 
 
