@@ -109,7 +109,7 @@ class Box(Ball):
             value = getattr(self, field.name)
             if field.name in ("clip", "radius") or value not in (None, ()):
                 parts.append(f"{field.name}={_shown(value)}")
-        return f"{type(self).__name__}({', '.join(parts)})"
+        return f"Box({', '.join(parts)})"
 
     def eps_for(self, x: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch *broadcast"]:
         """How far each feature may move, shaped like `x`: `eps * radius`, or the width of its whole range."""

@@ -75,7 +75,18 @@ def test_attacks_that_know_one_radius_alone_refuse_a_box(name, cases) -> None:
         rp.attack(name)(model, x, y, ball, seed=0)
 
 
-BOXED = [c.name for c in rp.attacks() if c.name.startswith(("art:", "rp:")) and c.name not in FIXED]
+NORMED = ("rp:square", "rp:fmn", "rp:ddn", "rp:cw-linf", "rp:cw-l2", "rp:hopskipjump")
+"""Attacks of our own that are about norms."""
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_attacks_about_norms_refuse_a_box(name, cases) -> None:
+    model, x, y, ball, _ = cases[0]
+    with pytest.raises(rp.ArgumentError, match=r"`ball` is .*accepted: rp\.L"):
+        rp.attack(name)(model, x, y, ball, seed=0)
+
+
+BOXED = [c.name for c in rp.attacks() if c.name.startswith(("art:", "rp:")) and c.name not in (*FIXED, *NORMED)]
 
 
 @pytest.mark.parametrize("name", BOXED)
