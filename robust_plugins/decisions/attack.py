@@ -24,6 +24,7 @@ from robust_plugins.harness.arguments import as_labels, decided, first_decided, 
 from robust_plugins.harness.call import Call, calling, ordinary
 from robust_plugins.harness.component import Component, chunks
 from robust_plugins.harness.evaluation import fresh_seed
+from robust_plugins.harness.guard import TOLERATED
 from robust_plugins.harness.wrappers import QUANTISED, Landed, Model, is_quantised
 
 Target = Tensor | Literal["random", "least_likely"]
@@ -213,7 +214,7 @@ class Attack(Component, ABC):
             named &= told.by is not None
             by += told.by or ()
         # Candidates are judged on the model as it was, whatever hooks and flags the attack has left on it.
-        call.check(self, tolerated=("hooks", "buffers", "requires_grad", "default dtype"))
+        call.check(self, tolerated=TOLERATED)
         return Found(torch.cat(parts), tuple(by) if named and len(x) else None, tuple(notes))
 
 

@@ -19,6 +19,7 @@ from robust_plugins.explanations.task import Goal, Task
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import Component, chunks
 from robust_plugins.harness.evaluation import fresh_seed
+from robust_plugins.harness.guard import TOLERATED
 from robust_plugins.harness.memory import BUDGET
 from robust_plugins.harness.wrappers import Landed, Model
 
@@ -125,7 +126,7 @@ class ExplanationAttack(Component, ABC):
                 with torch.enable_grad():
                     self.search(searched)
                 # What was found is scored again by a task that the attack never had, on the model as it was.
-                call.check(self, tolerated=("hooks", "buffers", "requires_grad", "default dtype"))
+                call.check(self, tolerated=TOLERATED)
                 judged = task(ball)
                 judged.offer(searched.best, searched.best_weights)
                 tasks.append(judged)

@@ -22,6 +22,7 @@ from robust_plugins.harness.bracket import Bracket
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import chunks
 from robust_plugins.harness.evaluation import fresh_seed
+from robust_plugins.harness.guard import TOLERATED
 
 Explaining = Attribution | Callable[..., Tensor]
 """An explanation of `rp.explain`, or its method `attribute`."""
@@ -154,7 +155,7 @@ class Run:
                 with torch.enable_grad():
                     self.attack.search(task)
                 # Scored again by a task that the attack never had, on the model as it was.
-                call.check(self.attack, tolerated=("hooks", "buffers", "requires_grad", "default dtype"))
+                call.check(self.attack, tolerated=TOLERATED)
                 judged = self._task(model, x[part], ball[part], attributed[part])
                 judged.offer(task.best)
                 best.append((judged.best, judged.best_gradient))

@@ -13,10 +13,15 @@ from torch import Tensor, nn
 
 from robust_plugins.intervals.network.state import parts_of
 
-Kind = Literal["weights", "buffers", "hooks", "modules", "forward", "attributes", "requires_grad", "default dtype"]
+Kind = Literal[
+    "weights", "buffers", "hooks", "modules", "forward", "attributes", "mode", "requires_grad", "default dtype"
+]  # fmt: skip
+
+TOLERATED: tuple[Kind, ...] = ("hooks", "buffers", "mode", "requires_grad", "default dtype")
+"""A search may leave these changed: what it found is judged on the model that was put back."""
 
 _HOOKS = ("_hooks", "_pre_hooks")
-_BOOKKEEPING = ("training", "_is_full_backward_hook", "_is_hf_initialized")
+_BOOKKEEPING = ("_is_full_backward_hook", "_is_hf_initialized")
 
 
 @dataclass(frozen=True)
@@ -100,11 +105,8 @@ class Found:
                 kind.forward = forward
         for _, now, before in self._attributes:
             if not _unchanged(now, before):
-                mode = now.get("training", before.get("training"))
                 now.clear()
                 now.update(before)
-                if mode is not None:
-                    now["training"] = mode  # modes are restored by who changes them
         for _, _, value, copy in self._containers:
             if (value or copy) and not _same(value, copy):
                 _refill(value, copy)
@@ -179,6 +181,7 @@ def _kind(attribute: str) -> Kind:
         return "hooks"
     special: dict[str, Kind] = {
         "_parameters": "weights", "_buffers": "buffers", "_modules": "modules", "forward": "forward",
+        "training": "mode",
     }  # fmt: skip
     return special.get(attribute, "attributes")
 

@@ -25,6 +25,7 @@ from robust_plugins.decisions.results import AttackResult
 from robust_plugins.errors import RobustPluginsError
 from robust_plugins.harness.arguments import decided, logits_of
 from robust_plugins.harness.call import Call, calling
+from robust_plugins.harness.guard import TOLERATED
 
 NOISY = 64
 """Random points are drawn around so many samples at most,"""
@@ -98,7 +99,7 @@ def health(
             if not one.attack.black_box:
                 says += _of_rivals(one, ran, correct)
                 says += _of_reruns(one, call, judged, call.x, y, ball, _spread(at, min(RERUN, (len(x) + 1) // 2)))
-        call.check("the attacks' health checks", tolerated=("hooks", "buffers", "requires_grad", "default dtype"))
+        call.check("the attacks' health checks", tolerated=TOLERATED)
     return {name: tuple(says) for name, says in found.items()}
 
 
