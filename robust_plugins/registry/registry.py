@@ -31,6 +31,8 @@ T = TypeVar("T")
 BUILTINS = {
     "art": "robust_plugins.adapters.art",
     "lirpa": "robust_plugins.adapters.lirpa",
+    "torchattacks": "robust_plugins.adapters.torchattacks",
+    "foolbox": "robust_plugins.adapters.foolbox",
     "rp": "robust_plugins.decisions.attacks",
     "interval": "robust_plugins.decisions.certifiers",
     "verifier": "robust_plugins.decisions.verifier.certifier",

@@ -71,5 +71,6 @@ def test_certifiers(name, check, monkeypatch) -> None:
 
 def test_none_is_forgotten(fresh_registry) -> None:  # noqa: F811
     """A component that is registered later must be added here."""
-    assert set(ATTACKS) == {info.name for info in rp.attacks()}
+    others = ("torchattacks", "foolbox")  # which have tests of their own, for where they are installed
+    assert set(ATTACKS) == {info.name for info in rp.attacks() if info.plugin not in others}
     assert set(CERTIFIERS) == {info.name for info in rp.certifiers()}
