@@ -15,7 +15,7 @@ WITHOUT = ("benchmark", "brackets", "cli", "proof_check", "testing")
 
 @cache
 def unreleased(module: str) -> tuple[str, str]:
-    """What stands for the source of a module that is no part of a release: its name, and a hash.
+    """A name and a hash stand for the source of a module that is no part of a release.
 
     The whole package, where the module is in one; both empty for an installed release, which its version stands for.
     """

@@ -155,7 +155,7 @@ class Store:
         return found
 
     def _rows(self, aliases: bool) -> str:
-        """What is read from: the records with their places, and behind them once more under their other names."""
+        """The records are read from this: with their places, and behind them once more under their other names."""
         if not aliases or not self._has("aliases"):
             return "(SELECT *, rowid AS place FROM records)"
         own = ", ".join(f"{'a' if name in Asked._fields else 'r'}.{name}" for name in COLUMNS)

@@ -51,7 +51,7 @@ class Row:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What stands beside the number: reasons to doubt it, and what the attack tells of its search."""
+        """These stand beside the number: reasons to doubt it, and what the attack tells of its search."""
         doubts = tuple(f"doubtful: {reason}" for reason in self.health)
         return doubts + (self.result.notes if isinstance(self.result, AttackResult) else ())
 

@@ -42,7 +42,7 @@ class Layer(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """Of ReLUs, (boxes, neurons): they lie between `slope z` and `slope z + over`, and above `flat z`."""
+    """ReLUs, (boxes, neurons), lie between `slope z` and `slope z + over`, and above `flat z`."""
 
     slope: np.ndarray
     over: np.ndarray
@@ -232,7 +232,7 @@ class Proof:
         return found
 
     def _cut(self, boxes: Boxes, a: np.ndarray, b: np.ndarray) -> Boxes:
-        """What is left of boxes, as the proof says where the lines exclude all else."""
+        """The boxes are cut as the proof says where the lines exclude all else."""
         low, up, left = boxes.low, boxes.up, np.ones(len(boxes.number), bool)
         for _ in range(2):
             centre, radius = low / 2 + up / 2, up / 2 - low / 2

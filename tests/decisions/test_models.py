@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -379,37 +378,3 @@ def test_a_model_that_draws_is_refused_and_leaves_torch_s_random_state(name: str
         with pytest.raises(rp.UnsupportedModelError, match="draws random numbers"):
             ask()
         assert torch.equal(torch.get_rng_state(), before)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Restless(rp.Attack):
-    """Leaves the model in training mode."""
-
-    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: rp.Linf, *, targeted: bool) -> Tensor:
-        model.train()
-        return x.clone()
-
-
-@dataclass(frozen=True, kw_only=True)
-class RestlessBoxes(Boxes):
-    """Bounds the model in training mode."""
-
-    def propagate(self, model: nn.Module, x: Tensor, ball: rp.Ball, spec: Tensor | None) -> rp.Interval:
-        model.train()
-        return super().propagate(model, x, ball, spec)
-
-
-def test_attacks_that_leave_training_mode_are_judged_in_evaluation_mode() -> None:
-    model = nn.Sequential(nn.BatchNorm1d(5), _body(4))
-    model[0].running_mean.uniform_(-3, 3)
-    model.eval()
-    found = Restless()(model, X, Y, BALL, seed=0)
-    assert torch.equal(found.logits, model(found.x_adv))
-    assert not any(module.training for module in model.modules())
-
-
-def test_certifiers_that_leave_training_mode_have_no_answer() -> None:
-    model = _body(4)
-    with pytest.raises(rp.ComponentError, match=r"RestlessBoxes\(.*changed the model \(mode of training, mode of 0"):
-        RestlessBoxes()(model, X, Y, BALL)
-    assert not any(module.training for module in model.modules())

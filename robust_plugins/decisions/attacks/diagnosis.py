@@ -1,4 +1,4 @@
-"""What a model offers to a search by gradients, looked for at a few samples."""
+"""A few samples tell what a model offers to a search by gradients."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def objective(loss: Loss, y: Integer[Tensor, " batch"], *, targeted: bool) -> Objective:
-    """What an attack with this `loss` raises: the loss of the labels `y`, or its negative for targets `y`.
+    """An attack raises the returned function: the loss of the labels `y`, or its negative for targets `y`.
 
     For targets the ratio has the denominator of `towards`: that of equation 6 makes it constant where the target ranks
     third.
@@ -72,7 +72,7 @@ def objective(loss: Loss, y: Integer[Tensor, " batch"], *, targeted: bool) -> Ob
 def towards(
     loss: Loss, y: Integer[Tensor, " batch"], target: Integer[Tensor, " batch"]
 ) -> Callable[[Float[Tensor, "batch classes"]], Float[Tensor, " batch"]]:
-    """What an attack raises that leaves `y` by way of one class: the targeted form of `loss` where `y` is known.
+    """An attack that leaves `y` by way of one class raises this: the targeted form of `loss` where `y` is known.
 
     The margin is `z_target - z_y`. The ratio divides it by `z_1 - (z_3 + z_4) / 2` of the ranked logits (Croce and
     Hein 2020, equation 7), by `z_1 - (z_2 + z_3) / 2` where there are three classes.

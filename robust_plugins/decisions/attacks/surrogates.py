@@ -74,7 +74,7 @@ class _StraightThrough(nn.Module):
         self.model = model
 
     def forward(self, x: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch classes"]:
-        """What the model gives."""
+        """The model's output."""
         if not torch.is_grad_enabled():
             return self.model(x)  # type: ignore[no-any-return]
         with _Passing():

@@ -33,7 +33,7 @@ class BoxNotes:
         self._halved.append(tuple(t.int().numpy() for t in (number, axis, first)))  # type: ignore[arg-type]
 
     def cut(self, whole: Boxes, left: Boxes) -> None:
-        """Of boxes this is left."""
+        """Boxes are cut to what is left of them."""
         at = ((left.lower > whole.lower) | (left.upper < whole.upper)).any(1).nonzero().flatten()
         self._cut.append(tuple(t[at].numpy() for t in (whole.number, left.lower, left.upper)))  # type: ignore[arg-type]
 

@@ -72,7 +72,7 @@ class Notes:
         return found
 
     def proof(self, conjunctions: int) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-        """What a proof that excludes so many conjunctions is made of, and its numbers; None where some is missing."""
+        """The parts and numbers of a proof that excludes so many conjunctions; None where some is missing."""
         boxes = self.boxes.arrays()
         if boxes is not None:
             return {}, boxes

@@ -47,7 +47,7 @@ class Leaves:
 
     @property
     def bytes(self) -> int:
-        """What they take."""
+        """The memory that they take."""
         return sum(array.nbytes for array in vars(self).values())
 
     def select(self, at: np.ndarray) -> Leaves:
