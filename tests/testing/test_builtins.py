@@ -37,7 +37,10 @@ ATTACKS = {
     "rp:cw-l2": {"steps": 5, "searches": 2},
     "rp:hopskipjump": {"steps": 2, "first_queries": 10, "tries": 9},
 }
-SLOW_ATTACKS = ("art:apgd-dlr", "art:cw-l2", "art:boundary", "art:zoo", "art:auto")
+SLOW_ATTACKS = (
+    "art:apgd-ce", "art:apgd-dlr", "art:auto", "art:boundary", "art:cw-l2", "art:hopskipjump", "art:zoo",
+    "rp:cw-l2", "rp:cw-linf", "rp:hopskipjump",
+)  # fmt: skip
 CERTIFIERS = {
     "lirpa:ibp": {},
     "lirpa:crown-ibp": {},
