@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from robust_plugins.cli import audit_results, bench, check_proof, compare, explain, poison, train, verify
-from robust_plugins.cli.listings import data, models, plugins, recipes
+from robust_plugins.cli.describe import describe
+from robust_plugins.cli.listings import attacks, certifiers, data, models, plugins, recipes
 from robust_plugins.errors import PluginError, RobustPluginsError, UnknownNameError
 from robust_plugins.registry.information import Kind
 from robust_plugins.registry.registry import registry
@@ -72,9 +73,12 @@ for _command in (
     check_proof.check_proof,
     bench.bench,
     plugins,
+    attacks,
+    certifiers,
     data,
     models,
     recipes,
+    describe,
 ):
     commands.add_command(_command)
 

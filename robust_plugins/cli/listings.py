@@ -1,7 +1,10 @@
-"""The commands that say what there is: plugins, data sets, models, recipes."""
+"""The commands that say what there is: plugins, attacks, certifiers, data sets, models, recipes."""
 
 from __future__ import annotations
 
+import inspect
+import shutil
+import textwrap
 from dataclasses import asdict
 
 import click
@@ -59,6 +62,30 @@ def check_plugin(name: str, as_json: bool) -> None:
 
 
 @click.group()
+def attacks() -> None:
+    """List the attacks: on decisions, on explanations, on training data."""
+
+
+@attacks.command("list")
+@as_json
+def list_attacks(as_json: bool) -> None:
+    """List the attacks of every kind, a line each."""
+    _list_kinds((Kind.ATTACK, Kind.EXPLANATION_ATTACK, Kind.POISONING_ATTACK), as_json)
+
+
+@click.group()
+def certifiers() -> None:
+    """List the certifiers: of decisions and of explanations."""
+
+
+@certifiers.command("list")
+@as_json
+def list_certifiers(as_json: bool) -> None:
+    """List the certifiers of every kind, a line each."""
+    _list_kinds((Kind.CERTIFIER, Kind.EXPLANATION_CERTIFIER), as_json)
+
+
+@click.group()
 def data() -> None:
     """List the data sets."""
 
@@ -92,6 +119,26 @@ def recipes() -> None:
 def list_recipes(as_json: bool) -> None:
     """List the recipes that train --recipe accepts, with their parameters."""
     _list(Kind.LOSS, as_json)
+
+
+def _list_kinds(kinds: tuple[Kind, ...], as_json: bool) -> None:
+    """One line each, with what it does as far as the terminal is wide: there are too many for all that is known."""
+    components = [info for kind in kinds for info in registry().components(kind)]
+    if as_json:
+        print_json([asdict(info) for info in components])
+        return
+    names, named = (max((len(text) for text in texts), default=0) for texts in
+                    ([c.name for c in components], [c.kind for c in components]))  # fmt: skip
+    room = max(shutil.get_terminal_size().columns - names - named - 8, 20)
+    print_table(("name", "kind", "what it does"), [(c.name, c.kind, _summary(c, room)) for c in components])
+    for install in sorted({c.missing for c in components if c.missing}):
+        click.echo(f"Not installed: {install}")
+    click.echo("robust-plugins describe NAME shows the parameters of one.")
+
+
+def _summary(info: ComponentInfo, room: int) -> str:
+    first = (inspect.getdoc(registry().factory_of(info.kind, info.name)) or "").split("\n\n")[0]
+    return textwrap.shorten(("(not installed) " if info.missing else "") + first, room, placeholder=" ...")
 
 
 def _list(kind: Kind, as_json: bool) -> None:

@@ -150,6 +150,16 @@ class Registry:
                 return kind
         raise self._unknown(" or ".join(kinds), base, kinds)
 
+    def factory_of(self, kind: Kind, name: str) -> Callable[..., Any]:
+        """The registered callable that builds the component `name`; it is not called, and may lack its backend.
+
+        Raises UnknownNameError for an unknown component.
+        """
+        component = self._components.get((kind, name))
+        if component is None:
+            raise self._unknown(kind, name, [kind])
+        return component.factory
+
     def create(self, kind: Kind, name: str, /, **parameters: Any) -> Any:
         """Builds the component `name`, which may carry parameters itself: `"art:pgd(steps=40)"`.
 
