@@ -73,7 +73,8 @@ class Broken:
 @pytest.fixture(autouse=True)
 def registry() -> Iterator[Registry]:
     """The plugin above and the built-in ones, without their attacks and certifiers: the toys are all there are."""
-    with using(Registry(entry_points=False, block=["art", "lirpa", "rp", "interval", "verifier", "cascade"])) as fresh:
+    blocked = ["art", "lirpa", "rp", "interval", "verifier", "cascade", "torchattacks", "foolbox"]
+    with using(Registry(entry_points=False, block=blocked)) as fresh:
         fresh.register(Plugin(), "toy")
         yield fresh
 
@@ -113,7 +114,7 @@ def test_plugins_list_shows_what_failed(registry: Registry) -> None:
     status = {row["name"]: row["status"] for row in json.loads(run("plugins", "list", "--json").stdout)}
     assert status == {
         "art": "blocked", "lirpa": "blocked", "rp": "blocked", "interval": "blocked", "verifier": "blocked",
-        "cascade": "blocked",
+        "cascade": "blocked", "torchattacks": "blocked", "foolbox": "blocked",
         "data": "loaded", "models": "loaded", "explanations": "loaded", "losses": "loaded", "poison": "loaded",
         "toy": "loaded", "broken": "failed",
     }  # fmt: skip
