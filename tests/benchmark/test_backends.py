@@ -75,7 +75,10 @@ def test_a_crash_that_takes_a_worker_with_it_does_not_end_the_study(tmp_path: Pa
     assert outcome.written == 60
     assert {component for component, _ in outcome.failures} == {"test:moody"}
     assert outcome.failures.total() == 24
-    assert all("SIGSEGV" in cause for _, cause in outcome.failures)
+    causes = {cause for _, cause in outcome.failures}
+    assert any("SIGSEGV" in cause for cause in causes)
+    # A component that crashes on sample after sample is given up.
+    assert all("SIGSEGV" in cause or cause.startswith("not run: the component crashes") for cause in causes)
 
 
 @pytest.fixture
