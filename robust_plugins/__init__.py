@@ -4,6 +4,7 @@ Every quantity is a bracket: what an attack achieved, and what a certifier prove
 """
 
 from robust_plugins.adapters.art.from_art import from_art
+from robust_plugins.adapters.art.to_art import to_art
 from robust_plugins.adapters.onnx.verification import verify
 from robust_plugins.balls import L1, L2, Ball, Box, Linf
 from robust_plugins.benchmark.study import Study, load_study
@@ -189,6 +190,7 @@ __all__ = [
     "register",
     "straight_through",
     "strongest",
+    "to_art",
     "train",
     "unregister",
     "verify",

@@ -109,6 +109,10 @@ def from_art(attack: type[EvasionAttack] | EvasionAttack, **parameters: Any) -> 
     except ImportError as error:
         raise PluginError("from_art needs art, which cannot be imported; install it: "
                           "pip install 'robust_plugins[art]'") from error  # fmt: skip
+    from robust_plugins.adapters.art.evasion import Evasion
+
+    if isinstance(attack, Evasion) and not parameters:
+        return attack.attack  # it came from to_art
     method = attack if isinstance(attack, type) else type(attack)
     if not issubclass(method, EvasionAttack):
         raise ArgumentError(
