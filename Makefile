@@ -1,6 +1,7 @@
 # make demo       attacks and certificates of a small network side by side, and a page in out/
 # make test       the test suite; test-all adds the slow tests
 # make compare    speed beside ART, auto_LiRPA, torchattacks, foolbox and loops by hand: a page in out/, in 20 minutes
+# make docs       the pages and the reference, in out/docs; warnings are errors, and examples run first
 # make check      lint, formatting, types, and which part may import which
 # make clean      removes the virtual environment and everything built
 
@@ -18,8 +19,9 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 
 BIN := .venv/bin
 STAMP := .venv/installed
+DOCS_STAMP := .venv/docs-installed
 
-.PHONY: demo test test-all compare check clean
+.PHONY: demo test test-all compare docs check clean
 
 demo: $(STAMP)
 	$(BIN)/python -m robust_plugins.demo
@@ -37,6 +39,11 @@ test-all: $(STAMP)
 compare: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python integration/comparisons/compare.py $(if $(VNNCOMP),--vnncomp "$(VNNCOMP)")
 
+docs: $(DOCS_STAMP)
+	$(PYTEST) tests/docs -m "not slow"
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs out/docs
+	@echo "out/docs/index.html"
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,7 +51,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf .venv out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv out docs/reference docs/pictures build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Made again when the requirements change. torch comes first and alone: what is installed after it then finds it there
@@ -59,4 +66,9 @@ $(STAMP): pyproject.toml Makefile
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install "$(TORCH)"
 	$(BIN)/python -m pip install -e ".[$(EXTRAS)]"
 	$(BIN)/python -m pip install --no-deps "$(LIRPA)"
+	@touch $@
+
+# What builds the pages and the notebooks is no part of what the tests need.
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install -e ".[$(EXTRAS),docs]"
 	@touch $@

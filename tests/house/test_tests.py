@@ -10,7 +10,7 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 PACKAGE = TESTS.parent / "robust_plugins"
 FILES = sorted(TESTS.rglob("test_*.py"))
-OF_THEIR_OWN = {"support", "house", "fuzz", "integration"}
+OF_THEIR_OWN = {"support", "house", "fuzz", "integration", "docs"}
 """Folders that belong to no part of the package."""
 LONGEST = 400
 
