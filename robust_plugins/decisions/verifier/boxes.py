@@ -1,8 +1,9 @@
 """`Boxes`: boxes of inputs, and bounds on what a chain of layers does on each of them.
 
 Every box bounds its neurons by linear relaxation, with one slope for both sides: a function is a strip around a line,
-`slope z + shift` up to `half`. What a box keeps from its parent: the neurons' bounds, intersected, so that ReLUs of one
-sign need no bounds any more.
+`slope z + shift` up to `half`. ReLUs that stay open are bounded once more where that is asked for, by a line below and
+another one above each function, which costs several times as much and is much tighter where a neuron's range is wide.
+What a box keeps from its parent: the neurons' bounds, intersected, so that ReLUs of one sign need no bounds any more.
 
 All is in double precision. Sizes are what the sums that make bounds come to with all of their terms positive: a sum of
 products, in any order, is off by at most gamma times that.
@@ -30,7 +31,7 @@ CACHED = 2**16
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """Parts of a box of inputs, one to a row of each tensor: boxes, where some neurons' arguments have given signs."""
+    """Parts of a box of inputs, one to a row of each tensor."""
 
     number: Int[Tensor, " boxes"]
     lower: Float[Tensor, "boxes inputs"]
@@ -40,8 +41,6 @@ class Boxes:
     low: Float[Tensor, "boxes neurons"]
     up: Float[Tensor, "boxes neurons"]
     """Bounds on all neurons, layer after layer."""
-    signs: Int[Tensor, "boxes neurons"]
-    """1 where z >= 0, -1 where z <= 0, 0 where neither is assumed."""
     proved: Float[Tensor, "boxes rows"]
     """Lower bounds on what is asked."""
 
@@ -78,8 +77,6 @@ class Strip(NamedTuple):
     below: tuple[Tensor, Tensor | None]
     """Slope and intercept of another line below; None for zero."""
     above: tuple[Tensor, Tensor]
-    steep: Tensor
-    """The largest slope of all these."""
 
 
 class Middles(NamedTuple):
@@ -99,34 +96,19 @@ class Bounded(NamedTuple):
     middles: list[Middles | None]
     size: Float[Tensor, "boxes outputs"]
 
-    def cuts(self, starts: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Lines `a x + b` that are not above zero where the signs of neurons hold, for as many as one box has."""
-        boxes = self.boxes
-        most = int(boxes.signs.count_nonzero(1).max()) if len(boxes) else 0
-        middles = [(start, m) for start, m in zip(starts, self.middles, strict=False) if m is not None]
-        if not most or not middles:
-            return boxes.lower.new_zeros((len(boxes), 0, boxes.lower.shape[1])), boxes.lower.new_zeros((len(boxes), 0))
-        sign = torch.cat([boxes.signs.gather(1, start + m.at) for start, m in middles], 1)
-        a, b, off = (torch.cat([getattr(m, name) for _, m in middles], 1) for name in ("a", "b", "off"))
-        at = sign.abs().topk(min(most, sign.shape[1]), 1).indices
-        sign = sign.gather(1, at).double()
-        a = -sign.unsqueeze(2) * a.gather(1, at.unsqueeze(2).expand(-1, -1, a.shape[2]))
-        # A place without a sign is a line far below zero.
-        return a, -sign * b.gather(1, at) - torch.where(sign != 0, off.gather(1, at), 1.0)
-
     def select(self, at: Tensor) -> Bounded:
         """The same for some of the boxes."""
-        strips = [
-            Strip(s.slope[at], None if s.shift is None else s.shift[at], s.half[at], _pair(s.below, at),
-                  _pair(s.above, at), s.steep[at])  # type: ignore[arg-type]
-            for s in self.strips
-        ]  # fmt: skip
         middles = [None if m is None else Middles(*(t[at] for t in m)) for m in self.middles]
-        return Bounded(self.boxes.take(at), strips, middles, self.size[at])
+        return Bounded(self.boxes.take(at), [_picked(s, at) for s in self.strips], middles, self.size[at])
 
 
-def _pair(line: tuple[Tensor, Tensor | None], at: Tensor) -> tuple[Tensor, Tensor | None]:
-    return line[0][at], None if line[1] is None else line[1][at]
+def _picked(strip: Strip, at: Tensor | slice) -> Strip:
+    """The strips of some boxes."""
+    below, intercept = strip.below
+    return Strip(
+        strip.slope[at], None if strip.shift is None else strip.shift[at], strip.half[at],
+        (below[at], None if intercept is None else intercept[at]), (strip.above[0][at], strip.above[1][at]),
+    )  # fmt: skip
 
 
 class Bounds:
@@ -159,8 +141,8 @@ class Bounds:
             (layer, slice(a, b)) for layer, a, b in zip(self.layers, self.starts[:-1], self.starts[1:], strict=False)
         ]
 
-    def bounded(self, boxes: Boxes) -> Bounded:
-        """Bounds on all neurons."""
+    def bounded(self, boxes: Boxes, *, closely: bool = False) -> Bounded:
+        """Bounds on all neurons; `closely`: on those that stay open by two lines for each function too."""
         centre, radius = boxes.centre, boxes.radius
         low, up, size = boxes.low.clone(), boxes.up.clone(), centre.abs() + radius
         strips: list[Strip] = []
@@ -168,101 +150,120 @@ class Bounds:
         for layer, place in self._places():
             lo, hi = low[:, place], up[:, place]
             size = size @ layer.weight.abs().t() + layer.size
-            found = self._middles(layer, lo, hi, boxes.signs[:, place], strips, size)
+            found = self._middles(layer, lo, hi, strips, size)
             middles.append(found)
             if found is not None:
                 middle = found.b + applied(found.a, centre)
                 spread = found.off + applied(found.a.abs(), radius)
-                lo.scatter_(1, found.at, torch.maximum(lo.gather(1, found.at), middle - spread))
-                hi.scatter_(1, found.at, torch.minimum(hi.gather(1, found.at), middle + spread))
+                _narrow(lo, hi, found.at, middle - spread, middle + spread)
+            if closely and strips and layer.bends:
+                self._both_sides(layer, lo, hi, strips, size, centre, radius)
             strip, size = _strip(layer, lo, hi, size)
             strips.append(strip)
         last = self.layers[-1]
         size = size @ last.weight.abs().t() + last.size
         return Bounded(replace(boxes, low=low, up=up), strips, middles, size)
 
-    def _middles(
-        self, layer: Layer, lo: Tensor, hi: Tensor, signs: Tensor, strips: list[Strip], size: Tensor
-    ) -> Middles | None:
+    def _middles(self, layer: Layer, lo: Tensor, hi: Tensor, strips: list[Strip], size: Tensor) -> Middles | None:
         if layer.function is None:
             return None
-        if not layer.bends:
-            at = torch.arange(len(layer.bias)).expand(len(lo), -1)
-        else:
-            # Those with an assumed sign too: their lines are rows, and may contradict the sign.
-            open_here = ((lo < 0) & (hi > 0)) | (signs != 0)
-            most = int(open_here.sum(1).max())
-            if not most:
-                return None
-            at = open_here.to(torch.int8).topk(most, 1).indices
-        parts = at.split(max(8, CACHED // (at.shape[1] * max(layer.weight.shape))))
-        starts = torch.tensor([0, *(len(part) for part in parts)]).cumsum(0).tolist()
-        found = [self._through(layer, part, strips, start) for start, part in zip(starts, parts, strict=False)]
+        at: Tensor | None = torch.arange(len(layer.bias)).expand(len(lo), -1)
+        if layer.bends:
+            at = _chosen((lo < 0) & (hi > 0))
+        if at is None:
+            return None
+        found = [self._through(layer.weight[part], layer.bias[part], strips, of) for part, of in self._parts(layer, at)]
         a, b, off = (torch.cat(t) for t in zip(*found, strict=True))
         return Middles(at, a, b, off + self.gamma * size.gather(1, at))
 
-    def _through(self, layer: Layer, at: Tensor, strips: list[Strip], start: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Some neurons of a layer as functions `a x + b` of the inputs, up to the strips' `off`."""
-        a, b, off = layer.weight[at], layer.bias[at], torch.zeros(at.shape, dtype=torch.float64)
+    def _both_sides(
+        self,
+        layer: Layer,
+        lo: Tensor,
+        hi: Tensor,
+        strips: list[Strip],
+        size: Tensor,
+        centre: Tensor,
+        radius: Tensor,
+    ) -> None:
+        """Narrows the bounds of the neurons of a layer that are open still."""
+        at = _chosen((lo < 0) & (hi > 0))
+        if at is None:
+            return
+        least = []
+        for part, of in self._parts(layer, at):
+            a, b = layer.weight[part], layer.bias[part]
+            a, b = self._below(torch.cat([a, -a], 1), torch.cat([b, -b], 1), [_picked(s, of) for s in strips])
+            least.append(b + applied(a, centre[of]) - applied(a.abs(), radius[of]))
+        below, above = torch.cat(least).chunk(2, 1)
+        off = self.gamma * size.gather(1, at)
+        _narrow(lo, hi, at, below - off, off - above)
+
+    def _parts(self, layer: Layer, at: Tensor) -> list[tuple[Tensor, slice]]:
+        """Parts of a choice of neurons whose matrices of coefficients stay in the cache, and which boxes they are."""
+        step = max(8, CACHED // (at.shape[1] * max(layer.weight.shape)))
+        return [(part, slice(i * step, i * step + len(part))) for i, part in enumerate(at.split(step))]
+
+    def _through(self, a: Tensor, b: Tensor, strips: list[Strip], of: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of what follows the strips, of some of the boxes, as `a x + b` of the inputs, up to the strips' `off`.
+
+        `a` is overwritten.
+        """
+        off = torch.zeros_like(b)
         for k in range(len(strips) - 1, -1, -1):
             before, strip = self.layers[k], strips[k]
             if before.function is not None:
-                part = slice(start, start + len(at))
-                half = strip.half[part].unsqueeze(2)
-                b = torch.baddbmm(b.unsqueeze(2), a, half if strip.shift is None else strip.shift[part].unsqueeze(2))
+                half = strip.half[of].unsqueeze(2)
+                b = torch.baddbmm(b.unsqueeze(2), a, half if strip.shift is None else strip.shift[of].unsqueeze(2))
                 off = torch.baddbmm(off.unsqueeze(2), a.abs(), half).squeeze(2)
-                b, a = b.squeeze(2), a.mul_(strip.slope[part].unsqueeze(1))
+                b, a = b.squeeze(2), a.mul_(strip.slope[of].unsqueeze(1))
             b, a = b + a @ before.bias, a @ before.weight
         return a, b, off
 
-    def rows(self, found: Bounded, rows: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """Lower lines `a x + b` of rows of the outputs: by the lines below and above, then by the strips."""
-        a, b, count = rows, offsets, rows.shape[1]
-        a, b = torch.cat([a, a], 1), torch.cat([b, b], 1)
-        for k in range(len(self.layers) - 1, -1, -1):
-            layer = self.layers[k]
-            b, a = b + a @ layer.bias, a @ layer.weight
-            if not k or self.layers[k - 1].function is None:
-                continue
-            strip = found.strips[k - 1]
-            positive, negative = a.clamp(min=0), a.clamp(max=0)
-            (slope, intercept), (steeper, over) = strip.below, strip.above
-            if strip.shift is None:  # the strip lies between the line through zero and `above`
+    def _below(self, a: Tensor, b: Tensor, strips: list[Strip]) -> tuple[Tensor, Tensor]:
+        """Rows of what follows the strips, bounded from below by `a x + b`: by the lines below and above functions."""
+        for k in range(len(strips) - 1, -1, -1):
+            before, strip = self.layers[k], strips[k]
+            if before.function is not None:
+                positive, negative = a.clamp(min=0), a.clamp(max=0)
+                (slope, intercept), (steeper, over) = strip.below, strip.above
                 b = torch.baddbmm(b.unsqueeze(2), negative, over.unsqueeze(2)).squeeze(2)
-                a = positive
-                a[:, :count].mul_(slope.unsqueeze(1))
-                a[:, count:].mul_(strip.slope.unsqueeze(1))
-                a.add_(negative.mul_(steeper.unsqueeze(1)))
-                continue
-            assert intercept is not None  # of other functions it is not zero
-            one = applied(positive[:, :count], intercept) + applied(negative[:, :count], over)
-            two = applied(a[:, count:], strip.shift) - applied(a[:, count:].abs(), strip.half)
-            b = b + torch.cat([one, two], 1)
-            lines = positive[:, :count] * slope.unsqueeze(1) + negative[:, :count] * steeper.unsqueeze(1)
-            a = torch.cat([lines, a[:, count:] * strip.slope.unsqueeze(1)], 1)
+                b = b if intercept is None else b + applied(positive, intercept)
+                a = positive.mul_(slope.unsqueeze(1)).add_(negative.mul_(steeper.unsqueeze(1)))
+            b, a = b + a @ before.bias, a @ before.weight
         return a, b
 
-    def losses(self, found: Bounded, row: Float[Tensor, "boxes outputs"]) -> Float[Tensor, "boxes neurons"]:
-        """How much every neuron's strip takes from the bound on one row of the outputs."""
-        a, parts = row, []
-        for k in range(len(self.layers) - 1, 0, -1):
-            a = a @ self.layers[k].weight
-            strip = found.strips[k - 1]
-            parts.append(a.abs() * strip.half)
-            a = a * strip.slope
-        return torch.cat(parts[::-1], 1)
+    def rows(self, found: Bounded, rows: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower lines `a x + b` of rows of the outputs: by the lines below and above, then by the strips."""
+        last = self.layers[-1]
+        a, b = rows @ last.weight, offsets + rows @ last.bias
+        one = self._below(a, b, found.strips)
+        two, middle, off = self._through(a, b, found.strips, slice(None))
+        return torch.cat([one[0], two], 1), torch.cat([one[1], middle - off], 1)
+
+
+def _chosen(where: Tensor) -> Tensor | None:
+    """The places that are true, as many in each row as the fullest one has; None for none."""
+    most = int(where.sum(1).max()) if len(where) else 0
+    return where.to(torch.int8).topk(most, 1).indices if most else None
+
+
+def _narrow(lo: Tensor, hi: Tensor, at: Tensor, below: Tensor, above: Tensor) -> None:
+    """Intersects, in place, what is known of some entries with further bounds of them."""
+    lo.scatter_(1, at, torch.maximum(lo.gather(1, at), below))
+    hi.scatter_(1, at, torch.minimum(hi.gather(1, at), above))
 
 
 def _strip(layer: Layer, lo: Tensor, hi: Tensor, size: Tensor) -> tuple[Strip, Tensor]:
     """The strip of a layer's functions between bounds on their arguments, and the size behind it."""
     if layer.function is None:
         one, none = torch.ones_like(lo), torch.zeros_like(lo)
-        return Strip(one, None, none, (one, None), (one, none), one), size
+        return Strip(one, None, none, (one, None), (one, none)), size
     if layer.bends:
         below, above = lo.clamp(max=0), hi.clamp(min=0)
         slope = above / (above - below).clamp(min=1e-300)
         over, flat = -below * slope, (above > -below * (1 + TIE)).to(slope)
-        strip = Strip(slope, None, over / 2, (flat, None), (slope, over), slope)
+        strip = Strip(slope, None, over / 2, (flat, None), (slope, over))
         return strip, torch.where(flat > 0, size, slope * size) + over
     with rounding.outward():
         (down, under), (rise, over) = layer.function.lines(Interval(torch.minimum(lo, hi), torch.maximum(lo, hi)))
@@ -271,7 +272,7 @@ def _strip(layer: Layer, lo: Tensor, hi: Tensor, size: Tensor) -> tuple[Strip, T
     most = torch.maximum((rise - slope) * lo, (rise - slope) * hi) + over
     steep = torch.maximum(torch.maximum(down.abs(), rise.abs()), slope.abs())
     size = 4 * (steep * size + under.abs() + over.abs())
-    return Strip(slope, (least + most) / 2, (most - least).clamp(min=0) / 2, (down, under), (rise, over), steep), size
+    return Strip(slope, (least + most) / 2, (most - least).clamp(min=0) / 2, (down, under), (rise, over)), size
 
 
 def applied(matrices: Tensor, vectors: Tensor) -> Tensor:

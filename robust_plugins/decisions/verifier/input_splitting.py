@@ -1,9 +1,8 @@
 """`split_inputs`: a chain of layers with few inputs is decided by halving boxes of inputs.
 
 A conjunction is excluded from a box by its best convex combination of rows; what its rows exclude is cut off the box
-before it is halved, along the input that matters most to the rows and to the neurons that are open still. A box with
-few open ReLUs is split at one of these instead: its line, which is below zero in one part and above in the other, is a
-row like the others from then on.
+before it is halved, along the input that matters most to the rows and to the neurons that are open still. Where many
+boxes are needed, ReLUs are bounded more closely, and their slopes are optimised together with the combination.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from robust_plugins.decisions.verifier.linear import solvable
 from robust_plugins.decisions.verifier.proofs.boxes import BoxNotes
 from robust_plugins.decisions.verifier.properties import Unsafe
 from robust_plugins.decisions.verifier.search import Found
+from robust_plugins.decisions.verifier.slopes import optimised
 
 BATCH = 512
 """Boxes that are bounded at once."""
@@ -29,10 +29,10 @@ COMBINATIONS = 12
 """Steps towards a conjunction's best combination of rows."""
 LAST = 30
 """The same where no neuron is open, so that this combination decides."""
-NEURONS = 12
-"""A box with at most so many open ReLUs is split at them,"""
-FIRST = 2**15
-"""after so many boxes: until then halves of inputs, which cost less, may well do."""
+FIRST = 2**9
+"""After so many boxes each is worth more effort: until then simple bounds may well do."""
+SLOPES = 12
+"""Steps towards the best slopes of a box's ReLUs then."""
 STORED = 2**11
 """With more open boxes than that, the last ones are split first, so that they need no more memory."""
 CLOSEST, EVERY = 64, 8
@@ -54,7 +54,7 @@ def split_inputs(
     `unsat` holds in real arithmetic: bounds are computed in double precision, and what that can be off by is bounded
     too, box by box, and taken off. `confirm` judges the witness of `sat`, (1, inputs), all of them and flattened.
     `unknown`: inputs reach the set in double precision, and none that `confirm` accepts was found. With `notes`, what a
-    proof needs is written down, of ReLU networks: neurons are not split then.
+    proof needs is written down, of ReLU networks: boxes have their simple bounds alone then.
     """
     search = _Search(chain, unsafe, confirm, notes)
     stack = [search.root()]
@@ -114,7 +114,7 @@ class _Search:
         wide = torch.full((count, self.bounding.neurons), torch.inf, dtype=torch.float64)
         return Boxes(
             torch.arange(count), self.chain.lower.expand(count, -1), self.chain.upper.expand(count, -1),
-            torch.arange(count), -wide, wide, torch.zeros_like(wide, dtype=torch.int8),
+            torch.arange(count), -wide, wide,
             wide.new_full((count, self.rows.shape[1] if self.joint else 1), -torch.inf),
         )  # fmt: skip
 
@@ -127,7 +127,8 @@ class _Search:
     def step(self, boxes: Boxes) -> tuple[Tensor | None, Boxes | None]:
         """A witness; or the parts of the boxes that are not excluded."""
         self.count += len(boxes)
-        found = self.bounding.bounded(boxes)
+        closely = self.notes is None and self.chain.bends and self.count > FIRST
+        found = self.bounding.bounded(boxes, closely=closely)
         rows, offsets = self.rows[boxes.asked], self.offsets[boxes.asked]
         a, b = self.bounding.rows(found, rows, offsets)
         size = applied(rows.abs(), found.size) + offsets.abs()
@@ -145,14 +146,36 @@ class _Search:
             return None, None
         at = left.nonzero().flatten()
         found, a, b, least = found._replace(boxes=boxes).select(at), a[at], b[at], least[at]
-        if self.joint:
-            row = least.argmin(1)
-            lowest = _corner(a[torch.arange(len(row)), row], found.boxes)
-            return self._parts(found, a, b, (least <= 0).double(), [lowest])
-        row = least.argmax(1)
+        return (
+            self._jointly(found, a, b, least, closely) if self.joint else self._combining(found, a, b, least, closely)
+        )
+
+    def _jointly(
+        self, found: Bounded, a: Tensor, b: Tensor, least: Tensor, closely: bool
+    ) -> tuple[Tensor | None, Boxes | None]:
+        """All rows have to be positive, each by itself."""
+        if closely:
+            at, row = (~(found.boxes.proved > 0)).nonzero().unbind(1)
+            rows, offsets = self.rows[0, row].unsqueeze(1), self.offsets[0, row].unsqueeze(1)
+            lines = optimised(self.bounding, found.select(at), rows, offsets, torch.ones_like(offsets), SLOPES)
+            proved = found.boxes.proved.clone()
+            proved[at, row] = torch.maximum(proved[at, row], lines.value)
+            found = found._replace(boxes=replace(found.boxes, proved=proved))
+            left = ~(proved > 0).all(1)
+            self.least = self.bounds(found.boxes.take(~left))
+            at = left.nonzero().flatten()
+            found, a, b, least = found.select(at), a[at], b[at], least[at]
+        row = least.argmin(1)
         lowest = _corner(a[torch.arange(len(row)), row], found.boxes)
-        cuts, ends = found.cuts(self.bounding.starts)
-        a, b = torch.cat([a, cuts], 1), torch.cat([b, ends], 1)
+        open_rows = (least <= 0) & ~(found.boxes.proved > 0).repeat(1, 2)
+        return self._parts(found, a, b, open_rows.double(), [lowest])
+
+    def _combining(
+        self, found: Bounded, a: Tensor, b: Tensor, least: Tensor, closely: bool
+    ) -> tuple[Tensor | None, Boxes | None]:
+        """Some combination of the rows has to be positive."""
+        row, count = least.argmax(1), self.rows.shape[1]
+        lowest = _corner(a[torch.arange(len(row)), row], found.boxes)
         value, weights, between = _combined(a, b, found.boxes, COMBINATIONS)
         open_neurons = self.bounding.open(found.boxes).sum(1)
         last = ((open_neurons == 0) & ~(value > 0)).nonzero().flatten()
@@ -166,7 +189,24 @@ class _Search:
             self.least = self.least.clamp(max=0)  # a combination says nothing about the rows' own size
         of_rows = value[at] / weights[at, : 2 * count].sum(1).clamp(min=1e-300)
         boxes = replace(boxes, proved=torch.maximum(boxes.proved, of_rows.unsqueeze(1)))
-        return self._parts(found.select(at)._replace(boxes=boxes), a[at], b[at], weights[at], [lowest[at], between[at]])
+        found, a, b, weights = found.select(at)._replace(boxes=boxes), a[at], b[at], weights[at]
+        points = [lowest[at], between[at]]
+        if not closely or not len(at):
+            return self._parts(found, a, b, weights, points)
+        rows, offsets = self.rows[boxes.asked], self.offsets[boxes.asked]
+        begun = weights[:, :count] + weights[:, count : 2 * count]
+        lines = optimised(self.bounding, found, rows, offsets, begun, SLOPES)
+        boxes = replace(boxes, proved=torch.maximum(boxes.proved, lines.value.unsqueeze(1)))
+        closed = lines.value > 0
+        self.least = self.bounds(boxes.take(closed))
+        at = (~closed).nonzero().flatten()
+        boxes = boxes.take(at)
+        # The best line goes before all others from here on.
+        a, b = (torch.cat([t[at].unsqueeze(1), all_[at]], 1) for t, all_ in ((lines.a, a), (lines.b, b)))
+        weights = torch.zeros_like(b)
+        weights[:, 0] = 1
+        points = [points[0][at], points[1][at], _corner(lines.a[at], boxes)]
+        return self._parts(found.select(at)._replace(boxes=boxes), a, b, weights, points)
 
     def _last(self, a: Tensor, b: Tensor, boxes: Boxes) -> tuple[Tensor, Tensor, Tensor]:
         """The same where the chain is linear: what a longer ascent leaves open, linear programmes decide."""
@@ -200,16 +240,7 @@ class _Search:
             return None, None
         found, a, weights = found._replace(boxes=boxes).select(at), a[at], weights[at]
         slopes = torch.einsum("br,bri->bi", weights, a.abs())
-        opened = self.bounding.open(found.boxes)
-        at_neurons = (opened.sum(1) <= NEURONS) & opened.any(1)
-        if (
-            self.joint or not self.chain.bends or self.notes is not None or self.count < FIRST
-            or not bool(at_neurons.any())
-        ):  # fmt: skip
-            return None, self._halves(found, slopes)
-        some, others = at_neurons.nonzero().flatten(), (~at_neurons).nonzero().flatten()
-        parts = self._signs(found.select(some), weights[some])
-        return None, Boxes.cat([self._halves(found.select(others), slopes[others]), parts]) if len(others) else parts
+        return None, self._halves(found, slopes)
 
     def _halves(self, found: Bounded, slopes: Tensor) -> Boxes:
         """Both halves, along the input that matters most to the rows and to the open neurons of each layer."""
@@ -233,21 +264,6 @@ class _Search:
         found = self.made + 2 * torch.arange(boxes)
         self.made += 2 * boxes
         return found
-
-    def _signs(self, found: Bounded, weights: Tensor) -> Boxes:
-        """Both parts by the sign of the open neuron whose strip costs the combination most."""
-        boxes = found.boxes
-        count = self.rows.shape[1]
-        both = weights[:, :count] + weights[:, count : 2 * count]
-        row = torch.einsum("br,bro->bo", both, self.rows[boxes.asked])
-        losses = (self.bounding.losses(found, row) + 1e-12).masked_fill(~self.bounding.open(boxes), -1.0)
-        neuron = losses.argmax(1, keepdim=True)
-        signs = boxes.signs.scatter(1, neuron, 1), boxes.signs.scatter(1, neuron, -1)
-        zero = torch.zeros_like(neuron, dtype=torch.float64)
-        first = self._numbered(len(boxes))
-        active = replace(boxes, low=boxes.low.scatter(1, neuron, zero), signs=signs[0], number=first)
-        others = replace(boxes, up=boxes.up.scatter(1, neuron, zero), signs=signs[1], number=first + 1)
-        return Boxes.cat([active, others])
 
     def _witness(self, boxes: Boxes, points: list[Tensor]) -> tuple[Tensor | None, Tensor]:
         """An input that reaches the set, among some in each box; else the boxes without those set aside."""
