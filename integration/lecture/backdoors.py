@@ -1,28 +1,40 @@
 """The lecture's pictures of static and dynamic backdoors: digits with their triggers, and what the triggers do.
 
-    python integration/lecture/backdoors.py [--out out/backdoors] [--target 3] [--size 2] [--seed 0]
+    python -m integration.lecture.backdoors [--target 3] [--size 2] [--seed 0] [--out DIR]
 
 A static trigger is the same square in every image, a dynamic one has its place from the image. Of the 1437 training
-digits 0 to 200 carry the trigger and the label of the target; a network 64-64-10 is trained on them. Writes
-triggers.svg (five digits of the test set, clean and with each trigger), success.svg (against the number of poisoned
-digits: how often the trigger is obeyed, and the accuracy on clean digits) and results.md.
+digits 0 to 200 carry the trigger and the label of the target; a network 64-64-10 is trained on them. Drawn are five
+digits of the test set, clean and with each trigger, and against the number of poisoned digits how often the trigger is
+obeyed, and the accuracy on clean digits.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 import robust_plugins as rp
+from integration.lecture.parts import SEED, Option, Part, Table, picture, run
+from robust_plugins.benchmark.reporting.style import COLOURS, PANEL
 from robust_plugins.poisoning.attacks.backdoors import Backdoor
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 COUNTS = (0, 5, 10, 20, 50, 100, 200)
+OPTIONS = (
+    SEED,
+    Option(name="target", default=3, help="the class that the triggers mean"),
+    Option(name="size", default=2, help="the side of the square, in pixels"),
+    Option(name="counts", default=COUNTS, quick=(0, 20), help="how many digits are poisoned"),
+)
 TRIGGERS = {"static": "poison:backdoor", "dynamic": "poison:dynamic-backdoor"}
-LOOKS = {"static": {"color": "#0072b2", "marker": "o"}, "dynamic": {"color": "#d55e00", "marker": "s"}}
+LOOKS = {"static": {"color": COLOURS[0], "marker": "o"}, "dynamic": {"color": COLOURS[1], "marker": "s"}}
 
 
 @dataclass(frozen=True)
@@ -69,28 +81,27 @@ def measured(
     return found
 
 
-def draw_triggers(path: Path, target: int, size: int) -> None:
+def draw_triggers(target: int, size: int) -> Figure:
     from matplotlib.figure import Figure
 
     digits = rp.dataset("digits")
     x = digits.x_test[digits.y_test != target][:5]
     rows = {"clean": x} | {f"{name} trigger": backdoor(name, target, size).trigger(x) for name in TRIGGERS}
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(4.8, 3.1), layout="constrained")
     axes = figure.subplots(len(rows), len(x))
     for row, (title, images) in zip(axes, rows.items(), strict=True):
         for panel, image in zip(row, images, strict=True):
             panel.imshow(image[0].numpy(), cmap="gray_r", vmin=0, vmax=1)
             panel.set(xticks=[], yticks=[])
         row[0].set_ylabel(title)
-    figure.suptitle(f"Five test digits, and the same with triggers that mean {target}", fontsize=11)
-    figure.savefig(path)
+    return figure
 
 
-def draw_success(points: list[Point], path: Path) -> None:
+def draw_success(points: list[Point]) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import ScalarFormatter
 
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(PANEL[0], 3.6), layout="constrained")
     axes = figure.subplots()
     for trigger, look in LOOKS.items():
         own = [p for p in points if p.trigger == trigger]
@@ -110,31 +121,38 @@ def draw_success(points: list[Point], path: Path) -> None:
     axes.minorticks_off()
     axes.set(xlabel="poisoned training digits", ylabel="part of the test digits", ylim=(-0.03, 1.03))
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    return figure
 
 
-def table(points: list[Point]) -> str:
-    lines = ["| trigger | poisoned digits | trigger obeyed | accuracy on clean digits |", "|---|---|---|---|"]
-    lines += [f"| {p.trigger} | {p.poisoned} | {p.obeyed:.3f} | {p.accuracy:.3f} |" for p in points]
-    return "\n".join(lines) + "\n"
+def table(points: list[Point]) -> Table:
+    return Table(
+        name="backdoors", columns=("trigger", "poisoned digits", "trigger obeyed", "accuracy on clean digits"),
+        rows=tuple((p.trigger, f"{p.poisoned}", f"{p.obeyed:.3f}", f"{p.accuracy:.3f}") for p in points),
+        caption="Shares of the test digits: of those that are not the target's, how many are taken for it when they "
+        "carry the trigger.",
+    )  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("out/backdoors"))
-    parser.add_argument("--target", type=int, default=3)
-    parser.add_argument("--size", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    points = measured(target=arguments.target, size=arguments.size, seed=arguments.seed)
-    draw_triggers(arguments.out / "triggers.svg", arguments.target, arguments.size)
-    draw_success(points, arguments.out / "success.svg")
-    (arguments.out / "results.md").write_text(table(points))
-    print(table(points))
-    print(f"Written: triggers.svg, success.svg and results.md in {arguments.out}")
+def make(options: argparse.Namespace) -> Part:
+    points = measured(counts=options.counts, target=options.target, size=options.size, seed=options.seed)
+    return Part(
+        title="Backdoors, static and dynamic",
+        sentence="A few poisoned training digits teach the network to obey a square in the corner, while the accuracy "
+        "on clean digits gives nothing away; a square that moves from image to image takes many more, and costs "
+        "accuracy.",
+        data="scikit-learn's digits, 1437 for training and 360 for the test; a network 64-64-10.",
+        pictures=(
+            picture(draw_triggers(options.target, options.size), "triggers",
+                    f"Five test digits, and the same with triggers that mean {options.target}."),
+            picture(draw_success(points), "success", "What a number of poisoned training digits does."),
+        ),
+        tables=(table(points),),
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    run("backdoors", make, OPTIONS, arguments, describe=__doc__)
 
 
 if __name__ == "__main__":

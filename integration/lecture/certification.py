@@ -1,16 +1,17 @@
 """The lecture's certification table: nine published networks by `interval:branch-and-bound`, published figures beside.
 
-    python -m integration.lecture.certification --models DIR [--images 100] [--timeout 60] [--network mlp-5x100]
-        [--clock cpu] [--out out/certification]
+    python -m integration.lecture.certification [--models DIR] [--images 5] [--timeout 5] [--network mlp-5x100 ...]
+        [--clock cpu] [--out DIR]
 
 Every image of the test set's beginning is attacked (`art:pgd`), bounded by `interval:crown`, and certified completely;
 each on its own, so that an attack can contradict a certificate. `--models` is the folder with the published files (of
-the repositories of ERAN and alpha-beta-CROWN); a network whose file is not there has a row that names it.
+the repositories of ERAN and alpha-beta-CROWN); a network whose file is not there has a row that names it. Without the
+folder, what was measured earlier is shown (certification.md).
 
 Writes to `--out`: records.jsonl, a line for each image, appended as soon as it is known, from which a run that was
-killed goes on; certification.csv and certification.md, the table; images.csv; and cactus.svg, how many images are
-verified within how many seconds. Percentages are of all images, as in the published table. Seconds are those of
-branch and bound alone, on one thread, the mean over images that are classified correctly, timeouts included.
+killed goes on; the table; images.csv; and a picture of how many images are verified within how many seconds.
+Percentages are of all images, as in the published table. Seconds are those of branch and bound alone, on one thread,
+the mean over images that are classified correctly, timeouts included.
 """
 
 from __future__ import annotations
@@ -25,14 +26,28 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 import robust_plugins as rp
+from integration.lecture.certification_networks import NETWORKS, MissingFileError, Subject, load
+from integration.lecture.parts import Option, Part, Table, picture, run
+from robust_plugins.benchmark.reporting.style import COLOURS, MARKS, PANEL
 
-sys.path.insert(0, str(Path(__file__).parent))
-from certification_networks import NETWORKS, MissingFileError, Subject, load
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OPTIONS = (
+    Option(name="models", default=Path("../shared/models/eran"), kind=Path, help="the folder of the published files"),
+    Option(name="images", default=5, quick=1, help="of the beginning of the test set, for each network"),
+    Option(name="timeout", default=5.0, quick=0.5, help="seconds for each image"),
+    Option(name="clock", default="cpu", choices=("cpu", "wall"), help="what the seconds are of"),
+    Option(name="network", default=("mlp-5x100", "mnist-conv-small", "cifar-conv-small"), quick=("mnist-conv-small",),
+           kind=str, choices=list(NETWORKS), help="which networks"),
+)  # fmt: skip
+EARLIER = Path(__file__).with_name("certification.md")
+"""Of what was measured earlier, with the settings that it says."""
 
 ATTACK = "art:pgd(steps=100, restarts=3)"
 BOUND = "interval:crown"
@@ -146,57 +161,63 @@ def row(name: str, records: Sequence[Record], missing: str) -> list[str]:
     ]  # fmt: skip
 
 
-def write(out: Path, rows: Sequence[Sequence[str]], records: dict[str, list[Record]]) -> str:
-    """Table, images and picture; returns the table."""
-    lines = ["| " + " | ".join(cells) + " |" for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
-    table = "\n".join(lines) + "\n"
-    (out / "certification.md").write_text(table)
-    with (out / "certification.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *rows])
+def write_images(out: Path, records: dict[str, list[Record]]) -> None:
+    """What was found out about every image."""
     with (out / "images.csv").open("w", newline="") as file:
-        every = [asdict(record) for found in records.values() for record in found]
         writer = csv.DictWriter(file, list(Record.__dataclass_fields__))
         writer.writeheader()
-        writer.writerows(every)
-    cactus(out / "cactus.svg", records)
-    return table
+        writer.writerows(asdict(record) for found in records.values() for record in found)
 
 
-def cactus(path: Path, records: dict[str, list[Record]]) -> None:
+def cactus(records: dict[str, list[Record]]) -> Figure:
     """How many images of each network are verified within how many seconds."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    figure = Figure(figsize=PANEL, layout="constrained")
     axes = figure.subplots()
-    for name, found in records.items():
+    for number, (name, found) in enumerate(records.items()):
         seconds = sorted(record.seconds for record in found if record.verified)
         if seconds:
-            axes.plot(range(1, len(seconds) + 1), seconds, marker=".", label=NETWORKS[name].title)
+            axes.plot(range(1, len(seconds) + 1), seconds, marker=MARKS[number % len(MARKS)], markersize=4,
+                      color=COLOURS[number % len(COLOURS)], label=NETWORKS[name].title)  # fmt: skip
     axes.set(xlabel="images verified", ylabel="seconds for each of them", yscale="log")
-    axes.grid(alpha=0.3)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
     if axes.lines:
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
-    figure.savefig(path, metadata={"Date": None})
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    return figure
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--timeout", type=float, default=60.0)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--network", action="append", choices=list(NETWORKS))
-    parser.add_argument("--out", type=Path, default=Path("out/certification"))
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+def earlier() -> Table:
+    """The table that was measured earlier."""
+    lines = [line for line in EARLIER.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    columns, _, *rows = (tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines)
+    return Table(
+        name="earlier", columns=columns, rows=tuple(rows),
+        caption="Measured earlier: the first 10 images, 10 seconds of CPU time for each. Published figures are of 1000 "
+        "images with 180 and 120 seconds on a GPU.",
+    )  # fmt: skip
+
+
+def make(options: argparse.Namespace) -> Part:
+    title = "Complete verification: branch and bound beside beta-CROWN"
+    sentence = (
+        "CROWN alone certifies few of the images that withstand attacks; splitting the ReLUs that matter decides "
+        "nearly all of them, and what neither side decides within its time stays open."
+    )
+    data = "published networks of ERAN and alpha-beta-CROWN, on the first images of MNIST and CIFAR-10."
+    if not options.models.is_dir():
+        print(f"{options.models} is missing: what was measured earlier is shown", file=sys.stderr)
+        return Part(title=title, sentence=sentence, data=data, tables=(earlier(),))
     store = Store(options.out / "records.jsonl")
-    rows: list[list[str]] = []
+    rows: list[tuple[str, ...]] = []
     records: dict[str, list[Record]] = {}
-    for name in options.network or NETWORKS:
+    for name in options.network:
         try:
             subject = load(name, options.models, options.images)
         except MissingFileError as error:
-            rows.append(row(name, [], str(error)))
+            rows.append(tuple(row(name, [], str(error))))
             continue
         found = records[name] = []
         for image in range(len(subject.x)):
@@ -207,8 +228,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 record = store.records[key]
                 print(f"{name} {image}: {record.verdict}, {record.seconds:.2f} s", file=sys.stderr, flush=True)
             found.append(store.records[key])
-        rows.append(row(name, found, ""))
-    print(write(options.out, rows, records), end="")
+        rows.append(tuple(row(name, found, "")))
+    write_images(options.out, records)
+    clock = "CPU time" if options.clock == "cpu" else "time"
+    table = Table(
+        name="certification", columns=COLUMNS, rows=tuple(rows),
+        caption=f"The first {options.images} images, {options.timeout:g} seconds of {clock} for each. Shares of so few "
+        "say little about the published ones, which are of 1000 images.",
+    )  # fmt: skip
+    drawn = picture(cactus(records), "cactus", "How many images are verified within how many seconds.")
+    return Part(title=title, sentence=sentence, data=data, pictures=(drawn,), tables=(table, earlier()))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    run("certification", make, OPTIONS, arguments, describe=__doc__)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,37 @@
 """The lecture's picture of half-moons: decision surfaces of networks trained for robust explanations.
 
-    python integration/lecture/half_moons.py [--out half_moons.svg] [--epochs 400] [--alpha 0.2] [--seed 0]
+    python -m integration.lecture.half_moons [--epochs 400] [--alpha 0.2] [--seed 0] [--out DIR]
 
 One network for each eps_t, from the same initialisation. The larger the ball over which the explanation is to be
-constant, the straighter the surface. Prints for each of them the accuracy, and over the ball of EPS what an attack
-reaches and what is proved of the explanation's relative deviation, and the share of points for which it is proved to
-be at most LINEAR: there the network is certifiably almost linear.
+constant, the straighter the surface. A table says for each of them the accuracy, and over the ball of EPS what an
+attack reaches and what is proved of the explanation's relative deviation, and the share of points for which it is
+proved to be at most LINEAR: there the network is certifiably almost linear.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import robust_plugins as rp
+from integration.lecture.parts import SEED, Option, Part, Table, picture, run
 from robust_plugins.losses import Ramp
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OPTIONS = (
+    SEED,
+    Option(name="epochs", default=400, quick=20, help="of training, each of one batch"),
+    Option(name="alpha", default=0.2, help="the weight of the explanation's width in training"),
+    Option(name="samples", default=400, quick=50, help="points of the two moons"),
+)
 RADII = (0.0, 0.01, 0.05, 0.075, 0.1)
 EPS = 0.05
 LINEAR = 0.1
@@ -87,45 +98,55 @@ def surfaces(
     return found
 
 
-def draw(found: list[Surface], path: Path, *, samples: int = 400) -> None:
+def draw(found: list[Surface], *, samples: int = 400) -> Figure:
     """The probability of the second moon over the plane, with the points, for each network."""
     from matplotlib.figure import Figure
 
     x, y = moons(samples)
     low, high = x.amin(0) - 0.5, x.amax(0) + 0.5
-    grid = torch.cartesian_prod(*(torch.linspace(float(a), float(b), 200) for a, b in zip(low, high, strict=True)))
-    figure = Figure(figsize=(3 * len(found), 3.4), layout="constrained")
-    for axes, surface in zip(figure.subplots(1, len(found), sharex=True, sharey=True), found, strict=True):
-        second = surface.model(grid).softmax(1)[:, 1].view(200, 200).T.numpy()
+    grid = torch.cartesian_prod(*(torch.linspace(float(a), float(b), 120) for a, b in zip(low, high, strict=True)))
+    figure = Figure(figsize=(2.3 * len(found) + 0.7, 2.9), layout="constrained")
+    panels = figure.subplots(1, len(found), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, surface in zip(panels, found, strict=True):
+        second = surface.model(grid).softmax(1)[:, 1].view(120, 120).T.numpy()
         extent = (float(low[0]), float(high[0]), float(low[1]), float(high[1]))
-        axes.imshow(second, origin="lower", extent=extent, cmap="RdBu_r", vmin=0, vmax=1, aspect="auto", alpha=0.6)
+        shown = axes.imshow(
+            second, origin="lower", extent=extent, cmap="PuOr", vmin=0, vmax=1, aspect="auto", alpha=0.6
+        )
         axes.contour(second, levels=[0.5], origin="lower", extent=extent, colors="black", linewidths=1.5)
-        axes.scatter(*x.T.numpy(), c=y.numpy(), cmap="RdBu_r", s=9, edgecolors="black", linewidths=0.3)
+        axes.scatter(*x.T.numpy(), c=y.numpy(), cmap="PuOr", s=7, edgecolors="black", linewidths=0.3)
         axes.set_title(
-            f"eps_t = {surface.eps}\naccuracy {surface.accuracy:.3f}, proved linear {surface.linear:.2f}", fontsize=10
+            f"eps_t = {surface.eps:g}\naccuracy {surface.accuracy:.3f}\nproved linear {surface.linear:.2f}", fontsize=9
         )
         axes.set(xticks=[], yticks=[])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    figure.colorbar(shown, ax=list(panels), label="probability of class 1")
+    return figure
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("out/half_moons.svg"))
-    parser.add_argument("--epochs", type=int, default=400)
-    parser.add_argument("--alpha", type=float, default=0.2)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    found = surfaces(alpha=arguments.alpha, epochs=arguments.epochs, seed=arguments.seed)
-    draw(found, arguments.out)
-    print(f"deviation of the explanation over eps = {EPS}: median attacked, median proved; proved <= {LINEAR}")
-    for s in found:
-        print(
-            f"eps_t {s.eps:<6} accuracy {s.accuracy:.3f}  attacked {s.attacked:.4f}  proved {s.proved:.4f}  "
-            f"linear {s.linear:.3f}"
-        )
-    print(f"The picture: {arguments.out}")
+def make(options: argparse.Namespace) -> Part:
+    found = surfaces(alpha=options.alpha, epochs=options.epochs, seed=options.seed, samples=options.samples)
+    table = Table(
+        name="half_moons", columns=("eps_t", "accuracy", "deviation, attacked", "deviation, proved", "proved linear"),
+        rows=tuple(
+            (f"{s.eps:g}", f"{s.accuracy:.3f}", f"{s.attacked:.4f}", f"{s.proved:.4f}", f"{s.linear:.3f}")
+            for s in found
+        ),
+        caption=f"The relative deviation of the explanation over eps = {EPS:g}: medians over the points of what an "
+        f"attack reaches and what is proved; and the share of points for which at most {LINEAR:g} is proved.",
+    )  # fmt: skip
+    return Part(
+        title="Networks trained for robust explanations become linear where it matters",
+        sentence="The larger the ball over which the gradient is trained to be constant, the straighter the border "
+        "between the classes, and the more of the plane is proved to be almost linear.",
+        data=f"two half-moons of {options.samples} points in all; networks 2-64-64-2.",
+        pictures=(picture(draw(found, samples=options.samples), "half_moons",
+                          "One network for each eps_t, trained from the same initial weights. Black: the decision."),),
+        tables=(table,),
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    run("half_moons", make, OPTIONS, arguments, describe=__doc__)
 
 
 if __name__ == "__main__":

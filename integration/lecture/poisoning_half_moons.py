@@ -1,33 +1,42 @@
 """The lecture's pictures of poisoned training on half-moons: certified regions, and parameters in their boxes.
 
-    python integration/lecture/poisoning_half_moons.py [--out out/poisoning_half_moons] [--domain box] [--seed 0]
-        [--reference halfmoons.npz] [--no-attacks]
+    python -m integration.lecture.poisoning_half_moons [--domain box] [--attacks 0] [--reference halfmoons.npz]
+        [--seed 0] [--out DIR]
 
 3000 points with features [x, x^2, x^3], a network 6-128-2, one batch, 4 updates at lr 2 / (1 + 0.6 t). The poisoner
-moves n points by eps in every feature. Prints certified accuracy, and the lowest that attacks leave, for n = 50, 100,
-200, 300 at eps = 0.01 and for n = 10 at eps = 0.05 to 0.2. Writes regions.svg (colours: the class is certified; grey:
-poison may change it), trajectories.svg and results.md. `--reference` takes initial parameters and data from an archive
-with p0 to p3, Xtr, Ytr, Xte and Yte; otherwise they are drawn from the seed.
+moves n points by eps in every feature. The table has the certified accuracy, and the lowest that attacks leave, for n =
+50, 100, 200, 300 at eps = 0.01 and for n = 10 at eps = 0.05 to 0.2. Drawn are the regions (colours: the class is
+certified; grey: poison may change it), and parameters in their boxes. `--reference` takes initial parameters and data
+from an archive with p0 to p3, Xtr, Ytr, Xte and Yte; otherwise they are drawn from the seed. `--domain zonotope` is
+tighter and takes longer.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import robust_plugins as rp
+from integration.lecture.parts import SEED, Option, Part, Table, picture, run
 from robust_plugins.brackets.poisoning_plots import region_figure, trajectory_figure
 from robust_plugins.poisoning.concrete.batches import PoisonedBatch
 from robust_plugins.poisoning.concrete.trainings import Trainings
 
+OPTIONS = (
+    SEED,
+    Option(name="domain", default="box", choices=("box", "zonotope"), help="what is trained on"),
+    Option(name="attacks", default=1, quick=0, choices=(0, 1), help="whether trainings are attacked"),
+    Option(name="reference", default=None, kind=Path, help="an archive of data and initial parameters"),
+    Option(name="points", default=3000, quick=100, help="how many points are trained on"),
+)  # fmt: skip
 NUMBERS = (50, 100, 200, 300)
 RADII = (0.05, 0.1, 0.15, 0.2)
 EPOCHS = 4
@@ -68,17 +77,24 @@ def stored(path: Path) -> Moons:
     return Moons(model=model, train=(found["Xtr"], found["Ytr"]), test=(found["Xte"], found["Yte"]))
 
 
-def budgets() -> dict[str, rp.PoisoningBudget]:
-    return {f"n = {n}, eps = 0.01": rp.PoisoningBudget(points=n, eps=0.01) for n in NUMBERS} | {
-        f"n = 10, eps = {eps:g}": rp.PoisoningBudget(points=10, eps=eps) for eps in RADII
-    }
+def budgets(share: float = 1.0) -> dict[str, rp.PoisoningBudget]:
+    """What the poisoner may do; `share` of the points where there are fewer of them."""
+    cases = [(n, 0.01) for n in NUMBERS] + [(10, eps) for eps in RADII]
+    scaled = [(max(1, round(share * n)), eps) for n, eps in cases]
+    return {f"n = {n}, eps = {eps:g}": rp.PoisoningBudget(points=n, eps=eps) for n, eps in scaled}
 
 
 def bracket(
     moons: Moons, budget: rp.PoisoningBudget, domain: Literal["box", "zonotope"], attacks: bool
 ) -> tuple[rp.PoisoningRun, float, float | None]:
     """The run, the certified accuracy, and the lowest that attacks leave."""
-    arguments = {"loss": "cross_entropy", "optimizer": OPTIMIZER, "epochs": EPOCHS, "domain": domain, "progress": False}
+    arguments: dict[str, Any] = {
+        "loss": "cross_entropy",
+        "optimizer": OPTIMIZER,
+        "epochs": EPOCHS,
+        "domain": domain,
+        "progress": False,
+    }
     if not attacks:
         run = rp.abstract_gradient_training(moons.model, [moons.train], budget, **arguments)
         return run, run.certified_accuracy(*moons.test), None
@@ -146,48 +162,54 @@ def name(index: int) -> str:
     return f"W2[{(index - 896) // 128}, {(index - 896) % 128}]" if index < 1152 else f"b2[{index - 1152}]"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("out/poisoning_half_moons"))
-    parser.add_argument("--domain", choices=("box", "zonotope"), default="box")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--reference", type=Path)
-    parser.add_argument("--no-attacks", action="store_true")
-    options = parser.parse_args()
+def fewer(moons: Moons, points: int) -> Moons:
+    return Moons(model=moons.model, train=(moons.train[0][:points], moons.train[1][:points]), test=moons.test)
+
+
+def make(options: argparse.Namespace) -> Part:
     moons = drawn(options.seed) if options.reference is None else stored(options.reference)
-    runs, scores = {}, {}
-    lines = [
-        "| budget | certified accuracy | lowest accuracy that attacks leave | without poison |",
-        "|---|---|---|---|",
-    ]
-    for title, budget in budgets().items():
-        run, certified, achieved = bracket(moons, budget, options.domain, not options.no_attacks)
+    moons = fewer(moons, options.points)
+    share = len(moons.train[0]) / 3000
+    runs, scores, rows = {}, {}, []
+    for title, budget in budgets(share).items():
+        run_of, certified, achieved = bracket(moons, budget, options.domain, bool(options.attacks))
         with torch.no_grad():
-            nominal = (run.nominal(moons.test[0]).argmax(1) == moons.test[1]).double().mean().item()
-        runs[title], scores[title] = run, f"certified {certified:.3f}"
-        lines.append(f"| {title} | {certified:.3f} | {'' if achieved is None else f'{achieved:.3f}'} | {nominal:.3f} |")
-        print(lines[-1], flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.md").write_text("\n".join(lines) + "\n")
+            nominal = (run_of.nominal(moons.test[0]).argmax(1) == moons.test[1]).double().mean().item()
+        runs[title], scores[title] = run_of, f"certified {certified:.3f}"
+        rows.append((title, f"{certified:.3f}", "" if achieved is None else f"{achieved:.3f}", f"{nominal:.3f}"))
     x, y = moons.train
-    edge = (
-        x[:, 0].min().item() - 0.3,
-        x[:, 0].max().item() + 0.3,
-        x[:, 1].min().item() - 0.3,
-        x[:, 1].max().item() + 0.3,
-    )
-    figure = region_figure(runs, powers, (x[::3, :2], y[::3]), limits=edge, scores=scores)
-    _save(figure, options.out / "regions")
+    low, high = x[:, :2].amin(0) - 0.3, x[:, :2].amax(0) + 0.3
+    edge = (low[0].item(), high[0].item(), low[1].item(), high[1].item())
+    regions = region_figure(runs, powers, (x[::3, :2], y[::3]), limits=edge, scores=scores)
     chosen = pairs(moons)
     shown = sorted({index for pair in chosen for index in pair})
-    boxes, clean, poisoned = trajectories(moons, rp.PoisoningBudget(points=200, eps=0.01), options.domain, shown)
-    _save(trajectory_figure(boxes, clean, poisoned, chosen, names=name), options.out / "trajectories")
-    print(f"the pictures: {options.out}")
+    few = rp.PoisoningBudget(points=max(1, round(200 * share)), eps=0.01)
+    boxes, clean, poisoned = trajectories(moons, few, options.domain, shown)
+    ways = trajectory_figure(boxes, clean, poisoned, chosen, names=name)
+    table = Table(
+        name="poisoning_half_moons",
+        columns=("budget", "certified accuracy", "lowest accuracy that attacks leave", "without poison"),
+        rows=tuple(rows), caption=f"n points moved by eps in every feature; 4 updates, domain {options.domain}.",
+    )  # fmt: skip
+    return Part(
+        title="Abstract gradient training: every model that poison can make",
+        sentence="Training on intervals keeps every parameter in a box that holds it whatever the poisoner does within "
+        "his budget; what all models of the last box decide alike is certified, and the grey border grows with both n "
+        "and eps.",
+        data=f"two half-moons, {len(x)} points for training and {len(moons.test[0])} for the test; a network 6-128-2.",
+        pictures=(
+            picture(ways, "trajectories",
+                    f"{STEPS} updates with n = {few.points}, eps = {few.eps:g}: pairs of parameters, their boxes after "
+                    "each update, and trainings on the poison that attacks chose, all of which stay inside."),
+            picture(regions, "regions", "Where the class is certified (colours), and where poison may change it (grey)."
+            ""),
+        ),
+        tables=(table,),
+    )  # fmt: skip
 
 
-def _save(figure: object, path: Path) -> None:
-    for suffix in (".svg", ".png"):
-        figure.savefig(path.with_suffix(suffix), dpi=130)  # type: ignore[attr-defined]
+def main(arguments: Sequence[str] | None = None) -> None:
+    run("poisoning_half_moons", make, OPTIONS, arguments, describe=__doc__)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def test_the_table_resumes_and_says_what_was_found(tmp_path: Path, monkeypatch, 
     assert len(first.err.splitlines()) == 12
     records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     whole = (tmp_path / "records.jsonl").read_text()
+    (tmp_path / "part.json").unlink()
     (tmp_path / "records.jsonl").write_text("".join(whole.splitlines(keepends=True)[:5]) + '{"name": "FG')
     table.main(["--out", str(tmp_path)])
     again = capsys.readouterr()
@@ -54,17 +55,28 @@ def test_no_success_is_no_distance() -> None:
     assert table.cells(record) == ("-", "0 %")
 
 
-def test_the_pictures_are_drawn(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_the_curves_are_drawn(tmp_path: Path, monkeypatch, capsys) -> None:
     pytest.importorskip("matplotlib")
     pages = script("lecture/assumption.py")
     monkeypatch.setattr(pages, "subject", lambda *given, **settings: small(pages))
     monkeypatch.setattr(pages, "RADII", (0.0, 0.1, 0.3))
     pages.main(["--out", str(tmp_path)])
-    assert "They part most at eps" in capsys.readouterr().out
-    for name in ("assumption.svg", "search.svg"):
+    assert "They part most at eps" in (tmp_path / "part.json").read_text()
+    for name in ("assumption.svg", "tangent.svg"):
         assert (tmp_path / name).stat().st_size > 1000
     rows = list(csv.reader((tmp_path / "assumption.csv").read_text().splitlines()))
-    assert [row[0] for row in rows] == ["eps", "0.0", "0.1", "0.3"]
+    assert [row[0] for row in rows] == ["eps", "0", "0.1", "0.3"]
+    margins, tangents = pages.along(small(pages))
+    torch.testing.assert_close(margins[:, 0], tangents[:, 0])
+    assert (tangents.diff(dim=1) > 0).all(), "FGSM promises that the wrong class gains"
+
+
+def test_the_slice_is_drawn(tmp_path: Path, monkeypatch, capsys) -> None:
+    pytest.importorskip("matplotlib")
+    pages = script("lecture/search.py")
+    monkeypatch.setattr(pages, "subject", lambda *given, **settings: small(pages))
+    pages.main(["--out", str(tmp_path)])
+    assert (tmp_path / "search.svg").stat().st_size > 1000
     plane = pages.flat_slice(small(pages), 0, 0.1)
     middle = int(plane.side.abs().argmin())
     assert plane.margins[middle, middle] < 0.01, "the image itself is classified correctly"

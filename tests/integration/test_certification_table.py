@@ -59,7 +59,7 @@ def test_a_run_that_is_killed_goes_on(table: ModuleType, tmp_path: Path, monkeyp
     steady(tmp_path, table)
     out, certified = tmp_path / "out", table.certified
     arguments = ["--models", str(tmp_path), "--images", "3", "--timeout", "5", "--clock", "cpu", "--out", str(out),
-                 "--network", CONV, "--network", "mlp-8x200"]  # fmt: skip
+                 "--network", CONV, "mlp-8x200"]  # fmt: skip
     asked: list[int] = []
 
     def dies(name: str, subject: object, image: int, *rest: object) -> object:
@@ -78,6 +78,7 @@ def test_a_run_that_is_killed_goes_on(table: ModuleType, tmp_path: Path, monkeyp
     records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
     assert [record["image"] for record in records] == [0, 1, 2]
     assert [record["verdict"] for record in records] == ["certified", "certified", "falsified"]
+    (out / "part.json").unlink()
     table.main(arguments)
     assert len(asked) == 4, "all is known"
     found, missing = list(csv.DictReader((out / "certification.csv").read_text().splitlines()))
@@ -86,11 +87,16 @@ def test_a_run_that_is_killed_goes_on(table: ModuleType, tmp_path: Path, monkeyp
     assert found["beta-CROWN % (s), published"] == "72.7 (7)"
     assert missing["images"].startswith("not run: mnist_9_200_nat.pth is not in")
     assert missing["upper bound %, published"] == "91.1"
-    assert (out / "certification.md").read_text().count("\n") == 4
+    assert (out / "certification.md").read_text().count("\n") == 6
     assert "MNIST ConvSmall" in (out / "cactus.svg").read_text()
     assert len((out / "images.csv").read_text().splitlines()) == 4
     with pytest.raises(KeyboardInterrupt):  # another timeout is another question
         table.main([*arguments, "--timeout", "6"])
+
+
+def test_without_files_the_earlier_table_is_shown(table: ModuleType, tmp_path: Path, capsys) -> None:
+    table.main(["--models", str(tmp_path / "none"), "--out", str(tmp_path)])
+    assert "| MNIST ConvSmall | 0.12 | 10 |" in capsys.readouterr().out
 
 
 def test_what_contradicts_is_counted(table: ModuleType) -> None:

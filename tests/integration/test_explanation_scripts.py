@@ -10,11 +10,12 @@ from support.length import length
 from support.scripts import script
 
 import robust_plugins as rp
+from robust_plugins.harness.pictures import svg
 
 QUICK = "gradient:corner-pgd(corners=20, steps=5, restarts=2, rung=2)"
 
 
-def test_half_moons_turn_from_complex_to_linear(tmp_path: Path) -> None:
+def test_half_moons_turn_from_complex_to_linear() -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
     moons = script("lecture/half_moons.py")
@@ -25,9 +26,8 @@ def test_half_moons_turn_from_complex_to_linear(tmp_path: Path) -> None:
     assert all(s.accuracy > 0.85 for s in found)
     assert found[0].linear < 0.5 < 0.7 < found[-1].linear
     assert found[-1].proved < 0.1 * found[0].proved
-    moons.draw(found, tmp_path / "a" / "moons.svg", samples=100)
-    text = (tmp_path / "a" / "moons.svg").read_text(encoding="utf-8")
-    assert text.count("<image") == 3
+    text = svg(moons.draw(found, samples=100), "moons")
+    assert text.count("<image") == 4, "three networks and the colours' bar"
 
 
 @pytest.mark.slow

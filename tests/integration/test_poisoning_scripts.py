@@ -36,6 +36,9 @@ def test_regression() -> None:
     task = replace(regression.diabetes(), epochs=3)
     certified, achieved, nominal = regression.measured(task, 5, 0.1, domain="box", seed=0, attacks=True)
     assert nominal <= achieved <= certified < 2 * nominal
+    tuned = replace(task, pretraining=200)
+    certified, _, after = regression.measured(tuned, 5, 0.1, domain="box", seed=0, attacks=False)
+    assert after < certified < tuned.error(tuned.model(0)) / 1.2, "fine-tuning on a few poisoned labels is worth it"
 
 
 def test_household(shared: Path) -> None:
@@ -61,13 +64,12 @@ def test_pneumonia(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert measured.lines[-1].startswith("| n = 1, eps = 0.001 |")
 
 
-def test_backdoors(tmp_path: Path) -> None:
+def test_backdoors() -> None:
     backdoors = script("lecture/backdoors.py")
     points = backdoors.measured(counts=(0, 40), samples=500)
     obeyed = {(p.trigger, p.poisoned): p.obeyed for p in points}
     assert obeyed["static", 40] > 0.5 > 0.1 > obeyed["static", 0]
     assert obeyed["dynamic", 40] > obeyed["dynamic", 0] + 0.1
-    assert "| static | 40 |" in backdoors.table(points)
-    backdoors.draw_triggers(tmp_path / "triggers.svg", 3, 2)
-    backdoors.draw_success(points, tmp_path / "success.svg")
-    assert all("<svg" in (tmp_path / name).read_text() for name in ("triggers.svg", "success.svg"))
+    assert "| static | 40 |" in backdoors.table(points).markdown
+    assert len(backdoors.draw_triggers(3, 2).axes) == 15
+    assert len(backdoors.draw_success(points).axes[0].lines) == 4

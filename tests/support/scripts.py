@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 INTEGRATION = Path(__file__).resolve().parents[2] / "integration"
+if str(INTEGRATION.parent) not in sys.path:
+    sys.path.append(str(INTEGRATION.parent))  # scripts import each other as integration.lecture.NAME
 
 
 def script(path: str) -> ModuleType:
