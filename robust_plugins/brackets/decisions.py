@@ -30,7 +30,10 @@ from robust_plugins.registry.information import Kind
 ROUNDING = 1e-6
 """Relative to the logits' scale: how far an attack's margin may lie below a proved one before it is a contradiction.
 The margins of both sides are computed in floating point; the model's rounding error, measured at x and at the point
-that the attack found, is added."""
+that the attack found, is added; before a contradiction is reported it is measured at more points."""
+
+CLOSELY = 16
+"""At how many points more rounding is measured where an attack and a certificate seem to contradict each other."""
 
 
 def compare_decisions(
@@ -67,7 +70,14 @@ def compare_decisions(
             if row.result is not None:
                 tell(name, row.result)
     rows = _with_health(rows, [component for _, component in named], judged, x, y, ball, correct, seed)
-    return Comparison(x, y, ball, seed, correct, tuple(rows), _crossings(rows, y, errors), int(undecided.sum()))
+    found = _crossings(rows, y, errors)
+    if found:  # rounding may have been measured too low where it cancelled by luck
+        crossed = torch.zeros_like(correct)
+        crossed[[c.sample for c in found if c.sample is not None]] = True
+        with torch.no_grad(), calling(judged, x) as call:
+            wider = _errors(call.model, call.x, clean, size, where=crossed, neighbours=CLOSELY)
+        found = _crossings(rows, y, {name: torch.maximum(e, wider) for name, e in errors.items()})
+    return Comparison(x, y, ball, seed, correct, tuple(rows), found, int(undecided.sum()))
 
 
 def _run(
@@ -109,8 +119,15 @@ def _with_health(
     return [replace(row, health=found.get(row.name, ())) for row in rows]
 
 
-def _errors(model: nn.Module, x: Tensor, logits: Tensor, size: int | None) -> Tensor:
-    parts = [evaluation_error(model, x[part], logits[part]) for part in chunks(len(x), size)]
+def _errors(
+    model: nn.Module, x: Tensor, logits: Tensor, size: int | None, *, where: Tensor | None = None, neighbours: int = 0
+) -> Tensor:
+    parts = [
+        evaluation_error(
+            model, x[part], logits[part], where=None if where is None else where[part], neighbours=neighbours
+        )
+        for part in chunks(len(x), size)
+    ]
     return torch.cat([logits.new_empty(0), *parts])
 
 

@@ -25,7 +25,7 @@ from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import ERRORS
-from robust_plugins.harness.evaluation import evaluation_error, fresh_seed
+from robust_plugins.harness.evaluation import NEIGHBOURS, evaluation_error, fresh_seed
 from robust_plugins.harness.wrappers import Model
 from robust_plugins.intervals import Interval
 from robust_plugins.registry.information import Kind
@@ -169,7 +169,7 @@ def _rounding(model: Model, x: Tensor, outputs: Tensor) -> Tensor:
         flat = (
             call.model if call.model(x[:1].clone()).dim() == 2 else nn.Sequential(call.model, nn.Unflatten(0, (-1, 1)))
         )
-        return evaluation_error(flat, x, outputs)
+        return evaluation_error(flat, x, outputs, neighbours=NEIGHBOURS)
 
 
 def _crossings(rows: Sequence[ErrorRow], slack: Tensor) -> list[Crossing]:

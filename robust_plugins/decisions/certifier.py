@@ -22,7 +22,7 @@ from robust_plugins.errors import ComponentError, UnsupportedModelError
 from robust_plugins.harness.arguments import as_labels, check_spec, decided, first_decided, logits_of
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import ERRORS, Component, chunks
-from robust_plugins.harness.evaluation import evaluation_error
+from robust_plugins.harness.evaluation import NEIGHBOURS, evaluation_error
 from robust_plugins.harness.final_layer import is_cut
 from robust_plugins.harness.memory import BUDGET, activation_sizes
 from robust_plugins.harness.wrappers import Model, unreadable
@@ -323,7 +323,8 @@ class Certifier(Component, ABC):
         if self.rounding:
             # More room proves nothing more, and excuses only what is at fault: the other samples need no second look.
             near = torch.stack([(found.lower > slack).all(1), *faults.values()]).any(0)
-            slack = slack + ERRORS * evaluation_error(model, x, logits, where=near).unsqueeze(1)
+            errors = evaluation_error(model, x, logits, where=near, neighbours=NEIGHBOURS)
+            slack = slack + ERRORS * errors.unsqueeze(1)
             faults = _faults(found, clean, slack)
         least = slack if decision.settled is None else torch.where(decision.settled.unsqueeze(1), 0.0, slack)
         proved = (found.lower > least).all(1)

@@ -16,6 +16,9 @@ from robust_plugins.errors import ComponentError
 from robust_plugins.harness.functional import called, in_precision, other_precision
 from robust_plugins.harness.guard import Found
 
+NEIGHBOURS = 3
+"""At how many points beside a sample rounding errors are measured where a verdict depends on them."""
+
 
 @contextmanager
 def evaluating(
@@ -86,6 +89,7 @@ def evaluation_error(
     logits: Float[Tensor, "batch classes"],
     *,
     where: Bool[Tensor, " batch"] | None = None,
+    neighbours: int = 0,
 ) -> Float[Tensor, " batch"]:
     """How far each sample's `logits`, the model's on `x`, are from those of real arithmetic.
 
@@ -93,26 +97,39 @@ def evaluation_error(
     precision times the logits. For float32 and narrower the distance from the same model in float64; for float64 that
     from the same model in float32, times the ratio of both precisions, which is its size and not itself. Zero for
     models that cannot be run in another dtype, and, with `where`, for the samples that it leaves out.
+
+    At a single point rounding errors may cancel by luck. `neighbours` says at how many points more, a few units in
+    the last place away from `x`, it is measured; the largest counts.
     """
-    dtype, ratio = other_precision(x.dtype)
+    generator = torch.Generator().manual_seed(0)
+    precision = torch.finfo(torch.float32 if x.dtype == torch.float64 else x.dtype).eps
     off = torch.zeros_like(logits[:, 0])
     some = where is not None and not bool(where.all())
     if some and where is not None and not bool(where.any()):
         return off
+    steps = [torch.randint(-4, 5, x.shape, generator=generator).to(x) for _ in range(neighbours)]
+    points = [x, *(x * (1 + precision * step) for step in steps)]
     for rows in ([where] if some else []) + [slice(None)]:  # some models run with one batch size alone
         try:
             with torch.no_grad():
-                other = called(model, in_precision(model, dtype), x[rows].to(dtype))
+                found = [_distance(model, point[rows], logits[rows] if point is x else None) for point in points]
         except (
             Exception
         ):  # constants of a fixed dtype, TorchScript, a device without float64: what the model is made of
             continue
-        distance = (other.double() - logits[rows].double()).abs().amax(1)
-        if dtype == torch.float32:  # whose narrower range may overflow, which tells nothing
-            distance = ratio * distance.nan_to_num(nan=0.0, posinf=0.0)
-        off[rows] = distance.to(x.dtype)
+        off[rows] = torch.stack(found).amax(0).to(x.dtype)
         break
     return off
+
+
+def _distance(model: nn.Module, x: Tensor, logits: Tensor | None) -> Tensor:
+    """How far the logits at these points, the model's unless given, are from those of the other precision."""
+    dtype, ratio = other_precision(x.dtype)
+    other: Tensor = called(model, in_precision(model, dtype), x.to(dtype))
+    own: Tensor = model(x) if logits is None else logits
+    distance = (other.double() - own.double()).abs().amax(1)
+    # The narrower range of float32 may overflow, which tells nothing.
+    return ratio * distance.nan_to_num(nan=0.0, posinf=0.0) if dtype == torch.float32 else distance
 
 
 def fresh_seed() -> int:

@@ -125,3 +125,22 @@ def test_wrong_arguments_are_named(unchecked) -> None:
         rp.compare(*arguments, [torch.sin])
     with pytest.raises(rp.ArgumentError, match="clip range"):
         rp.compare(case.model, case.x + 1, case.y, case.ball, ["toy:boxes"])
+
+
+def test_rounding_of_large_inputs_is_no_contradiction_and_a_wrong_bound_among_them_is() -> None:
+    torch.manual_seed(4)
+    net = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 3)).eval()
+    with torch.no_grad():  # inputs of 3000 whose sum cancels: rounding is all over the margins' fourth digits
+        net[0].weight -= net[0].weight.mean(1, keepdim=True)
+    x = torch.rand(16, 20) * 0.1 + 3000
+    y = net(x).argmax(1)
+    found = rp.compare(net, x, y, rp.Linf(eps=1e-3, clip=None), ["rp:margin-pgd", "interval:crown"], seed=0)
+    assert not found.crossings
+
+    line = nn.Sequential(nn.Linear(20, 4))
+    with torch.no_grad():
+        line[0].weight -= line[0].weight.mean(1, keepdim=True)
+    y, ball = line(x).argmax(1), rp.Linf(eps=0.05, clip=None)
+    for factor, crosses in ((1.0, False), (0.9, True)):
+        components = ["rp:margin-pgd", ExactMargins(factor=factor)]
+        assert bool(rp.compare(line, x, y, ball, components, seed=0).crossings) == crosses

@@ -149,3 +149,21 @@ def test_the_rounding_of_modules_under_two_names_is_measured_and_they_stay_as_th
     assert torch.equal(error, (exact - logits).abs().amax(1).float())
     assert bool((error > 0).any())
     assert all(p.dtype == torch.float32 and torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_errors_that_cancel_at_one_point_show_at_its_neighbours() -> None:
+    class Cancelling(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([(x + 3000).sum(1) - 3000 * x.shape[1], x.sum(1)], 1)
+
+    model = Cancelling()
+    x = torch.zeros(3, 4)
+    x[0] = 1 / 3
+    with evaluating(model), torch.no_grad():
+        logits = model(x)
+        there, around = (evaluation_error(model, x, logits, neighbours=n) for n in (0, 3))
+        some = evaluation_error(model, x, logits, neighbours=3, where=torch.tensor([True, False, False]))
+    assert (around >= there).all()
+    assert around[0] > 1e-5
+    assert some[0] > 1e-5
+    assert not some[1:].any()

@@ -30,7 +30,7 @@ from robust_plugins.decisions.verifier.stages import MEMORY, Engine
 from robust_plugins.decisions.verifier.verify import decide, prepared
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.harness.component import ERRORS
-from robust_plugins.harness.evaluation import evaluation_error
+from robust_plugins.harness.evaluation import NEIGHBOURS, evaluation_error
 from robust_plugins.harness.progress import Say, reporting
 from robust_plugins.intervals import Interval
 from robust_plugins.intervals.methods.ascent import Ascent
@@ -134,7 +134,8 @@ class BranchAndBound(Certifier):
         form, box, logits = prepared(model, x), ball.box(x), model(x)
         file = None if self.proof is None else proof_file(self.proof, lambda: form.relu, x.shape[1:])
         # The public call asks for more than zero, by what the model's own rounding may be.
-        least = 4 * self.rounding * logits.abs().amax(1) + 1.1 * ERRORS * evaluation_error(model, x, logits)
+        errors = evaluation_error(model, x, logits, neighbours=NEIGHBOURS)
+        least = 4 * self.rounding * logits.abs().amax(1) + 1.1 * ERRORS * errors
         # A proof has to say more than that linear relaxation was enough.
         lower = self._relaxed(model, x, ball, spec) if file is None else x.new_full(spec.shape[:2], -torch.inf)
         enough = (lower > least.unsqueeze(1)).all(1)
