@@ -9,7 +9,7 @@ GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "Attacks",
         (
             "attack", "attacks", "Attack", "AttackResult", "strongest", "minimal", "averaged", "straight_through",
-            "from_art",
+            "from_art", "to_art",
         ),
     ),
     (

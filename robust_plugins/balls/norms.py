@@ -15,7 +15,15 @@ from robust_plugins.balls.ball import Ball, Draw, random_like
 
 @dataclass(frozen=True, kw_only=True)
 class Linf(Ball):
-    """`max_i |z_i - x_i| <= eps`, and `z` inside `clip`: a box."""
+    """`max_i |z_i - x_i| <= eps`, and `z` inside `clip`: a box.
+
+    - `eps`: the radius in the units of the inputs: a number, or one number per sample.
+    - `clip`: the valid range (low, high) of every input value, part of the set; None where every value is valid.
+
+    >>> x = torch.tensor([[0.1, 0.5]])
+    >>> rp.Linf(eps=0.25, clip=(0, 1)).box(x)
+    Interval(lower=tensor([[0.0000, 0.2500]]), upper=tensor([[0.3500, 0.7500]]))
+    """
 
     norm: ClassVar[float] = math.inf
 
@@ -53,7 +61,15 @@ class Linf(Ball):
 
 @dataclass(frozen=True, kw_only=True)
 class L2(Ball):
-    """The Euclidean ball `sqrt(sum_i (z_i - x_i)^2) <= eps`, cut to `clip`."""
+    """The Euclidean ball `sqrt(sum_i (z_i - x_i)^2) <= eps`, cut to `clip`.
+
+    - `eps`: the radius in the units of the inputs: a number, or one number per sample.
+    - `clip`: the valid range (low, high) of every input value, part of the set; None where every value is valid.
+
+    >>> x, z = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]])
+    >>> rp.L2(eps=1.0, clip=None).project(z, x)
+    tensor([[0.6000, 0.8000]])
+    """
 
     norm: ClassVar[float] = 2.0
 
@@ -92,7 +108,15 @@ class L2(Ball):
 
 @dataclass(frozen=True, kw_only=True)
 class L1(Ball):
-    """The cross-polytope `sum_i |z_i - x_i| <= eps`, cut to `clip`."""
+    """The cross-polytope `sum_i |z_i - x_i| <= eps`, cut to `clip`.
+
+    - `eps`: the radius in the units of the inputs: a number, or one number per sample.
+    - `clip`: the valid range (low, high) of every input value, part of the set; None where every value is valid.
+
+    >>> x, z = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 1.0]])
+    >>> rp.L1(eps=1.0, clip=None).project(z, x)
+    tensor([[1., 0.]])
+    """
 
     norm: ClassVar[float] = 1.0
 

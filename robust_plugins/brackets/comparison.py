@@ -71,6 +71,15 @@ class Comparison:
 
     Printing it gives the table. `bracket` is what is known of the robust accuracy, `crossings` the contradictions,
     which mean that an attack or a certifier is wrong.
+
+    - `x`: the inputs.
+    - `y`: their classes.
+    - `ball`: the set around each input.
+    - `seed`: the seed of all attacks.
+    - `correct`: which samples the model classifies as `y`, unattacked.
+    - `rows`: one for each component: its name, kind, accuracy, time and result.
+    - `crossings`: where an attack contradicts a certificate.
+    - `undecided`: for so many samples the model's logits are NaN, unattacked: no decision, which counts as a wrong one.
     """
 
     x: Float[Tensor, "batch *features"]
@@ -78,11 +87,9 @@ class Comparison:
     ball: Ball
     seed: int
     correct: Bool[Tensor, " batch"]
-    """Which samples the model classifies as `y`, unattacked."""
     rows: tuple[Row, ...]
     crossings: tuple[Crossing, ...]
     undecided: int = 0
-    """For so many samples the model's logits are NaN, unattacked: no decision, which counts as a wrong one."""
 
     @property
     def clean(self) -> float | None:

@@ -13,20 +13,24 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Crossing:
-    """A contradiction: an attack achieved what a certifier proved to be impossible, so one of the two is wrong."""
+    """A contradiction: an attack achieved what a certifier proved to be impossible, so one of the two is wrong.
+
+    - `attack`: the name of what achieved it.
+    - `certifier`: the name of what proved the opposite.
+    - `what`: the quantity, as messages call it: `"the margin"`, `"the accuracy"`, `"the most important feature"`.
+    - `achieved`: the value that the attack reached; None where there is none, but what was proved to stay has changed.
+    - `proved`: the bound that it passes; None as for `achieved`.
+    - `side`: which side was proved: that the quantity is at least, or at most, `proved`.
+    - `sample`: the sample; None where the quantity belongs to all of them together, as an accuracy does.
+    """
 
     attack: str
     certifier: str
     what: str
-    """The quantity, as messages call it: `"the margin"`, `"the accuracy"`, `"the most important feature"`."""
     achieved: float | None
-    """The value that the attack reached; None where there is none, but what was proved to stay has changed."""
     proved: float | None
-    """The bound that it passes; None as for `achieved`."""
     side: Literal["at least", "at most"]
-    """Which side was proved: that the quantity is at least, or at most, `proved`."""
     sample: int | None = None
-    """The sample; None where the quantity belongs to all of them together, as an accuracy does."""
 
     def __str__(self) -> str:
         place = "" if self.sample is None else f"sample {self.sample}: "

@@ -43,15 +43,21 @@ class ErrorComparison:
     """The bracket of a regressor's largest errors over a ball around each sample. Printing it gives the table.
 
     The error of a sample is the largest `|f_j(x') - y_j|` over outputs j and inputs x' of the ball.
+
+    - `x`: the inputs.
+    - `reference`: what the outputs are compared with: the labels, or the model's own predictions at `x`.
+    - `ball`: the set around each input.
+    - `seed`: the seed of all attacks.
+    - `clean`: the error at `x` itself.
+    - `rows`: one for each component: its name, kind, errors, time and result.
+    - `crossings`: where an attack reached more than a certifier allows.
     """
 
     x: Float[Tensor, "batch *features"]
     reference: Float[Tensor, "batch outputs"]
-    """What the outputs are compared with: the labels, or the model's own predictions at `x`."""
     ball: Ball
     seed: int
     clean: Float[Tensor, " batch"]
-    """The error at `x` itself."""
     rows: tuple[ErrorRow, ...]
     crossings: tuple[Crossing, ...]
 

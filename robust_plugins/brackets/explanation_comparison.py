@@ -90,6 +90,18 @@ class ExplanationComparison:
     """The bracket of the explanations of one batch: what attacks reached, and what certifiers proved.
 
     Printing it gives the table; `crossings` are contradictions, which mean that an attack or a certifier is wrong.
+
+    - `x`: the inputs.
+    - `y`: their classes.
+    - `ball`: the set around each input.
+    - `of`: whose gradient is the explanation.
+    - `k`: how many of the largest features have to stay.
+    - `delta`: the width that is allowed to each component; None where none was asked for.
+    - `radius`: how far every parameter may be off besides, relative to its size.
+    - `seed`: the seed of all attacks.
+    - `value`: the explanation at `x`.
+    - `rows`: one for each component.
+    - `crossings`: where an attack contradicts a certificate.
     """
 
     x: Float[Tensor, "batch *features"]
@@ -101,7 +113,6 @@ class ExplanationComparison:
     radius: float
     seed: int
     value: Float[Tensor, "batch *features"]
-    """The explanation at `x`."""
     rows: tuple[ExplanationRow, ...]
     crossings: tuple[Crossing, ...]
 

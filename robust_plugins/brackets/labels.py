@@ -41,10 +41,12 @@ class Label(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class LabelsComparison:
-    """The brackets of the decisions about each label, and of all of them together. Printing it gives the table."""
+    """The brackets of the decisions about each label, and of all of them together. Printing it gives the table.
+
+    - `labels`: the comparison of each label: is it decided as it should be, whatever the attack?
+    """
 
     labels: tuple[Comparison, ...]
-    """The comparison of each label: is it decided as it should be, whatever the attack?"""
 
     @property
     def correct(self) -> Bool[Tensor, " batch"]:

@@ -43,25 +43,33 @@ class Damage:
 
 @dataclass(frozen=True, eq=False)
 class PoisonedLearning:
-    """A learner's models with and without poison, the data that made the difference, and what is certified of it."""
+    """A learner's models with and without poison, the data that made the difference, and what is certified of it.
+
+    - `attack`: the name of the attack.
+    - `budget`: what it was allowed to change.
+    - `clean`: what the model learnt from the given data does: accuracy, and how often a trigger is obeyed or a target
+      reached.
+    - `poisoned`: the same of the model that learnt from the poisoned data.
+    - `data`: the poisoned training set, (x, y).
+    - `changed`: which of the given samples are moved, relabelled or removed; added ones come after all of these in
+      `data`.
+    - `model`: the model that was trained on the poisoned data.
+    - `votes`: the accuracy of the partitions' vote when it learns from the same poisoned data, and the one that no
+      poison within the budget can pass; None without partitions.
+    - `certificate`: of the partitions' vote; None without partitions.
+    - `crossings`: where poison changes a decision of the vote that is proved to stay: one of the two is wrong.
+    """
 
     attack: str
     budget: PoisoningBudget
     clean: Damage
     poisoned: Damage
     data: Samples
-    """The poisoned training set, (x, y)."""
     changed: Bool[Tensor, " samples"]
-    """Which of the given samples are moved, relabelled or removed; added ones come after all of these in `data`."""
     model: Any
-    """The model that was trained on the poisoned data."""
     votes: Bracket[float] | None
-    """The accuracy of the partitions' vote when it learns from the same poisoned data, and the one that no poison
-    within the budget can pass; None without partitions."""
     certificate: PartitionCertificate | None
-    """Of the partitions' vote; None without partitions."""
     crossings: tuple[Crossing, ...]
-    """Where poison changes a decision of the vote that is proved to stay: one of the two is wrong."""
 
     def __str__(self) -> str:
         from rich import box  # here, so that importing the package stays quick

@@ -54,24 +54,29 @@ class PoisoningRow:
 
 @dataclass(frozen=True, eq=False)
 class PoisoningBracket:
-    """The truth about a training lies between what poisoners achieved and what is certified against all of them."""
+    """The truth about a training lies between what poisoners achieved and what is certified against all of them.
+
+    - `run`: the training on intervals.
+    - `trainings`: the poisoned trainings of each attack.
+    - `rows`: one for each attack: what it reached.
+    - `pushed`: the entries of theta (all trained parameters, flattened) that attacks tried to move farthest.
+    - `measure`: what `score` is: `"accuracy"` or `"mse"`.
+    - `nominal`: the score without poison; None without validation data.
+    - `score`: the accuracy or mean squared error that attacks left, and the one that no poison can pass; None without
+      validation.
+    - `width`: of the pushed parameters' ranges, summed: what attacks reached, and the bounds'.
+    - `crossings`: where an attack contradicts a certificate: one of the two is wrong.
+    """
 
     run: PoisoningRun
     trainings: tuple[PoisonedTrainings, ...]
-    """Of each attack."""
     rows: tuple[PoisoningRow, ...]
     pushed: tuple[int, ...]
-    """The entries of theta (all trained parameters, flattened) that attacks tried to move farthest."""
     measure: Literal["accuracy", "mse"]
     nominal: float | None
-    """The score without poison; None without validation data."""
     score: Bracket[float] | None
-    """The accuracy or mean squared error that attacks left, and the one that no poison can pass; None without
-    validation."""
     width: Bracket[float]
-    """Of the pushed parameters' ranges, summed: what attacks reached, and the bounds'."""
     crossings: tuple[Crossing, ...]
-    """Where an attack contradicts a certificate: one of the two is wrong."""
 
     @property
     def accuracy(self) -> Bracket[float] | None:

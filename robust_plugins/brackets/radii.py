@@ -43,17 +43,18 @@ class CriticalRadius(Bracket[Tensor]):
 
     `empirical` holds the distances of the nearest witnesses, inf where none was found; `certified` the largest radii
     that were certified. Both are zero where the model misclassifies `x` itself. Printing it gives a table.
+
+    - `ball`: the largest radius that was asked for, and the clip range.
+    - `seed`: the seed of all attacks.
+    - `witness`: the nearest misclassified inputs that were found, (batch, *features); NaN where there is none.
+    - `crossings`: witnesses nearer than a certified radius: an attack or a certifier is wrong.
     """
 
     ball: Ball
-    """The largest radius that was asked for, and the clip range."""
     seed: int
-    """The seed of all attacks."""
     witness: Tensor
-    """The nearest misclassified inputs that were found, (batch, *features); NaN where there is none."""
     rows: tuple[RadiusRow, ...]
     crossings: tuple[Crossing, ...]
-    """Witnesses nearer than a certified radius: an attack or a certifier is wrong."""
 
     @classmethod
     def joined(

@@ -60,6 +60,11 @@ def critical_radius(
     radius is a contradiction, in `crossings`.
 
     Raises ArgumentError for unusable arguments, UnknownNameError for an unknown component.
+
+    >>> model, x, y = torch.nn.Identity(), torch.tensor([[1.0, 0.0]]), torch.tensor([0])
+    >>> radius = rp.critical_radius(["rp:pgd", "interval:ibp"], model, x, y, rp.Linf(eps=1.0, clip=(0, 1)), seed=0)
+    >>> 0.49 < radius.certified.item() <= 0.5 <= radius.empirical.item() < 0.51
+    True
     """
     if not (isinstance(tolerance, int | float) and 0 < tolerance < 1):
         raise ArgumentError(

@@ -34,6 +34,10 @@ def dataset(name: str, /, **parameters: Any) -> Dataset:
     For example `rp.dataset("moons", noise=0.2)`, `rp.dataset("mnist", folder="data/mnist")`,
     `rp.dataset("scans.npz")`. Raises UnknownNameError for an unknown name or parameter, PluginError where the
     plugin failed or what the data set needs is not installed, ArgumentError for a parameter's value.
+
+    >>> digits = rp.dataset("digits")
+    >>> digits.input_shape, digits.classes, digits.clip
+    ((1, 8, 8), 10, (0.0, 1.0))
     """
     path, written = (name, {}) if name.endswith(".npz") else parse_component(name)
     if path.endswith(".npz"):

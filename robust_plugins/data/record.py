@@ -18,25 +18,28 @@ class Dataset:
 
     Raises ArgumentError where the parts do not fit together: lengths, shapes, labels outside [0, classes), values
     that are not finite or outside `clip`.
+
+    - `name`: what tables and records call it.
+    - `x_train`: inputs, inside `clip`: images of shape (train, channels, height, width), tables of shape (train,
+      features).
+    - `y_train`: classes, from 0 to `classes - 1`.
+    - `x_test`: inputs, inside `clip`.
+    - `y_test`: classes, from 0 to `classes - 1`.
+    - `classes`: how many classes there are.
+    - `clip`: the valid range (low, high) of every input value, which belongs to the ball; None where it is not known.
+    - `feature_names`: one name per feature of a table; empty where they have none.
+    - `class_names`: one name per class; empty where they have none.
     """
 
     name: str
     x_train: Float[Tensor, "train *features"]
-    """Inputs, inside `clip`: images of shape (train, channels, height, width), tables of shape (train, features)."""
     y_train: Int[Tensor, " train"]
-    """Classes, from 0 to `classes - 1`."""
     x_test: Float[Tensor, "test *features"]
-    """Inputs, inside `clip`."""
     y_test: Int[Tensor, " test"]
-    """Classes, from 0 to `classes - 1`."""
     classes: int
-    """How many classes there are."""
     clip: tuple[float, float] | None
-    """The valid range (low, high) of every input value, which belongs to the ball; None where it is not known."""
     feature_names: tuple[str, ...] = ()
-    """One name per feature of a table; empty where they have none."""
     class_names: tuple[str, ...] = ()
-    """One name per class; empty where they have none."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clip", checked_clip(self.clip))

@@ -52,6 +52,8 @@ class Attack(Component, ABC):
     """Searches the ball around each sample for an input on which the model fails: a lower bound on the damage.
 
     To write one, implement `perturb`, and freeze it as a dataclass whose fields are its parameters.
+
+    - `batch_size`: how many samples are handed to the backend at a time; None lets the component choose.
     """
 
     black_box: ClassVar[bool] = False

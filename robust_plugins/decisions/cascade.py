@@ -195,6 +195,10 @@ def cascade(stages: Sequence[str | Attack | Certifier], *, seed: int = 0, batch_
 
     `rp.cascade(["art:pgd", "interval:crown", "interval:branch-and-bound"])(model, x, y, ball).decided_by` names the
     stage that decided each sample. Raises ArgumentError for stages that are none, UnknownNameError for unknown names.
+
+    >>> model, x, y = torch.nn.Identity(), torch.tensor([[1.0, 0.0], [0.6, 0.4]]), torch.tensor([0, 0])
+    >>> rp.cascade(["rp:fgsm", "interval:ibp"])(model, x, y, rp.Linf(eps=0.2, clip=(0, 1))).decided_by
+    ('interval:ibp', 'rp:fgsm')
     """
     return Cascade(stages=stages, seed=seed, batch_size=batch_size)
 

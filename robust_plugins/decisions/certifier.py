@@ -61,6 +61,8 @@ class Certifier(Component, ABC):
     """Bounds the logits over the whole ball and derives what is proved: an upper bound on the damage.
 
     To write one, implement `propagate`, and freeze it as a dataclass whose fields are its parameters.
+
+    - `batch_size`: how many samples are handed to the backend at a time; None lets the component choose.
     """
 
     soundness: ClassVar[str] = "real arithmetic, evaluated in the model's dtype without outward rounding"

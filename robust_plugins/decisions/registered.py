@@ -16,12 +16,21 @@ def attack(name: str, /, **parameters: Any) -> Attack:
 
     Raises UnknownNameError for an unknown name or parameter, PluginError where the plugin failed or its backend is
     missing, ArgumentError for a parameter's value.
+
+    >>> model, x, y = torch.nn.Identity(), torch.tensor([[1.0, 0.0], [0.6, 0.4]]), torch.tensor([0, 0])
+    >>> result = rp.attack("rp:pgd", steps=5)(model, x, y, rp.Linf(eps=0.2, clip=(0, 1)), seed=0)
+    >>> result.success
+    tensor([False,  True])
     """
     return build(Kind.ATTACK, Attack, name, **parameters)
 
 
 def attacks() -> list[ComponentInfo]:
-    """Every registered attack, with plugin, version and status."""
+    """Every registered attack, with plugin, version and status.
+
+    >>> "rp:margin-pgd" in [info.name for info in rp.attacks()]
+    True
+    """
     return registry().components(Kind.ATTACK)
 
 
@@ -35,7 +44,15 @@ def first_available(*names: str) -> str:
 
 
 def certifier(name: str, /, **parameters: Any) -> Certifier:
-    """The certifier registered as `name`, for example `rp.certifier("lirpa:crown")`. Raises as `attack` does."""
+    """The certifier registered as `name`, for example `rp.certifier("lirpa:crown")`. Raises as `attack` does.
+
+    >>> model, x, y = torch.nn.Identity(), torch.tensor([[1.0, 0.0], [0.6, 0.4]]), torch.tensor([0, 0])
+    >>> certificate = rp.certifier("interval:ibp")(model, x, y, rp.Linf(eps=0.2, clip=(0, 1)))
+    >>> certificate.margin
+    tensor([ 0.6000, -0.2000])
+    >>> [verdict.value for verdict in certificate.verdicts]
+    ['certified', 'unknown']
+    """
     return build(Kind.CERTIFIER, Certifier, name, **parameters)
 
 

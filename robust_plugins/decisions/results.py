@@ -40,30 +40,32 @@ class AttackResult:
     """The worst inputs that an attack found in the ball, all recomputed by us: the empirical side of the bracket.
 
     Where no candidate was worse than `x` itself, `x_adv` is `x`. On an accelerator every tensor stays there.
+
+    - `x_adv`: inside the ball around `x` and inside its clip range.
+    - `success`: untargeted: the decision on `x_adv` differs from `y`. Targeted: it is the target.
+    - `logits`: the model's logits on `x_adv`, in evaluation mode: those before a softmax at its end.
+    - `distance`: the distance between `x_adv` and `x` in the ball's norm, in input units.
+    - `loss`: cross-entropy on `x_adv` against `y`, which the attack raises; targeted: against the target, which it
+      lowers.
+    - `seconds`: wall-clock time of the whole call.
+    - `seed`: the seed that reproduces this result, also where none was given.
+    - `target`: the target classes, or None where the attack was untargeted.
+    - `found_by`: of a portfolio: the attack that found each sample's success, `"the input itself"` where nothing had to
+      be found, and an empty string where nothing was. None of a single attack.
+    - `notes`: what a reader of the successes has to know, in sentences: that the model draws at random, or what a
+      portfolio has changed or left out, and why.
     """
 
     x_adv: Float[Tensor, "batch *features"]
-    """Inside the ball around `x` and inside its clip range."""
     success: Bool[Tensor, " batch"]
-    """Untargeted: the decision on `x_adv` differs from `y`. Targeted: it is the target."""
     logits: Float[Tensor, "batch classes"]
-    """The model's logits on `x_adv`, in evaluation mode: those before a softmax at its end."""
     distance: Float[Tensor, " batch"]
-    """The distance between `x_adv` and `x` in the ball's norm, in input units."""
     loss: Float[Tensor, " batch"]
-    """Cross-entropy on `x_adv` against `y`, which the attack raises; targeted: against the target, which it lowers."""
     seconds: float
-    """Wall-clock time of the whole call."""
     seed: int
-    """The seed that reproduces this result, also where none was given."""
     target: Int[Tensor, " batch"] | None = None
-    """The target classes, or None where the attack was untargeted."""
     found_by: tuple[str, ...] | None = None
-    """Of a portfolio: the attack that found each sample's success, `"the input itself"` where nothing had to be found,
-    and an empty string where nothing was. None of a single attack."""
     notes: tuple[str, ...] = ()
-    """What a reader of the successes has to know, in sentences: that the model draws at random, or what a portfolio has
-    changed or left out, and why."""
 
     def quantised(
         self,
@@ -146,27 +148,29 @@ class Certificate:
 
     It holds for the model in evaluation mode, on the set that `Ball` describes; `soundness` says in which
     arithmetic and under which further assumptions.
+
+    - `verdicts`: one per sample.
+    - `margin`: a proved lower bound of `min_j (z_y - z_j)` over the ball, in logits; -inf where nothing is proved.
+    - `logits`: the model's logits on `x`, in evaluation mode: those before a softmax at its end. For bounds on what the
+      model returns, see `Certifier.bounds`.
+    - `certified`: where the verdict is CERTIFIED.
+    - `witness`: an input of the ball that is not classified as `y`, where the verdict is FALSIFIED; NaN elsewhere.
+    - `messages`: the cause for ERROR, UNSUPPORTED and TIMEOUT verdicts, and for UNKNOWN where one is known; else empty
+      strings.
+    - `seconds`: wall-clock time of the whole call.
+    - `soundness`: the arithmetic and the assumptions under which the bounds hold.
+    - `stages`: of a cascade, in the order in which samples went through them; else empty.
     """
 
     verdicts: tuple[Verdict, ...]
-    """One per sample."""
     margin: Float[Tensor, " batch"]
-    """A proved lower bound of `min_j (z_y - z_j)` over the ball, in logits; -inf where nothing is proved."""
     logits: Float[Tensor, "batch classes"]
-    """The model's logits on `x`, in evaluation mode: those before a softmax at its end. For bounds on what the model
-    returns, see `Certifier.bounds`."""
     certified: Bool[Tensor, " batch"]
-    """Where the verdict is CERTIFIED."""
     witness: Float[Tensor, "batch *features"]
-    """An input of the ball that is not classified as `y`, where the verdict is FALSIFIED; NaN elsewhere."""
     messages: tuple[str, ...]
-    """The cause for ERROR, UNSUPPORTED and TIMEOUT verdicts, and for UNKNOWN where one is known; else empty strings."""
     seconds: float
-    """Wall-clock time of the whole call."""
     soundness: str
-    """The arithmetic and the assumptions under which the bounds hold."""
     stages: tuple[Stage, ...] = ()
-    """Of a cascade, in the order in which samples went through them; else empty."""
 
     def __repr__(self) -> str:
         """One line; the tensors are in the fields."""

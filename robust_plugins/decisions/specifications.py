@@ -22,6 +22,10 @@ def margin_spec(
     A certifier that merges these rows into the last linear layer (elision) bounds the margins far tighter than one
     that bounds each logit on its own. Gowal et al. 2018, "On the effectiveness of interval bound propagation",
     section 3.
+
+    >>> rp.margin_spec(torch.tensor([1]), 3)
+    tensor([[[-1.,  1.,  0.],
+             [ 0.,  1., -1.]]])
     """
     y = y.long()  # indices of one byte would be a mask
     dtype = torch.get_default_dtype() if dtype is None else dtype
@@ -48,6 +52,10 @@ def apply_spec(logits: Interval, spec: Float[Tensor, "batch rows classes"] | Non
 
     Sound, and loose: every logit takes its own extreme at once. For certifiers that cannot merge the rows into the
     last layer.
+
+    >>> logits = rp.Interval(torch.tensor([[0.0, 2.0, 0.0]]), torch.tensor([[1.0, 3.0, 1.0]]))
+    >>> rp.apply_spec(logits, rp.margin_spec(torch.tensor([1]), 3))
+    Interval(lower=tensor([[1., 1.]]), upper=tensor([[3., 3.]]))
     """
     if spec is None:
         return logits

@@ -29,35 +29,39 @@ class ExplanationAttackResult:
     """The worst explanations that an attack found, recomputed on the network: the empirical side of the bracket.
 
     Where nothing was worse than `x` itself, `x_adv` is `x`.
+
+    - `x_adv`: inside the ball around `x` and inside its clip range.
+    - `weights_adv`: for each sample the parameters of the model that was found, (batch, *parameter) by name, inside
+      their intervals; None where only inputs were attacked.
+    - `gradient`: the explanation at `x_adv`, of the model with `weights_adv`.
+    - `value`: the explanation at `x`, of the model itself.
+    - `deviation`: `|gradient - value| / |value|`, Euclidean norms; infinite where `value` is 0 and `gradient` is not.
+    - `evicted`: where the `k` features with the largest `|value|` are no longer those with the largest `|gradient|`.
+    - `distance`: the Euclidean distance between `gradient` and the target; None without one.
+    - `success`: whether the goal was reached; None where no `threshold` says when that is.
+    - `agreeing`: how many independent ascents of the attack came within 1 % of the largest deviation; None for other
+      goals, and for attacks that make or report fewer than two. One alone hints at more to be found.
+    - `goal`: what the attack was to change: `"deviation"`, `"top_k"` or `"target"`.
+    - `k`: how many of the largest features `evicted` is about.
+    - `of`: whose gradient is the explanation.
+    - `seconds`: wall-clock time of the whole call.
+    - `seed`: the seed that reproduces this result, also where none was given.
     """
 
     x_adv: Float[Tensor, "batch *features"]
-    """Inside the ball around `x` and inside its clip range."""
     weights_adv: dict[str, Tensor] | None
-    """For each sample the parameters of the model that was found, (batch, *parameter) by name, inside their
-    intervals; None where only inputs were attacked."""
     gradient: Float[Tensor, "batch *features"]
-    """The explanation at `x_adv`, of the model with `weights_adv`."""
     value: Float[Tensor, "batch *features"]
-    """The explanation at `x`, of the model itself."""
     deviation: Float[Tensor, " batch"]
-    """`|gradient - value| / |value|`, Euclidean norms; infinite where `value` is 0 and `gradient` is not."""
     evicted: Bool[Tensor, " batch"]
-    """Where the `k` features with the largest `|value|` are no longer those with the largest `|gradient|`."""
     distance: Float[Tensor, " batch"] | None
-    """The Euclidean distance between `gradient` and the target; None without one."""
     success: Bool[Tensor, " batch"] | None
-    """Whether the goal was reached; None where no `threshold` says when that is."""
     agreeing: Int[Tensor, " batch"] | None
-    """How many independent ascents of the attack came within 1 % of the largest deviation; None for other goals, and
-    for attacks that make or report fewer than two. One alone hints at more to be found."""
     goal: Goal
     k: int
     of: Of
     seconds: float
-    """Wall-clock time of the whole call."""
     seed: int
-    """The seed that reproduces this result, also where none was given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,8 @@ class ExplanationAttack(Component, ABC):
     """Searches the ball around each sample for an input with another explanation: a lower bound on its change.
 
     To write one, implement `search`, and freeze it as a dataclass whose fields are its parameters.
+
+    - `batch_size`: how many samples are handed to the backend at a time; None lets the component choose.
     """
 
     @abstractmethod

@@ -110,6 +110,9 @@ class Saliency(Attribution):
     """The gradient of the logit: its absolute value, or with `abs=False` itself.
 
     Simonyan et al. 2014, "Deep inside convolutional networks", section 3.
+
+    - `model`: the model whose logits are explained.
+    - `abs`: whether the absolute value is taken, as Captum does.
     """
 
     abs: bool = True
@@ -127,7 +130,10 @@ class Saliency(Attribution):
 
 @dataclass(frozen=True, eq=False)
 class InputXGradient(Attribution):
-    """The input times the gradient of the logit. Bounds: the product of the intervals of both."""
+    """The input times the gradient of the logit. Bounds: the product of the intervals of both.
+
+    - `model`: the model whose logits are explained.
+    """
 
     def value(self, x: Float[Tensor, "batch *features"], gradients: Values) -> Float[Tensor, "batch *features"]:  # noqa: D102 (inherited)
         return x * gradients(x.unsqueeze(0))[0]
@@ -146,6 +152,8 @@ class IntegratedGradients(Attribution):
     Bounds: where the input moves by at most eps, the point at alpha on the path moves by at most `alpha * eps`. So the
     weighted sum of the bounds over these balls holds the quadrature (not the integral that it stands for), and its
     product with the interval of the way is the interval. They take `n_steps` certificates, as one batch.
+
+    - `model`: the model whose logits are explained.
     """
 
     baselines: float | Shaped[Tensor, "..."] = 0.0
@@ -192,6 +200,8 @@ class SmoothGrad(Attribution):
     "SmoothGrad: removing noise by adding noise".
 
     Bounds: the mean of the bounds over the moved balls, `nt_samples` certificates in one batch.
+
+    - `model`: the model whose logits are explained.
     """
 
     nt_samples: int = 5

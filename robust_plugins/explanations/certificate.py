@@ -22,29 +22,31 @@ class ExplanationCertificate:
     that was asked for); `soundness` says in which arithmetic and under which further assumptions. They are widened by
     what rounding may have moved them, and every statement is made of the widened bounds. Where nothing is proved about
     a sample, its bounds are infinite and every statement about it is False.
+
+    - `gradient`: the bounds on each component of v, shape (batch, *features).
+    - `value`: v at `x` itself, with the model's own weights.
+    - `rounding`: how far v and the ends of the bounds may be off by rounding; the bounds have room for it.
+    - `delta`: the width that was allowed to each component.
+    - `of`: whose gradient is explained: that of the logit, the margin or the loss.
+    - `verdicts`: CERTIFIED where every feature is robust, UNKNOWN where some feature's bounds are too wide; one per
+      sample.
+    - `messages`: the cause for ERROR and UNSUPPORTED verdicts, else an empty string; one per sample.
+    - `seconds`: wall-clock time of the whole call.
+    - `soundness`: the arithmetic and the assumptions under which the bounds hold.
+    - `advice`: which certifier to use instead where this one is known to be far from tight; empty where all samples are
+      certified for finite widths.
     """
 
     gradient: Interval
-    """The bounds on each component of v, shape (batch, *features)."""
     value: Float[Tensor, "batch *features"]
-    """v at `x` itself, with the model's own weights."""
     rounding: Float[Tensor, " batch"]
-    """How far v and the ends of the bounds may be off by rounding; the bounds have room for it."""
     delta: Float[Tensor, "#batch *features"]
-    """The width that was allowed to each component."""
     of: Of
-    """Whose gradient is explained: that of the logit, the margin or the loss."""
     verdicts: tuple[Verdict, ...]
-    """CERTIFIED where every feature is robust, UNKNOWN where some feature's bounds are too wide; one per sample."""
     messages: tuple[str, ...]
-    """The cause for ERROR and UNSUPPORTED verdicts, else an empty string; one per sample."""
     seconds: float
-    """Wall-clock time of the whole call."""
     soundness: str
-    """The arithmetic and the assumptions under which the bounds hold."""
     advice: str = ""
-    """Which certifier to use instead where this one is known to be far from tight; empty where all samples are
-    certified for finite widths."""
 
     def __repr__(self) -> str:
         """One line; the tensors are in the fields."""

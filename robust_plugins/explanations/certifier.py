@@ -34,6 +34,8 @@ class ExplanationCertifier(Component, ABC):
     """Bounds the input gradient over the whole ball, and over a box of weights: an upper bound on its change.
 
     To write one, implement `gradient_bounds`, and freeze it as a dataclass whose fields are its parameters.
+
+    - `batch_size`: how many samples are handed to the backend at a time; None lets the component choose.
     """
 
     soundness: ClassVar[str] = (

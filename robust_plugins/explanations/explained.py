@@ -29,12 +29,17 @@ class Explained:
     - `"margin"`: `z_y - z_j`, where j is the class other than y with the largest logit at the sample `x` itself. It
       stays the same over the whole ball, so that one differentiable function is explained.
     - `"loss"`: the cross-entropy of the logits and y, of each sample on its own (not divided by the batch size).
+
+    The fields:
+
+    - `of`: `"logit"`, `"margin"` or `"loss"`.
+    - `y`: the classes.
+    - `coefficients`: the logits' coefficients in the number; for the loss, those of `-z_y`, its part that is linear.
     """
 
     of: Of
     y: Int[Tensor, " batch"]
     coefficients: Float[Tensor, "batch classes"]
-    """The logits' coefficients in the number; for the loss, those of `-z_y`, its part that is linear."""
 
     @classmethod
     def at(cls, model: nn.Module, x: Float[Tensor, "batch *features"], y: Int[Tensor, " batch"], of: Of) -> Explained:

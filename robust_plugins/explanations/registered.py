@@ -28,6 +28,11 @@ def explanation_certifier(name: str, /, **parameters: Any) -> ExplanationCertifi
 
     Raises UnknownNameError for an unknown name or parameter, PluginError where the plugin failed or its backend is
     missing, ArgumentError for a parameter's value.
+
+    >>> model = torch.nn.Linear(2, 2)  # its gradient is the same everywhere
+    >>> x, y, ball = torch.rand(3, 2), torch.tensor([0, 1, 0]), rp.Linf(eps=0.1, clip=(0, 1))
+    >>> rp.explanation_certifier("interval:relaxed")(model, x, y, ball, delta=0.01).robust.all()
+    tensor(True)
     """
     return build(Kind.EXPLANATION_CERTIFIER, ExplanationCertifier, name, **parameters)
 

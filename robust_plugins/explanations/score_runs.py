@@ -32,18 +32,20 @@ Divisor = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """A score of the explanations of one batch: the largest change over a ball, of which nobody knows but bounds."""
+    """A score of the explanations of one batch: the largest change over a ball, of which nobody knows but bounds.
+
+    - `sampled`: the largest value among random samples: what is usually reported.
+    - `bracket`: the largest value that was found, by samples or by attack; and what the score is proved not to exceed.
+    - `x_adv`: where the attack found the largest change.
+    - `soundness`: the assumptions of the proof.
+    - `seed`: the seed that reproduces this result, also where none was given.
+    """
 
     sampled: Float[Tensor, " batch"]
-    """The largest value among random samples: what is usually reported."""
     bracket: Bracket[Float[Tensor, " batch"]]
-    """The largest value that was found, by samples or by attack; and what the score is proved not to exceed."""
     x_adv: Float[Tensor, "batch *features"]
-    """Where the attack found the largest change."""
     soundness: str
-    """The assumptions of the proof."""
     seed: int
-    """The seed that reproduces this result, also where none was given."""
 
     @property
     def missed(self) -> Float[Tensor, " batch"]:

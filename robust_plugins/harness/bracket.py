@@ -14,6 +14,10 @@ class Bracket(tuple[T | None, T | None], Generic[T]):
 
     It unpacks as `empirical, certified = bracket`. A half is None where nothing has answered for it: no component
     ran, or those that ran failed or could not treat the model. None is never a number, so check it before arithmetic.
+
+    >>> empirical, certified = rp.Bracket(0.25, 0.5)
+    >>> rp.Bracket(0.25, None).complete
+    False
     """
 
     # A tuple by hand: run-time type checkers do not know generic named tuples.

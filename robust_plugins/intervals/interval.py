@@ -22,6 +22,10 @@ class Interval:
     synchronisation on accelerators and is checked by `ordered`, at the places where a bound leaves the package.
     Arithmetic is that of real numbers, evaluated in the tensors' dtype; inside `rounding.outward()` it is rounded
     outward. A point keeps one tensor for both ends, so that products can tell it at no cost.
+
+    >>> a, b = rp.Interval(torch.tensor([2.0]), torch.tensor([4.0])), rp.Interval.point(torch.tensor([5.0]))
+    >>> a * b
+    Interval(lower=tensor([10.]), upper=tensor([20.]))
     """
 
     lower: Float[Tensor, "*shape"]

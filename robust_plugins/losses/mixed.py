@@ -76,6 +76,12 @@ class MixedLoss:
     those of the model in evaluation mode, in full precision under autocast. Batch normalisation in training mode uses
     the statistics of the clean batch for all of them; gradients flow through these, except for the bounds of other
     libraries.
+
+    >>> ball, model = rp.Linf(eps=0.1, clip=(0, 1)), torch.nn.Linear(2, 2)
+    >>> loss = rp.MixedLoss(worst="interval:ibp", gamma=0.5, ball=ball, schedule=rp.Ramp(start=0, end=0))
+    >>> value = loss(model, torch.rand(4, 2), torch.tensor([0, 1, 0, 1]))
+    >>> bool(value.terms.worst >= value.terms.clean)
+    True
     """
 
     worst: str | Attack | Certifier | WorstCase | None

@@ -21,6 +21,16 @@ class Ramp:
     `shape="smooth"` starts as a quartic and goes on as the straight line that continues it (as auto_LiRPA's smoothed
     scheduler does); `"linear"` is straight. Epochs may be fractions: within epoch e, after batch b of n, it is
     `e + b / n`. Training for a bound collapses to a constant network where it starts at full strength.
+
+    - `start`: the epoch of the last moment at `first`.
+    - `end`: the epoch from which the number is `last`.
+    - `shape`: `"smooth"` or `"linear"`.
+    - `first`: the number before.
+    - `last`: the number after.
+
+    >>> ramp = rp.Ramp(start=0, end=10, shape="linear")
+    >>> ramp(0), ramp(5), ramp(20)
+    (0.0, 0.5, 1.0)
     """
 
     start: float

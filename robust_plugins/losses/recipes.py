@@ -214,6 +214,10 @@ def recipe(name: str, /, **parameters: Any) -> MixedLoss:
     training will be, for which one that is plain, or has no ramp, has no use; `regularisers` and `task`, as
     `rp.MixedLoss` does. Raises UnknownNameError for an unknown name or parameter, PluginError where the plugin failed
     or a backend is missing, ArgumentError for a parameter's value.
+
+    >>> loss = rp.recipe("ibp", ball=rp.Linf(eps=0.1, clip=(0, 1)), epochs=10)
+    >>> loss.worst, loss.gamma
+    ('interval:ibp', 0.5)
     """
     base, written = parse_component(name)
     given = written | parameters

@@ -29,6 +29,9 @@ def model(name: str, /, **parameters: Any) -> nn.Module:
 
     For example `rp.model("mlp", input_shape=(1, 8, 8), classes=10, widths=(64, 64))`. Raises UnknownNameError for an
     unknown name or parameter, PluginError where the plugin failed, ArgumentError for a parameter's value.
+
+    >>> rp.model("mlp(widths=(8,))", input_shape=(1, 2, 2), classes=3)(torch.rand(5, 1, 2, 2)).shape
+    torch.Size([5, 3])
     """
     return _checked(registry().create(Kind.MODEL, name, **parameters), f"model {name!r}: its factory")
 

@@ -29,6 +29,9 @@ def normalised(model: nn.Module, mean: Numbers, std: Numbers) -> nn.Module:
 
     Raises ArgumentError for what is not finite, for a `std` that is not above 0, and for shapes that do not fit each
     other.
+
+    >>> rp.normalised(torch.nn.Identity(), mean=0.5, std=0.5)(torch.tensor([[1.0, 0.0]]))
+    tensor([[ 1., -1.]])
     """
     if not isinstance(model, nn.Module):
         raise ArgumentError(

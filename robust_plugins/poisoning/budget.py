@@ -49,6 +49,14 @@ class PoisoningBudget:
       smaller one, as where a poisoner controls max(points, labels) samples. Otherwise both sets are chosen freely.
 
     `substitution(k)`, `addition(k)`, `removal(k)` and `privacy(k)` make budgets without limit on what the samples hold.
+
+    - `change`: `"none"`, or the kind of a budget without limit on what samples hold: `"substitution"`, `"addition"`,
+      `"removal"`.
+    - `k`: the number of samples of such a budget, in every batch.
+
+    >>> budget = rp.PoisoningBudget(points=20, eps=0.01, labels=5)  # 20 samples move a little, 5 labels change
+    >>> budget.points, budget.labels
+    (20, 5)
     """
 
     points: Count = 0

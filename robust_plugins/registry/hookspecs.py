@@ -34,8 +34,10 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 class Backend(NamedTuple):
     """A package that a component needs: the name it is imported by, the command that installs it, and which version.
 
-    `at_least` is compared with the version of the installed distribution of that name; one without metadata, as a
-    checkout on the path, is taken to be recent enough.
+    - `module`: the name that it is imported by.
+    - `install`: the command that installs it.
+    - `at_least`: the oldest version that will do; empty for any. It is compared with the version of the installed
+      distribution of that name; one without metadata, as a checkout on the path, is taken to be recent enough.
     """
 
     module: str

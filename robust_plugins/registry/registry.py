@@ -347,7 +347,17 @@ def using(replacement: Registry) -> Iterator[Registry]:
 
 
 def register(plugin: object, name: str | None = None) -> PluginInfo:
-    """Registers a plugin object or module of this process; see `robust_plugins.registry.hookspecs` for its hooks."""
+    """Registers a plugin object or module of this process; see `robust_plugins.registry.hookspecs` for its hooks.
+
+    >>> class Mine:
+    ...     @rp.hookimpl
+    ...     def register_models(self, register):
+    ...         register("mine", lambda input_shape, classes: torch.nn.Linear(input_shape[0], classes))
+    >>> info = rp.register(Mine(), "mine")
+    >>> rp.model("mine", input_shape=(2,), classes=3)
+    Linear(in_features=2, out_features=3, bias=True)
+    >>> rp.unregister("mine")
+    """
     return registry().register(plugin, name)
 
 

@@ -31,7 +31,10 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """The epochs of a training. Printed, it is a table."""
+    """The epochs of a training. Printed, it is a table.
+
+    - `epochs`: one record for each: losses, scores, weights of the terms and time.
+    """
 
     epochs: tuple[EpochRecord, ...]
 

@@ -38,6 +38,10 @@ class Scores:
 
     A model of one output z has the logits (-z/2, z/2). Raises ArgumentError for an empty batch and for labels that are
     no classes, and UnknownNameError for an unknown component.
+
+    - `x`: the inputs.
+    - `ball`: the set around each input.
+    - `batch_size`: how many samples go through the model at a time.
     """
 
     x: Float[Tensor, "batch *features"]

@@ -82,5 +82,10 @@ def minimal(attack: str | Attack, *, tolerance: float = 1e-3, calls: int = 12, b
     `rp.minimal("art:pgd")(model, x, y, rp.Linf(eps=0.5, clip=(0, 1))).distance` holds the distances, at most 0.5, of
     the examples where `success` is True. Raises ArgumentError for unusable arguments, UnknownNameError for an unknown
     name.
+
+    >>> model, x, y = torch.nn.Identity(), torch.tensor([[1.0, 0.0]]), torch.tensor([0])
+    >>> nearest = rp.minimal("rp:pgd")(model, x, y, rp.Linf(eps=1.0, clip=(0, 1)), seed=0)
+    >>> 0.5 < nearest.distance.item() < 0.51
+    True
     """
     return Minimal(attack=attack, tolerance=tolerance, calls=calls, batch_size=batch_size)

@@ -169,6 +169,10 @@ def strongest(
     `rp.strongest(["art:fgsm", "art:pgd(steps=100)"])(model, x, y, ball).found_by` names the attack of each success.
     The registered `rp:auto` is the same attack with a list of its own. Raises ArgumentError for what is no attack,
     UnknownNameError for unknown names.
+
+    >>> model, x, y = torch.nn.Identity(), torch.tensor([[1.0, 0.0], [0.6, 0.4]]), torch.tensor([0, 0])
+    >>> rp.strongest(["rp:fgsm", "rp:pgd"])(model, x, y, rp.Linf(eps=0.2, clip=(0, 1)), seed=0).found_by
+    ('', 'rp:fgsm')
     """
     return Strongest(attacks=_checked(attacks), certifier=certifier, batch_size=batch_size)
 

@@ -15,7 +15,11 @@ Word = Literal["unsat", "sat", "unknown", "timeout"]
 
 
 class Halfspaces(NamedTuple):
-    """The outputs z with `weights z + offsets <= 0` in every row: a conjunction of linear constraints."""
+    """The outputs z with `weights z + offsets <= 0` in every row: a conjunction of linear constraints.
+
+    - `weights`: one row for each constraint.
+    - `offsets`: one number for each.
+    """
 
     weights: Float[Tensor, "rows outputs"]
     offsets: Float[Tensor, " rows"]

@@ -60,6 +60,12 @@ def verify_property(
     taken off. The witness of `sat`, shaped like `lower`, lies in the box and reaches the set as the model computes it.
     Networks that are not piecewise linear are decided where at most 24 inputs vary, or one bound suffices. Raises
     ArgumentError for unusable arguments, UnsupportedModelError, naming the layer, where one has no bounds.
+
+    >>> reached = rp.Halfspaces(torch.tensor([[-1.0]]), torch.tensor([2.0]))  # 2 - z <= 0
+    >>> model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.ReLU())
+    >>> model[0].weight.data, model[0].bias.data = torch.ones(1, 1), torch.zeros(1)
+    >>> rp.verify_property(model, torch.tensor([0.0]), torch.tensor([1.0]), [reached]).answer
+    'unsat'
     """
     check_ticks(clock)
     time = Clock(timeout, clock == "cpu")

@@ -34,12 +34,16 @@ class PrivatePrediction:
     distance k shares has smooth sensitivity at most `exp(-epsilon k / 6)`, of which at most k = 6 is used; any other
     has at most 1. It is released as `response + 6 / epsilon * sensitivity * Cauchy noise > 1/2`. Each of n released
     predictions costs epsilon.
+
+    - `released`: the classes to publish.
+    - `sensitivity`: the smooth sensitivity of each response.
+    - `stable`: where the certificate holds at distance k.
+    - `epsilon`: the privacy that each release costs.
     """
 
     released: Int[Tensor, " batch"]
     sensitivity: Float[Tensor, " batch"]
     stable: Bool[Tensor, " batch"]
-    """Where the certificate holds at distance k."""
     epsilon: float
 
     @property

@@ -36,22 +36,27 @@ class Tighter(Protocol):
 
 @dataclass(frozen=True)
 class PoisoningEpoch:
-    """One epoch of abstract gradient training."""
+    """One epoch of abstract gradient training.
+
+    - `epoch`: its number, from 1.
+    - `updates`: how many were made since the beginning.
+    - `seconds`: wall-clock time of the epoch.
+    - `width`: of all parameters' intervals, summed.
+    - `widest`: the parameter with the largest mean width.
+    - `certified`: certified accuracy (for regression the certified mean squared error) on the validation data, where
+      given.
+    - `nominal`: the same quantity of the model trained without poison.
+    - `vacuous`: whether the bounds had come to decide the class of no training sample.
+    """
 
     epoch: int
     updates: int
-    """Made since the beginning."""
     seconds: float
     width: float
-    """Of all parameters' intervals, summed."""
     widest: str
-    """The parameter with the largest mean width."""
     certified: float | None
-    """Certified accuracy (for regression the certified mean squared error) on the validation data, where given."""
     nominal: float | None
-    """The same quantity of the model trained without poison."""
     vacuous: bool
-    """Whether the bounds had come to decide the class of no training sample."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +66,18 @@ class PoisoningRun:
     Every query holds for each of these models, in evaluation mode; with a `ball` also for every input of it, as where
     a trigger is added at test time (a backdoor). Bounds hold in real arithmetic, or, where the run was made with
     `rounding="outward"`, in the floating point of the run's tensors.
+
+    - `nominal`: trained without poison: what plain torch training gives on the same batches.
+    - `parameters`: the interval of every trained parameter, by its name; the others are fixed.
+    - `history`: the record of each epoch.
+    - `budget`: what the poisoner may do.
+    - `loss`: the loss by its name.
+    - `domain`: a tighter set than the box, from which queries gain; None for the box alone.
+    - `rounding`: the arithmetic of the bounds.
     """
 
     nominal: nn.Module
-    """Trained without poison: what plain torch training gives on the same batches."""
     parameters: dict[str, Interval]
-    """Of every trained parameter; the others are fixed."""
     history: tuple[PoisoningEpoch, ...]
     budget: PoisoningBudget
     loss: Loss

@@ -84,6 +84,14 @@ def abstract_gradient_training(
 
     Raises ArgumentError for arguments, data or a model that do not fit each other, UnsupportedModelError for models
     without bounds.
+
+    >>> model, data = torch.nn.Linear(2, 2), [(torch.rand(8, 2), torch.tensor([0, 1] * 4))]
+    >>> budget, sgd = rp.PoisoningBudget(points=1, eps=0.1), rp.SGD(lr=0.1)
+    >>> run = rp.abstract_gradient_training(
+    ...     model.eval(), data, budget, loss="cross_entropy", optimizer=sgd, epochs=2, progress=False
+    ... )
+    >>> all(run.parameters[name].contains(p).all() for name, p in run.nominal.named_parameters())
+    True
     """
     if not isinstance(epochs, Integral) or isinstance(epochs, bool) or epochs < 1:
         raise ArgumentError("epochs", repr(epochs), accepted="an integer of at least 1", hint="Train once.")

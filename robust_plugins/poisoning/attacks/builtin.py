@@ -20,7 +20,11 @@ from robust_plugins.poisoning.concrete.trainings import Trainings
 
 @dataclass(frozen=True, kw_only=True)
 class RandomPoisoning(PoisoningAttack):
-    """Random samples, with features at random places of their sets (half of them corners) and random labels."""
+    """Random samples, with features at random places of their sets (half of them corners) and random labels.
+
+    - `batch_size`: how many samples are handed to the backend at a time; None lets the component choose.
+    - `count`: how many trainings are poisoned.
+    """
 
     count: int = 8
 
@@ -49,7 +53,11 @@ class RandomPoisoning(PoisoningAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class LossAscent(PoisoningAttack):
-    """The changes that raise the changed samples' own losses most: label flips by loss, features by gradient ascent."""
+    """The changes that raise the changed samples' own losses most: label flips by loss, features by gradient ascent.
+
+    - `batch_size`: how many samples are handed to the backend at a time; None lets the component choose.
+    - `steps`: gradient steps on the features, of every update.
+    """
 
     steps: int = 4
 
@@ -113,6 +121,11 @@ class CoordinatePoisoning(GuidedPoisoning):
 
     `coordinates` count the entries of all trained parameters, flattened one after the other; a number is that many,
     spread evenly.
+
+    - `batch_size`: how many samples are handed to the backend at a time; None lets the component choose.
+    - `steps`: gradient steps on the features, of every update.
+    - `coordinates`: which entries of all trained parameters, flattened one after the other; a number is that many,
+      spread evenly.
     """
 
     coordinates: int | tuple[int, ...] = 8
@@ -168,6 +181,9 @@ class GradientAlignment(GuidedPoisoning):
     """Aligns every update with the ascent of the test loss: `-g` of the poisoned batch with its gradient.
 
     Test samples are those of `validation`, or without them the clean batch.
+
+    - `batch_size`: how many samples are handed to the backend at a time; None lets the component choose.
+    - `steps`: gradient steps on the features, of every update.
     """
 
     @property

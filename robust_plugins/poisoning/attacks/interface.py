@@ -165,16 +165,20 @@ class PoisoningAttack(Component, ABC):
 
 @dataclass(frozen=True, eq=False)
 class PoisonedTrainings:
-    """The trainings that one attack poisoned."""
+    """The trainings that one attack poisoned.
+
+    - `attack`: the attack.
+    - `parameters`: the trained parameters of all of them, (trainings, *parameter).
+    - `seconds`: wall-clock time.
+    - `model`: as it was before training.
+    - `budget`: the one that every batch was inside.
+    """
 
     attack: PoisoningAttack
     parameters: dict[str, Tensor]
-    """The trained parameters of all of them, (trainings, *parameter)."""
     seconds: float
     model: nn.Module
-    """As it was before training."""
     budget: PoisoningBudget
-    """The one that every batch was inside."""
 
     def outputs(self, x: Float[Tensor, "samples *features"]) -> Float[Tensor, "trainings samples outputs"]:
         """The outputs of all trained models on the same samples."""

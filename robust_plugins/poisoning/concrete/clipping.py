@@ -15,7 +15,10 @@ from robust_plugins.errors import ArgumentError
 
 @dataclass(frozen=True)
 class Clip:
-    """Every entry of a sample's gradient is cut to [-gamma, gamma]."""
+    """Every entry of a sample's gradient is cut to [-gamma, gamma].
+
+    - `gamma`: the largest absolute value of an entry, above 0.
+    """
 
     gamma: float
 
@@ -32,7 +35,10 @@ class Clip:
 
 @dataclass(frozen=True)
 class NormClip(Clip):
-    """A sample's gradient, all parameters taken together, is scaled down to the Euclidean norm `gamma`."""
+    """A sample's gradient, all parameters taken together, is scaled down to the Euclidean norm `gamma`.
+
+    - `gamma`: the largest Euclidean norm, above 0.
+    """
 
     def __call__(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: D102 (inherited)
         if not gradients:

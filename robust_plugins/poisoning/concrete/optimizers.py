@@ -70,6 +70,15 @@ class SGD(Optimizer):
 
     With `nesterov`, `theta <- theta - lr (g + weight_decay theta + momentum v)` for the new v, as torch has it. theta's
     own part in the step is taken together with theta, so that plain weight decay contracts its interval.
+
+    - `lr`: the learning rate at first.
+    - `decay`: how fast it falls: update t, counted from 0, has `lr / (1 + decay t)`.
+    - `min_lr`: the learning rate never falls below it, milestones apart.
+    - `milestones`: counts of updates; after each the learning rate is multiplied by `factor`.
+    - `factor`: see `milestones`.
+    - `weight_decay`: added to the gradient, times the parameter, as in torch.
+    - `momentum`: how much of the last step is kept, from 0 on.
+    - `nesterov`: whether the step looks ahead along the momentum.
     """
 
     momentum: float = 0.0
@@ -108,6 +117,15 @@ class Adam(Optimizer):
     `weight_decay` adds to the gradient, as in torch. The gradient's part in m and that in v are taken together: the
     step's range over the gradient is bounded on pieces. By the inequality of Cauchy and Schwarz it also never exceeds
     the root of `sum_s a_s^2 / b_s`, where m^ and v^ weigh the gradient of update s by a_s and b_s.
+
+    - `lr`: the learning rate at first.
+    - `decay`: how fast it falls: update t, counted from 0, has `lr / (1 + decay t)`.
+    - `min_lr`: the learning rate never falls below it, milestones apart.
+    - `milestones`: counts of updates; after each the learning rate is multiplied by `factor`.
+    - `factor`: see `milestones`.
+    - `weight_decay`: added to the gradient, times the parameter, as in torch.
+    - `betas`: how slowly the two moments forget, each in [0, 1).
+    - `eps`: added to the root, above 0.
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
@@ -176,7 +194,17 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Adam):
-    """Adam, but `theta <- (1 - lr weight_decay) theta - lr step` (Loshchilov and Hutter 2019, algorithm 2)."""
+    """Adam, but `theta <- (1 - lr weight_decay) theta - lr step` (Loshchilov and Hutter 2019, algorithm 2).
+
+    - `lr`: the learning rate at first.
+    - `decay`: how fast it falls: update t, counted from 0, has `lr / (1 + decay t)`.
+    - `min_lr`: the learning rate never falls below it, milestones apart.
+    - `milestones`: counts of updates; after each the learning rate is multiplied by `factor`.
+    - `factor`: see `milestones`.
+    - `weight_decay`: how much a parameter shrinks at each step, in units of the learning rate.
+    - `betas`: how slowly the two moments forget, each in [0, 1).
+    - `eps`: added to the root, above 0.
+    """
 
     weight_decay: float = 0.01
 

@@ -22,11 +22,18 @@ Method = Literal["run-off", "majority"]
 
 @dataclass(frozen=True, eq=False)
 class PartitionCertificate:
-    """The certificate says what no poisoner of the training data can change about an ensemble's decisions."""
+    """The certificate says what no poisoner of the training data can change about an ensemble's decisions.
+
+    - `decision`: the class that the vote decides for.
+    - `tolerated`: the number of partitions in which samples may change, in any way, while the decision is proved to
+      stay.
+    - `correct`: whether that is the true class.
+    - `by`: what fixes a sample's partition: its `"features"`, the whole `"sample"`, or its `"place"`.
+    - `method`: how votes decide: `"majority"` or `"run-off"`.
+    """
 
     decision: Integer[Tensor, " samples"]
     tolerated: Integer[Tensor, " samples"]
-    """The number of partitions in which samples may change, in any way, while the decision is proved to stay."""
     correct: Bool[Tensor, " samples"]
     by: By
     method: Method
@@ -51,13 +58,18 @@ class PartitionCertificate:
 
 @dataclass(frozen=True, eq=False)
 class PartitionEnsemble:
-    """Models of disjoint partitions of one training set, which vote."""
+    """Models of disjoint partitions of one training set, which vote.
+
+    - `models`: one for each partition.
+    - `classes`: how many classes there are.
+    - `by`: what fixes a sample's partition: its `"features"`, the whole `"sample"`, or its `"place"`.
+    - `sizes`: the number of samples of each partition. The model of an empty one is None; it votes for class 0.
+    """
 
     models: tuple[Any, ...]
     classes: int
     by: By
     sizes: tuple[int, ...]
-    """The number of samples of each partition. The model of an empty one is None; it votes for class 0."""
 
     def scores(
         self, x: Float[Tensor, "samples *features"], *, batch_size: int | None = None
@@ -136,6 +148,13 @@ def partition_aggregation(
     and the check finds only training that does not repeat itself. On features, hashes of different samples are assumed
     to be spread, which concerns the sizes of partitions and no certificate. Levine and Feizi 2021, "Deep partition
     aggregation"; Rezaei et al. 2023, "Run-off election".
+
+    >>> from sklearn.tree import DecisionTreeClassifier
+    >>> x = torch.linspace(0, 1, 60).unsqueeze(1)
+    >>> learner = DecisionTreeClassifier(random_state=0)
+    >>> votes = rp.partition_aggregation(learner, x, (x[:, 0] > 0.5).long(), partitions=5, progress=False)
+    >>> votes.certify(torch.tensor([[0.1], [0.9]]), torch.tensor([0, 1])).certified(2)
+    tensor([True, True])
     """
     check_learner(train)
     x, y = torch.as_tensor(x), torch.as_tensor(y)

@@ -1,0 +1,102 @@
+"""The docstrings of public names: complete, true where they are examples, and each with a place in the reference."""
+
+from __future__ import annotations
+
+import dataclasses
+import doctest
+import importlib.util
+import inspect
+from types import ModuleType
+
+import pytest
+import torch
+from support.pages import ROOT
+
+import robust_plugins as rp
+from robust_plugins.testing import fresh_registry  # noqa: F401 (a fixture)
+
+PUBLIC = {name: getattr(rp, name) for name in rp.__all__} | {
+    f"explain.{name}": getattr(rp.explain, name) for name in rp.explain.__all__
+}
+CLASSES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
+MAIN = (
+    "L1", "L2", "Linf", "Interval", "Bracket", "MixedLoss", "PoisoningBudget", "Ramp", "abstract_gradient_training",
+    "apply_spec", "attack", "attacks", "cascade", "certifier", "compare", "critical_radius", "dataset",
+    "explanation_certifier", "margin_spec", "minimal", "model", "normalised", "partition_aggregation", "recipe",
+    "register", "strongest", "verify_property",
+)  # fmt: skip
+"""Names whose docstrings have an example."""
+
+
+def fields(cls: type) -> list[str]:
+    """What its constructor takes, of a dataclass or a named tuple."""
+    if dataclasses.is_dataclass(cls):
+        return [field.name for field in dataclasses.fields(cls) if field.init]
+    return list(getattr(cls, "_fields", ()))
+
+
+def unexplained(cls: type) -> list[str]:
+    """Fields that the docstring does not name in backticks: strings under fields are invisible to `help()`."""
+    text = inspect.getdoc(cls) or ""
+    return [name for name in fields(cls) if f"`{name}`" not in text]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_help_explains_every_field(name: str) -> None:
+    assert not unexplained(CLASSES[name]), f"say in the docstring of {name} what they are, as `- `eps`: the radius`"
+
+
+def test_a_string_under_a_field_is_not_enough() -> None:
+    @dataclasses.dataclass
+    class Hidden:
+        """A class."""
+
+        eps: float
+        """The radius."""
+
+    assert unexplained(Hidden) == ["eps"]
+    assert sum(len(fields(cls)) for cls in CLASSES.values()) > 200
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_has_its_own_docstring(name: str) -> None:
+    value = PUBLIC[name]
+    text = vars(value).get("__doc__") if inspect.isclass(value) else inspect.getdoc(value)
+    assert text
+    assert len(text.split()) > 3
+    assert not text.startswith(f"{name}(")  # the one that dataclasses make up
+
+
+def test_examples_are_true(monkeypatch, fresh_registry) -> None:  # noqa: F811
+    assert not set(MAIN) - set(PUBLIC)
+    finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
+    said: list[str] = []
+    for name, value in PUBLIC.items():
+        if isinstance(value, ModuleType) or ">>>" not in (inspect.getdoc(value) or ""):
+            assert name not in MAIN, f"the docstring of {name} has no example any more"
+            continue
+        torch.manual_seed(0)
+        for test in finder.find(value, name, globs={"rp": rp, "torch": torch}):
+            runner.run(test, out=said.append)
+    assert not runner.failures, "\n".join(said)
+    assert runner.tries > 60
+
+
+def built(name: str) -> ModuleType:
+    """A module of `docs/building` that needs nothing of Sphinx."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "building" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_public_name_has_a_place_in_the_reference() -> None:
+    places = [name for _, _, group in built("groups").GROUPS for name in group]
+    assert len(places) == len(set(places))
+    assert set(places) == set(PUBLIC)
+
+
+def test_equations_are_of_public_names() -> None:
+    assert not set(built("equations").EQUATIONS) - set(PUBLIC)
