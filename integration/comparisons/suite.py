@@ -31,6 +31,8 @@ class Section:
     skipped: list[str] = field(default_factory=list)
     """What could not be compared here, why, and what to do about it."""
     packages: tuple[str, ...] = ()
+    seconds: float = 0.0
+    """The CPU seconds that all of it took."""
 
     @property
     def versions(self) -> dict[str, str]:

@@ -64,6 +64,8 @@ def check(configuration: Configuration, folder: Path, cache: Path, store: Path) 
             return action()
         except (RobustPluginsError, ImportError) as error:
             found.problems.append(f"{what}: {error}")
+        except Exception as error:  # of the user's model, data or plugin
+            found.problems.append(f"{what}: {type(error).__name__}: {error}")
         return None
 
     for module, wanted in (("distributed", "dask"), ("ray", "ray")):
@@ -121,7 +123,7 @@ def _built(configuration: Configuration, found: Checked) -> list[Contender]:
 
 def _fits(subject: Subject, configuration: Configuration) -> None:
     """Runs the model on one sample, without any component, and holds it against its labels and balls."""
-    balls: list[Ball | None] = [*balls_of(configuration, subject.clip)]
+    balls: list[Ball | None] = [*balls_of(configuration, subject.data, subject.clip)]
     for ball in balls or [None]:
         with torch.no_grad(), calling(subject.module, subject.x, ball) as call:
             _, logits = decided(call.model, call.x[:1])

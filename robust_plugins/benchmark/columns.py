@@ -21,7 +21,7 @@ NUMBERS = (
 derived where adversarial examples are kept, and so is the largest value of an input."""
 
 TEXTS = (
-    "identity", "model", "data", "norm", "clip", "component", "method", "kind", "parameters", "verdict", "error",
+    "identity", "model", "data", "norm", "clip", "box", "component", "method", "kind", "parameters", "verdict", "error",
     "model_hash", "input_hash", "component_hash", "versions", "device", "batch", "machine", "created", "artifact",
 )  # fmt: skip
 """The columns of words, empty where there is none."""

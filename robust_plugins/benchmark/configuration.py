@@ -9,13 +9,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import nn
 
+from robust_plugins.balls import BALLS, Ball, Box
 from robust_plugins.data import Dataset
 from robust_plugins.errors import ArgumentError, RobustPluginsError
 
 Norm = Literal["linf", "l2", "l1"]
+Set = Literal["linf", "l2", "l1", "box"]
 Backend = Literal["threading", "loky", "dask", "ray"]
 Kept = Literal["examples", "inputs", "weights"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -75,12 +77,51 @@ class Data(_Table):
 
 
 class Balls(_Table):
-    """Balls of one norm, one for each radius."""
+    """Balls of one norm, or boxes, one for each radius."""
 
-    norm: Norm = "linf"
+    norm: Set = "linf"
     eps: Annotated[list[Radius], Field(min_length=1)]
-    clip: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    """The valid range of inputs; None for that of each data set."""
+    """Of a box what each feature's radius is multiplied by."""
+    clip: Annotated[list[Any], Field(min_length=2, max_length=2)] | None = None
+    """The valid range of inputs; None for that of each data set. Of a box each end may be one for each feature."""
+    data: list[str] | None = None
+    """The names of the data sets that they are for; None for all."""
+    radius: Any = None
+    """Of a box: how far features move where eps is 1, one number or one for each; `inf` is anywhere in `clip`."""
+    immutable: list[int] = []
+    """Of a box, as the next two: features, counted in the flattened input, that stay."""
+    one_hot: list[list[int]] = []
+    """Groups of features of which one is 1 and the others are 0."""
+    integers: list[int] = []
+    """Features that are whole numbers."""
+
+    @field_validator("clip", "radius", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """Lists in the place of tensors, arrays and tuples, so that a store can keep them."""
+        if hasattr(value, "tolist"):
+            return value.tolist()
+        return [cls._listed(one) for one in value] if isinstance(value, tuple | list) else value
+
+    @model_validator(mode="after")
+    def _possible(self) -> Balls:
+        if self.norm == "box" and self.radius is None:
+            raise ValueError("radius: missing; a box needs one number, or one for each feature")
+        own = [n for n in ("radius", "immutable", "one_hot", "integers") if getattr(self, n) not in (None, [])]
+        if self.norm != "box" and own:
+            raise ValueError(f'{own[0]}: goes with norm = "box"; leave it out, or set the norm')
+        if self.norm != "box" and not all(isinstance(end, int | float) for end in self.clip or ()):
+            raise ValueError('clip: accepted: two numbers; one for each feature goes with norm = "box"')
+        self.ball(self.eps[0], None)
+        return self
+
+    def ball(self, eps: float, clip: tuple[float, float] | None) -> Ball:
+        """The ball of one radius, for inputs in `clip` where the study says no other range."""
+        valid: Any = clip if self.clip is None else (self.clip[0], self.clip[1])
+        if self.norm != "box":
+            return BALLS[self.norm](eps=eps, clip=valid)
+        sides: dict[str, Any] = {"immutable": self.immutable, "one_hot": self.one_hot, "integers": self.integers}
+        return Box(eps=eps, clip=valid, radius=self.radius, **sides)
 
 
 class Component(_Table):
@@ -196,6 +237,7 @@ class Configuration(_Table):
         _once("components and explanations", [c.name or c.use for c in asked])
         for where, wanted, known in (
             *((f"models.{m.name}.data", m.data or [], data) for m in self.models),
+            *((f"balls[{i}].data", b.data or [], data) for i, b in enumerate(self.balls)),
             *((f"{c.use}.data", c.data or [], data) for c in asked),
             *((f"{c.use}.models", c.models or [], models) for c in asked),
             *((f"poisoning.{p.name}.model", [p.model], models) for p in self.poisoning),

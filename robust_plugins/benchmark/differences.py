@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from robust_plugins.benchmark.auditing import Finding, Findings, audit
 from robust_plugins.benchmark.columns import Columns, joined
+from robust_plugins.benchmark.records import box_words
 from robust_plugins.brackets.table import Table
 
-QUESTION = ("model", "data", "sample", "norm", "eps", "clip", "component", "kind", "seed")
+QUESTION = ("model", "data", "sample", "norm", "eps", "clip", "box", "component", "kind", "seed")
 """What makes two records answers to the same question: names, since hashes change with what was improved."""
 
 CHANGED = 1e-4
@@ -62,7 +63,7 @@ class Differences:
         rows = []
         for word, columns, mine in (("old", self.old, self.pairs[:, 0]), ("new", self.new, self.pairs[:, 1])):
             alone = np.setdiff1d(np.arange(len(columns)), mine)
-            groups = columns.groups(alone, "model", "data", "component", "norm", "eps")
+            groups = columns.groups(alone, "model", "data", "component", "norm", "eps", "clip", "box")
             rows += [(word, *_where(columns, int(group[0])), str(len(group))) for group in groups]
         return Table(("only in", "model", "data", "component", "ball", "records"), tuple(rows), words=5)
 
@@ -143,13 +144,13 @@ def differences(old: Columns, new: Columns) -> Differences:
 def _grouped(columns: Columns, places: NDArray[np.int64], pairs: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """`pairs` apart by model, data, component and ball, which the new store's `places` tell."""
     row = {int(place): i for i, place in enumerate(places)}
-    groups = columns.groups(places, "model", "data", "kind", "component", "norm", "eps")
+    groups = columns.groups(places, "model", "data", "kind", "component", "norm", "eps", "clip", "box")
     return [pairs[[row[int(place)] for place in group]] for group in groups]
 
 
 def _where(columns: Columns, place: int) -> tuple[str, str, str, str]:
-    norm, eps = columns["norm"][place], columns["eps"][place]
-    ball = f"{norm} {eps:.4g}" if norm else "none"
+    norm, eps, box = (columns[name][place] for name in ("norm", "eps", "box"))
+    ball = f"{norm} {eps:.4g}{f' ({box_words(box)})' if box else ''}" if norm else "none"
     return columns["model"][place], columns["data"][place], columns["component"][place], ball
 
 

@@ -37,6 +37,16 @@ samples = 50                              # at most so many test samples; part =
 norm = "linf"
 eps = [0.01, 0.03, 0.1]
 
+# For data that are not images, a box: a radius for each feature, categories, whole numbers, and features that stay.
+# [[balls]]
+# norm = "box"
+# data = ["digits"]                       # of other balls, too: the data sets that they are for
+# eps = [0.5, 1.0]                        # what the radii are multiplied by
+# radius = 0.1                            # or one for each feature, [5.0, 0.1, inf], with clip = [[...], [...]]
+# one_hot = [[2, 3, 4]]                   # features are counted in the flattened input
+# integers = [0]
+# immutable = [1]
+
 # Attacks and certifiers by their registered names (see `robust-plugins plugins list`), with parameters where wanted.
 # `name` is what tables call it, `timeout` its own, and `models` and `data` restrict it.
 [[components]]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from robust_plugins.balls import BALLS, Ball
+from robust_plugins.balls import Ball
 from robust_plugins.benchmark.configuration import Component as Entry
 from robust_plugins.benchmark.configuration import Configuration, Explanation
 from robust_plugins.benchmark.hashing import component_hash, parameters_of
@@ -153,13 +153,10 @@ def _call(entry: Entry, kind: Kind) -> dict[str, Any]:
     return found | {needed: getattr(entry, needed)}
 
 
-def balls_of(configuration: Configuration, clip: tuple[float, float] | None) -> list[Ball]:
-    """Every ball of a study for a data set with this range."""
-    found = []
-    for entry in configuration.balls:
-        valid = clip if entry.clip is None else (entry.clip[0], entry.clip[1])
-        found += [BALLS[entry.norm](eps=eps, clip=valid) for eps in entry.eps]
-    return found
+def balls_of(configuration: Configuration, data: str, clip: tuple[float, float] | None) -> list[Ball]:
+    """Every ball of a study for the data set of this name, with this range."""
+    mine = [entry for entry in configuration.balls if entry.data is None or data in entry.data]
+    return [entry.ball(eps, clip) for entry in mine for eps in entry.eps]
 
 
 def plan(
@@ -198,7 +195,7 @@ def _questions(configuration: Configuration, subject: Subject, component: Conten
         return []
     balls: list[Ball | None] = [None]
     if component.component is not None:
-        balls = [*balls_of(configuration, subject.clip)]
+        balls = [*balls_of(configuration, subject.data, subject.clip)]
     return [(ball, seed) for ball in balls for seed in (configuration.seeds if _random(component) else [0])]
 
 
@@ -223,7 +220,8 @@ def _batches(
         "kind": contender.kind, "parameters": parameters, "seed": seed, "model_hash": subject.model_hash,
         "component_hash": component_hash(contender.method, contender.component, parameters),
         "versions": versions_of(contender.method, contender.component), "device": run.device, "threads": run.threads,
-        "batch_size": run.batch_size, "machine": machine(), "created": created, **ball_fields(ball),
+        "batch_size": run.batch_size, "machine": machine(), "created": created,
+        **ball_fields(ball, tuple(subject.x.shape[1:])),
     }  # fmt: skip
     pickled = _pickled(contender.component)
     labels, hashes = subject.y.tolist(), subject.input_hashes

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from robust_plugins.balls import BALLS, Ball
+from robust_plugins.balls import BALLS, Ball, Box
 
 CLEAN = "clean"
 """The kind, and the component, of rows that say what the model decides on the input itself."""
@@ -37,10 +37,12 @@ class Record:
     sample: int
     """The index of the sample in the part of the data set that the study takes."""
     norm: str = ""
-    """`linf`, `l2` or `l1`; empty where there is no ball, on clean rows."""
+    """`linf`, `l2`, `l1` or `box`; empty where there is no ball, on clean rows."""
     eps: float = 0.0
     clip: str = ""
     """The valid range as JSON, `[0.0, 1.0]`; empty where there is none."""
+    box: str = ""
+    """What a `box` says of each feature, as JSON: its arguments, and the shape of an input; empty for other balls."""
     component: str
     method: str
     """The registered name, such as `art:pgd`; `clean` on clean rows."""
@@ -107,14 +109,21 @@ class Record:
     @property
     def identity(self) -> str:
         """The hash of everything that can change the answer: equal identities, equal answers up to rounding."""
-        return digest(*(repr(getattr(self, name)) for name in _IDENTITY))
+        return digest(*(repr(getattr(self, name)) for name in _IDENTITY), *([self.box] if self.box else []))
 
     def ball(self) -> Ball | None:
         """The ball that was searched or certified; None of a clean row."""
         if not self.norm:
             return None
-        return BALLS[self.norm](eps=self.eps, clip=tuple(json.loads(self.clip)) if self.clip else None)
+        clip = tuple(json.loads(self.clip)) if self.clip else None
+        if self.norm != "box":
+            return BALLS[self.norm](eps=self.eps, clip=clip)
+        said = json.loads(self.box)
+        return Box(eps=self.eps, clip=clip, **{name: said[name] for name in _BOX if name in said})
 
+
+_BOX = ("radius", "lower", "upper", "immutable", "one_hot", "integers")
+"""The arguments of a `Box` beside those of every ball."""
 
 ANSWERS = ("verdict", "success", "margin", "distance", "loss", "prediction", "error")
 """The fields that two runs of the same identity agree on, up to rounding."""
@@ -141,6 +150,7 @@ def identities(common: Mapping[str, Any], input_hashes: Sequence[str], labels: S
     before, *after = (name for name in _IDENTITY if name not in ("input_hash", "label"))
     first = _counted(repr(common[before]))
     last = b"".join(_counted(repr(common[name])) for name in after)
+    last += _counted(common["box"]) if common.get("box") else b""
     return [
         hashlib.blake2b(first + _counted(repr(input_hash)) + _counted(repr(label)) + last, digest_size=16).hexdigest()
         for input_hash, label in zip(input_hashes, labels, strict=True)
@@ -166,12 +176,32 @@ def _counted(content: str | bytes) -> bytes:
     return len(content).to_bytes(8, "little") + content
 
 
-def ball_fields(ball: Ball | None) -> Mapping[str, Any]:
-    """The fields `norm`, `eps` and `clip` of a record about this ball, which has one radius."""
+def ball_fields(ball: Ball | None, shape: Sequence[int] = ()) -> Mapping[str, Any]:
+    """The fields `norm`, `eps`, `clip` and `box` of a record about this ball, which has one radius.
+
+    `shape` is that of an input: without it boxes are only held against those that are the same.
+    """
     if ball is None:
-        return {"norm": "", "eps": 0.0, "clip": ""}
+        return {"norm": "", "eps": 0.0, "clip": "", "box": ""}
     clip = "" if ball.clip is None else canonical([float(end) for end in ball.clip])
-    return {"norm": type(ball).__name__.lower(), "eps": float(ball.largest), "clip": clip}
+    box = ""
+    if isinstance(ball, Box):
+        said = {name: value for name in _BOX if (value := getattr(ball, name)) not in (None, ())}
+        box = canonical(said | ({"shape": list(shape)} if shape else {}))
+    return {"norm": type(ball).__name__.lower(), "eps": float(ball.largest), "clip": clip, "box": box}
+
+
+def box_words(box: str) -> str:
+    """The field `box` of a record in a few words: its radii, and how many features are of a kind of their own."""
+    said = json.loads(box)
+    radii = sorted(set(_flat(said["radius"])))
+    words = [f"radius {radii[0]:.4g}" if len(radii) == 1 else f"radii {radii[0]:.4g} to {radii[-1]:.4g}"]
+    words += [f"{len(said[n])} {n.replace('_', '-')}" for n in ("one_hot", "integers", "immutable") if n in said]
+    return ", ".join(words)
+
+
+def _flat(value: Any) -> list[float]:
+    return [n for v in value for n in _flat(v)] if isinstance(value, list) else [float(value)]
 
 
 def ranges(samples: list[int]) -> str:

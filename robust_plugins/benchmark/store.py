@@ -14,8 +14,11 @@ from typing import Any
 from robust_plugins.benchmark.records import COLUMNS, Asked, Record, digest
 from robust_plugins.errors import ArgumentError, PluginError
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the columns change; a store of another format is refused, not misread."""
+
+ADDED = {"box": 2}
+"""Columns that came with a later format, which are empty in the records of stores of an earlier one."""
 
 _SQL = {"str": "TEXT NOT NULL", "int": "INTEGER NOT NULL", "float": "REAL NOT NULL", "int | None": "INTEGER",
         "float | None": "REAL", "bool | None": "INTEGER"}  # fmt: skip
@@ -52,6 +55,7 @@ class Store:
 
     def __init__(self, path: str | Path, *, write: bool = False) -> None:
         self.path = Path(path)
+        self._format = FORMAT
         self._lock = _locked(self.path) if write else None
         try:
             self._connection = self._opened(write)
@@ -95,14 +99,14 @@ class Store:
         """
         # Not OR IGNORE, which passes over rows that lack something, too.
         verb, otherwise = ("INSERT OR REPLACE", "") if replace else ("INSERT", " ON CONFLICT (identity) DO NOTHING")
-        marks = ", ".join("?" * len(COLUMNS))
+        into = f"INTO records ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
         listed = list(records)
         names = [record.identity for record in listed] if identities is None else identities
         values = [(name, *_values(record)) for name, record in zip(names, listed, strict=True)]
         with self._connection:
             there = self._count(names) if replace else 0
             before = self._connection.total_changes
-            self._connection.executemany(f"{verb} INTO records VALUES ({marks}){otherwise}", values)
+            self._connection.executemany(f"{verb} {into}{otherwise}", values)
             new = self._connection.total_changes - before - there
             kept = list((artifacts or {}).items())
             self._connection.executemany("INSERT OR IGNORE INTO artifacts VALUES (?, ?)", kept)
@@ -156,13 +160,15 @@ class Store:
 
     def _rows(self, aliases: bool) -> str:
         """The records are read from this: with their places, and behind them once more under their other names."""
+        lacking = "".join(f"'' AS {name}, " for name, since in ADDED.items() if since > self._format)
+        records = f"(SELECT *, {lacking}rowid AS place FROM records)"
         if not aliases or not self._has("aliases"):
-            return "(SELECT *, rowid AS place FROM records)"
+            return records
         own = ", ".join(f"{'a' if name in Asked._fields else 'r'}.{name}" for name in COLUMNS)
         both = " AND ".join(f"a.{name} = r.{name}" for name in Asked._fields)
         return (
-            "(SELECT *, rowid AS place FROM records UNION ALL "
-            f"SELECT {own}, {2**40} + a.rowid FROM aliases a JOIN records r USING (identity) WHERE NOT ({both}))"
+            f"(SELECT {', '.join(COLUMNS)}, place FROM {records} UNION ALL "
+            f"SELECT {own}, {2**40} + a.rowid FROM aliases a JOIN {records} r USING (identity) WHERE NOT ({both}))"
         )
 
     def records(self, *, where: Mapping[str, Any] | None = None, aliases: bool = True) -> Iterator[Record]:
@@ -232,6 +238,7 @@ class Store:
             (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             if tables:
                 self._check_format(connection)
+                self._bring_up_to_date(connection)
             connection.execute("PRAGMA journal_mode = WAL")
             # A power cut may lose the last batches, which are computed again; it damages nothing.
             connection.execute("PRAGMA synchronous = NORMAL")
@@ -254,12 +261,21 @@ class Store:
             self._check_format(connection)
         return connection
 
+    def _bring_up_to_date(self, connection: sqlite3.Connection) -> None:
+        """Adds the columns that a store of an earlier format lacks; its records stay what they are."""
+        with connection:
+            for name, since in ADDED.items():
+                if since > self._format:
+                    connection.execute(f"ALTER TABLE records ADD COLUMN {name} TEXT NOT NULL DEFAULT ''")
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+        self._format = FORMAT
+
     def _check_format(self, connection: sqlite3.Connection) -> None:
         (found,) = connection.execute("PRAGMA user_version").fetchone()
-        if found != FORMAT:
-            what = (
-                "no store of studies" if not found else f"a store of format {found}, where this version reads {FORMAT}"
-            )
+        self._format = found
+        if not 1 <= found <= FORMAT:
+            read = f"a store of format {found}, where this version reads 1 to {FORMAT}"
+            what = read if found else "no store of studies"
             raise _refused(self.path, what, "Name another file, or use the version that wrote it.")
 
 

@@ -71,8 +71,8 @@ def verify(
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in store.records(where={"identity": chosen}, aliases=False):
         groups[
-            record.model_hash, record.data, record.component_hash, record.norm, record.eps, record.clip, record.seed,
-            record.batch,
+            record.model_hash, record.data, record.component_hash, record.norm, record.eps, record.clip, record.box,
+            record.seed, record.batch,
         ].append(record)  # fmt: skip
     subjects = Subjects(store, folder, say)
     found = []

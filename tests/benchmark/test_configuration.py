@@ -53,6 +53,13 @@ WRONG: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda s: s["components"].append({"use": "interval:ibp"}), "'interval:ibp' is there twice"),
     (lambda s: s.update(components=[]), "components: missing; name at least one"),
     (lambda s: s.update(balls=[]), "balls: missing"),
+    (lambda s: s["balls"][0].update(norm="box"), r"balls\[0\]: radius: missing; a box needs one number"),
+    (lambda s: s["balls"][0].update(integers=[1]), r"balls\[0\]: integers: goes with norm = \"box\""),
+    (lambda s: s["balls"][0].update(clip=[[0, 1], [1, 2]]), r"balls\[0\]: clip: accepted: two numbers; one for each"),
+    (lambda s: s["balls"][0].update(norm="box", radius=-1), r"balls\[0\]: `radius` is -1.0; accepted: numbers >= 0"),
+    (lambda s: s["balls"][0].update(norm="box", radius="wide"), r"`radius` is 'wide'; accepted: a number, or one for"),
+    (lambda s: s["balls"][0].update(norm="box", radius=1, one_hot=[[3]]), "accepted: groups of two features or more"),
+    (lambda s: s["balls"][0].update(data=["digit"]), r"balls\[0\].data: unknown name 'digit'.*Did you mean 'digits'"),
 ]  # fmt: skip
 
 
@@ -70,14 +77,18 @@ def test_the_example_is_a_study(tmp_path: Path) -> None:
     found = read_configuration(tmp_path / "s.toml")
     assert [m.name for m in found.models] == ["plain", "certified"]
     lines = EXAMPLE.format(name="s.toml").splitlines()
-    start = lines.index("# [[components]]")
-    wanted = ("# [[", "# use =", "# name =", "# timeout =", "# model =", "# data =", "# budget =", "# epochs =",
-              "# batch_size =", "# lr =", "# attacks =", "# isolate =", "# threads =", "# device =")  # fmt: skip
+    start = lines.index("# [[balls]]")
+    wanted = (
+        "# [[", "# norm =", "# eps =", "# radius =", "# one_hot =", "# integers =", "# immutable =", "# use =",
+        "# name =", "# timeout =", "# model =", "# data =", "# budget =", "# epochs =", "# batch_size =", "# lr =",
+        "# attacks =", "# isolate =", "# threads =", "# device =",
+    )  # fmt: skip
     said = [line[2:] if i >= start and line.startswith(wanted) else line for i, line in enumerate(lines)]
     (tmp_path / "all.toml").write_text("\n".join(said))
     everything = read_configuration(tmp_path / "all.toml")
     assert [p.name for p in everything.poisoning] == ["a few labels"]
     assert everything.run.device == "cuda"
+    assert everything.balls[1].ball(1.0, (0.0, 1.0)).one_hot == ((2, 3, 4),)
     assert {c.use for c in everything.components} >= {"art:pgd(steps=40)", "interval:branch-and-bound"}
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import robust_plugins as rp
-from robust_plugins.benchmark.records import COLUMNS, Record, ball_fields, digest, ranges, samples_of
+from robust_plugins.benchmark.records import COLUMNS, Asked, Record, ball_fields, digest, ranges, samples_of
 from robust_plugins.benchmark.store import Store, artifact_hash
 
 RECORD = Record(
@@ -55,8 +55,8 @@ def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
 
 
 IDENTIFYING = {
-    "model_hash", "input_hash", "label", "norm", "eps", "clip", "kind", "component_hash", "versions", "seed", "device",
-    "batch_size",
+    "model_hash", "input_hash", "label", "norm", "eps", "clip", "box", "kind", "component_hash", "versions",
+    "seed", "device", "batch_size",
 }  # fmt: skip
 
 
@@ -73,7 +73,12 @@ def test_parts_of_a_hash_do_not_run_together() -> None:
 
 
 def test_balls_come_back() -> None:
-    for ball in (rp.Linf(eps=0.1, clip=(0, 1)), rp.L2(eps=0.5, clip=None), rp.L1(eps=3, clip=(-1, 1))):
+    boxes = [
+        rp.Box(eps=0.5, clip=None, radius=0.25),
+        rp.Box(eps=1, clip=([0, -math.inf, 0, 0], [9, 1, 1, 1]), radius=[math.inf, 0.1, 1, 1], one_hot=[[2, 3]],
+               integers=[0], immutable=[1]),
+    ]  # fmt: skip
+    for ball in (rp.Linf(eps=0.1, clip=(0, 1)), rp.L2(eps=0.5, clip=None), rp.L1(eps=3, clip=(-1, 1)), *boxes):
         assert replace(RECORD, **ball_fields(ball)).ball() == ball
     assert replace(RECORD, **ball_fields(None)).ball() is None
 
@@ -137,6 +142,33 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes | None, match: s
         (tmp_path / "s.sqlite").write_bytes(content * 100)
     with pytest.raises(rp.ArgumentError, match=match):
         Store(tmp_path / "s.sqlite")
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_a_store_of_the_first_format_is_read_and_written(tmp_path: Path, write: bool) -> None:
+    path = tmp_path / "s.sqlite"
+    other = Asked(RECORD.identity, "twin", "digits", 3, "pgd")
+    with Store(path, write=True) as store:
+        store.insert([RECORD])
+        store.insert_aliases([other])
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE records DROP COLUMN box")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    with Store(path, write=write) as store:
+        assert list(store.records()) == [RECORD, replace(RECORD, model="twin")]
+        assert store.columns("box", "sample", where={"box": ""})["sample"] == [3, 3]
+        if write:
+            boxed = replace(SILENT, norm="box", box='{"radius":1.0}')
+            assert store.insert([boxed]) == 1
+            assert list(store.records(where={"norm": "box"})) == [boxed]
+    with Store(path) as store:
+        assert len(store) == 1 + write
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 9")
+    connection.close()
+    with pytest.raises(rp.ArgumentError, match="a store of format 9, where this version reads 1 to 2"):
+        Store(path)
 
 
 def test_somebody_elses_database_is_not_written_into(tmp_path: Path) -> None:

@@ -59,8 +59,11 @@ def test_what_fails_or_does_not_end_is_said(compare, monkeypatch, tmp_path):
     (cause,) = compare.run("attacks", quick=True, vnncomp=None, limit=60).skipped
     assert cause == "failed: ValueError: nothing to compare"
     broken.write_text("import time\ntime.sleep(100)")
-    (cause,) = compare.run("attacks", quick=True, vnncomp=None, limit=0.2).skipped
+    (cause,) = compare.run("attacks", quick=True, vnncomp=None, limit=0.02).skipped
     assert cause == "not done within 0 s"
+    broken.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGXCPU)")
+    (cause,) = compare.run("attacks", quick=True, vnncomp=None, limit=60).skipped
+    assert cause == "not done within 60 CPU seconds"
 
 
 def test_published_instances_are_needed_for_verification_alone(compare, tmp_path):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robust_plugins.benchmark.auditing.shapes import Shape
 from robust_plugins.benchmark.columns import Columns
 
 BALL = 1e-6
@@ -44,17 +46,16 @@ class Match:
 def radius_of(columns: Columns, places: NDArray[np.int64], norm: str) -> NDArray[np.float64]:
     """An upper bound of the distance in `norm` of each record's point from its input; inf where none is known.
 
+    For `box` it is the distance as the record's own box measures it, and inf for other balls.
+
     From the record's own distance, at most its radius where it keeps to its ball, by the factor between the norms: a
     point of the L-infinity ball of radius r in d dimensions lies in the L2 ball of sqrt(d) r and in the L1 ball of d r,
     one of the L2 ball in the L1 ball of sqrt(d) r, and a larger norm bounds a smaller one. Where the example was kept,
     from its real distance.
     """
-    eps, distance, own = (columns[name][places] for name in ("eps", "distance", "norm"))
-    slack = ball_slack(columns)[places]
-    inside = np.isnan(distance) | (distance <= eps + slack)
-    # The set of one ball is the same for everybody, however distances to its border are rounded; for another ball the
-    # rounding counts.
-    reach = np.where(inside, np.fmin(distance + slack, eps), distance + slack)
+    own, reach = columns["norm"][places], _own_reach(columns, places)
+    if norm == "box":
+        return np.where(own == "", 0.0, np.where(own == norm, reach, np.inf))
     dims = columns["features"][places]
     factor = np.full(len(places), np.inf)
     for name in NORMS:
@@ -62,19 +63,44 @@ def radius_of(columns: Columns, places: NDArray[np.int64], norm: str) -> NDArray
         # Without the number of features only what holds for every number of them is known.
         held = np.where(np.isnan(dims), np.inf, np.nan_to_num(dims, nan=1.0) ** power) if power else 1.0
         factor = np.where(own == name, held, factor)
-    kept = columns[f"distance_{norm}"][places] + slack
+    kept = columns[f"distance_{norm}"][places] + _rounding(columns)[places]
     with np.errstate(invalid="ignore"):  # a distance of zero by an unknown factor is not known
         reach = np.where(own == norm, reach, np.fmin(reach * factor, kept))
     return np.where(own == "", 0.0, reach)  # a clean row is about the input itself
 
 
+def _own_reach(columns: Columns, places: NDArray[np.int64]) -> NDArray[np.float64]:
+    """An upper bound of the distance of each record's point, as its own ball measures it."""
+    eps, distance, slack = columns["eps"][places], columns["distance"][places], ball_slack(columns)[places]
+    inside = np.isnan(distance) | (distance <= eps + slack)
+    # The set of one ball is the same for everybody, however distances to its border are rounded; for another ball the
+    # rounding counts.
+    return np.where(inside, np.fmin(distance + slack, eps), distance + slack)
+
+
 def ball_slack(columns: Columns) -> NDArray[np.float64]:
-    """How far rounding may take each record's point out of its ball: coarser for inputs in [0, 255] than in [0, 1]."""
-    sizes = {clip: max(map(abs, json.loads(clip))) if clip else UNCLIPPED for clip in dict.fromkeys(columns["clip"])}
+    """How far rounding may take each record's point out of its ball, as the ball measures it.
+
+    Coarser for inputs in [0, 255] than in [0, 1], and for boxes by the smallest radius of a feature.
+    """
+    scales = {box: Shape("", "", box).scale for box in dict.fromkeys(columns["box"])}
+    slack: NDArray[np.float64] = _rounding(columns) / np.fromiter((scales[b] for b in columns["box"]), float)
+    return slack
+
+
+def _rounding(columns: Columns) -> NDArray[np.float64]:
+    """How far rounding may move a value of each record's point, in the units of the inputs."""
+    sizes = {clip: _largest(clip) for clip in dict.fromkeys(columns["clip"])}
     held = np.fromiter((sizes[clip] for clip in columns["clip"]), float, len(columns))
     held = np.where(np.isnan(columns["largest"]), held, columns["largest"])
     slack: NDArray[np.float64] = BALL * np.maximum(np.maximum(1.0, columns["eps"]), held)
     return slack
+
+
+def _largest(clip: str) -> float:
+    """The largest value of inputs in a range; a range without an end says nothing."""
+    ends = [abs(end) for end in json.loads(clip) if math.isfinite(end)] if clip else []
+    return max(ends) if len(ends) == 2 else UNCLIPPED
 
 
 def worst_inside(
@@ -87,22 +113,21 @@ def worst_inside(
     """
     found = np.full(len(claims), -1, np.int64)
     best = np.full(len(claims), np.inf)
-    for norm in NORMS:
-        for clip, held in _clips(columns, claims, points.places):
-            mine = np.flatnonzero((columns["norm"][claims] == norm) & (columns["clip"][claims] == clip))
-            theirs = np.flatnonzero(held)
-            if not len(mine) or not len(theirs):
-                continue
-            limit = columns["eps"][claims[mine]]
-            if tolerant:
-                limit = limit + 2 * ball_slack(columns)[claims[mine]]
-            reach = radius_of(columns, points.places[theirs], norm)
-            at = _least(
-                keys[claims[mine]], limit, keys[points.places[theirs]], reach, points.values[theirs]
-            )  # places in theirs
-            hit = at >= 0
-            found[mine[hit]] = theirs[at[hit]]
-            best[mine[hit]] = points.values[theirs[at[hit]]]
+    for shape, mine in _shapes(columns, claims):
+        reach = _reach(columns, points.places, shape)
+        theirs = np.flatnonzero(np.isfinite(reach))
+        if not len(theirs):
+            continue
+        limit = columns["eps"][claims[mine]]
+        if tolerant:
+            room = 2 * ball_slack(columns)[claims[mine]]
+            limit = limit + (np.where(limit > 0, room, 0.0) if shape.anywhere else room)
+        at = _least(
+            keys[claims[mine]], limit, keys[points.places[theirs]], reach[theirs], points.values[theirs]
+        )  # places in theirs
+        hit = at >= 0
+        found[mine[hit]] = theirs[at[hit]]
+        best[mine[hit]] = points.values[theirs[at[hit]]]
     hit = found >= 0
     return Match(claims[hit], points.places[found[hit]], best[hit])
 
@@ -143,15 +168,33 @@ def _least(
     return result[count:]
 
 
-def _clips(
-    columns: Columns, claims: NDArray[np.int64], places: NDArray[np.int64]
-) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Each valid range of the claims, with the points whose own valid range lies in it; clean inputs always do."""
-    clips, norms = columns["clip"][places], columns["norm"][places]
-    for clip in dict.fromkeys(columns["clip"][claims]):
-        inside = {other: _within(other, clip) for other in dict.fromkeys(clips)}
-        held = np.fromiter((inside[other] for other in clips), bool, len(clips))
-        yield clip, held | (norms == "")
+def _shapes(columns: Columns, places: NDArray[np.int64]) -> Iterator[tuple[Shape, NDArray[np.int64]]]:
+    """The sets of these records, radius apart, each with where in `places` it is."""
+    codes = columns.codes("norm", "clip", "box")[places]
+    for code in dict.fromkeys(codes.tolist()):
+        mine = np.flatnonzero(codes == code)
+        norm, clip, box = (columns[name][places[mine[0]]] for name in ("norm", "clip", "box"))
+        yield Shape(norm, clip, box), mine
+
+
+def _reach(columns: Columns, places: NDArray[np.int64], outer: Shape) -> NDArray[np.float64]:
+    """For each point the radius from which on the set holds it; inf where it may hold none. Clean inputs always lie in.
+
+    Two balls of norms are held against each other by their norms and ranges, boxes feature by feature.
+    """
+    reach = radius_of(columns, places, outer.norm)
+    own = _own_reach(columns, places)
+    for inner, theirs in _shapes(columns, places):
+        if not inner.norm:
+            continue
+        if outer.box or inner.box:
+            found = outer.reach(inner, own[theirs], columns["eps"][places[theirs]])
+            # The real distance of an example that was kept is known in every norm.
+            kept = reach[theirs] if _within(inner.clip, outer.clip) and not outer.box else np.inf
+            reach[theirs] = np.fmin(found, kept)
+        elif not _within(inner.clip, outer.clip):
+            reach[theirs] = np.inf
+    return reach
 
 
 def _within(inner: str, outer: str) -> bool:

@@ -53,14 +53,15 @@ def _refuted(columns: Columns, certified: NDArray[np.int64], broken: Points, key
 
 def _rules(columns: Columns, claims: NDArray[np.int64], points: NDArray[np.int64]) -> NDArray[np.object_]:
     """By which rule a certified record and a wrong decision contradict each other."""
-    same = {name: columns[name][claims] == columns[name][points] for name in ("component_hash", "norm", "eps", "clip")}
+    same = {name: columns[name][claims] == columns[name][points] for name in ("component_hash", "norm", "eps", "box")}
     rules = np.full(len(claims), Rule.INSIDE, object)
-    smaller = same["norm"] & ~same["eps"]
+    ball = same["norm"] & same["box"]
+    smaller = ball & ~same["eps"]
     rules[smaller] = Rule.RADIUS
     kind = columns["kind"][points]
     rules[kind == "clean"] = Rule.CLEAN
     rules[kind == "certifier"] = Rule.DISAGREE
-    rules[(kind == "certifier") & same["component_hash"] & ~(same["norm"] & same["eps"])] = Rule.MONOTONE
+    rules[(kind == "certifier") & same["component_hash"] & ~(ball & same["eps"])] = Rule.MONOTONE
     return rules
 
 
@@ -143,7 +144,7 @@ def _monotone(columns: Columns, keys: NDArray[np.int64]) -> list[Finding]:
     # The roles are exchanged: the larger ball is the one that was proved, and the smaller one a point of its set.
     missed = np.flatnonzero((kind == "certifier") & (verdict == "unknown"))
     proved = np.flatnonzero((kind == "certifier") & (verdict == "certified"))
-    same = columns.codes("model_hash", "input_hash", "label", "component_hash", "norm", "clip")
+    same = columns.codes("model_hash", "input_hash", "label", "component_hash", "norm", "clip", "box")
     largest = np.full(int(same.max(initial=-1)) + 1, -np.inf)
     np.maximum.at(largest, same[proved], columns["eps"][proved])
     beyond = missed[largest[same[missed]] > columns["eps"][missed]]

@@ -15,7 +15,7 @@ REPEATED = 1e-4
 """Relative to the largest margin of the model: by how much two runs may differ. Batches and machines order sums
 differently, and relaxations divide by small numbers, which enlarges it."""
 
-_SAME = ("model_hash", "input_hash", "label", "norm", "eps", "clip", "kind", "method", "_parameters", "seed")
+_SAME = ("model_hash", "input_hash", "label", "norm", "eps", "clip", "box", "kind", "method", "_parameters", "seed")
 
 
 def repeat_findings(columns: Columns) -> list[Finding]:

@@ -38,7 +38,7 @@ def accuracy_panel(setting: Setting, looks: Mapping[str, Look], name: str) -> st
         axes.errorbar(radii, values, (below, above), color="0.25", linewidth=1.6, elinewidth=0.8, capsize=2)
     if min(radii) > 0 and max(radii) > 30 * min(radii):
         axes.set_xscale("log")
-    axes.set(xlabel=f"radius eps ({setting.norm}, input units)", ylabel="accuracy (%)", ylim=(-3, 103))
+    axes.set(xlabel=f"radius eps ({setting.units})", ylabel="accuracy (%)", ylim=(-3, 103))
     return drawing(drawn, name)
 
 
@@ -61,7 +61,7 @@ def radius_panel(setting: Setting, name: str) -> str:
     grid = np.unique(np.concatenate([x for x, _ in curves]))
     high, low = (y[np.searchsorted(x, grid, side="right") - 1] for x, y in reversed(curves))
     axes.fill_between(grid, low, high, step="post", color=KNOWN, linewidth=0)
-    axes.set(xlabel=f"radius ({setting.norm}, input units)", ylabel="samples (%)", ylim=(-3, 103), xlim=(0, end))
+    axes.set(xlabel=f"radius ({setting.units})", ylabel="samples (%)", ylim=(-3, 103), xlim=(0, end))
     return drawing(drawn, name)
 
 

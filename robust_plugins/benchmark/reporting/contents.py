@@ -88,7 +88,7 @@ class Contents:
     def extent(self) -> str:
         """How much was run, in words."""
         c = self.columns
-        balls = len({(n, e) for n, e in zip(c["norm"], c["eps"], strict=True) if n})
+        balls = len({ball for ball in zip(c["norm"], c["eps"], c["box"], strict=True) if ball[0]})
         samples = len({(d, s) for d, s in zip(c["data"], c["sample"], strict=True)})
         kinds = c["kind"]
         parts = [
@@ -140,11 +140,11 @@ class Contents:
 
     def groups(self) -> list[tuple[str, float, list[Setting]]]:
         """Settings that differ in the model alone, with the radius that they are compared at, and their title."""
-        found: dict[tuple[str, str, str], list[Setting]] = {}
+        found: dict[tuple[str, ...], list[Setting]] = {}
         for setting in self.settings:
-            found.setdefault((setting.data, setting.norm, setting.clip), []).append(setting)
+            found.setdefault((setting.data, setting.norm, setting.clip, setting.box), []).append(setting)
         groups = []
-        for (data, norm, _), group in found.items():
+        for (data, norm, *_), group in found.items():
             radii = [setting.middle for setting in group]
             eps = sorted(radii)[len(radii) // 2]
             groups.append((f"{data}, {norm} {eps:.4g}", eps, group))
@@ -169,6 +169,6 @@ def _many(count: int, word: str) -> str:
 
 def caption(setting: Setting, settings: Sequence[Setting]) -> str:
     """Names a panel; its ball only where there are several kinds."""
-    norms, ranges = {other.norm for other in settings}, {other.clip for other in settings}
+    norms, ranges = {other.norm for other in settings}, {(other.clip, other.box) for other in settings}
     ball = f", {ball_words(setting)}" if len(ranges) > 1 else f", {setting.norm}" if len(norms) > 1 else ""
     return f"{setting.model} on {setting.data}{ball} (n = {np.size(setting.samples)})"

@@ -31,7 +31,7 @@ def example_panels(columns: Columns, stores: tuple[Path, ...]) -> list[tuple[str
     found: list[tuple[str, str]] = []
     won = (columns["kind"] == "attack") & (columns["verdict"] == "falsified") & (columns["artifact"] != "")
     won &= columns["distance"] > 0  # an input that is decided wrongly as it is needs no attack
-    for group in columns.groups(np.flatnonzero(won), "model", "data", "norm")[:SETTINGS]:
+    for group in columns.groups(np.flatnonzero(won), "model", "data", "norm", "box")[:SETTINGS]:
         nearest = group[np.argsort(columns["distance"][group], kind="stable")]
         _, firsts = np.unique(columns["sample"][nearest], return_index=True)
         chosen = nearest[np.sort(firsts)[:SHOWN]]

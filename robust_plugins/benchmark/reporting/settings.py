@@ -56,13 +56,18 @@ class Setting:
         """Takes the places of the clean records of the model and data, and those of its attacks and certifiers."""
         self.columns, self.clean_places, self.places = columns, clean, places
         first = int(places[0])
-        self.model, self.data, self.norm, self.clip = (
-            str(columns[name][first]) for name in ("model", "data", "norm", "clip")
+        self.model, self.data, self.norm, self.clip, self.box = (
+            str(columns[name][first]) for name in ("model", "data", "norm", "clip", "box")
         )
         everything = np.concatenate((clean, places))
         self.samples, where = np.unique(columns["sample"][everything], return_inverse=True)
         self._clean_rows, self._rows = where[: len(clean)], where[len(clean) :]
         self.radii: list[float] = sorted(set(columns["eps"][places].tolist()))
+
+    @property
+    def units(self) -> str:
+        """What a radius is of: the norm and the unit."""
+        return f"{self.norm}, {'times those of the features' if self.box else 'input units'}"
 
     @property
     def count(self) -> int:
@@ -230,5 +235,5 @@ def settings(columns: Columns) -> list[Setting]:
     none = np.zeros(0, np.int64)
     return [
         Setting(columns, of.get((columns["model"][g[0]], columns["data"][g[0]]), none), g)
-        for g in columns.groups(rest, "model", "data", "norm", "clip")
+        for g in columns.groups(rest, "model", "data", "norm", "clip", "box")
     ]

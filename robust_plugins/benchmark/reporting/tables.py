@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from robust_plugins.benchmark.columns import Columns
+from robust_plugins.benchmark.records import box_words
 from robust_plugins.benchmark.reporting.settings import Setting
 from robust_plugins.benchmark.reporting.time import Spent
 from robust_plugins.benchmark.reporting.wilson import Share, percent
@@ -20,8 +21,9 @@ SILENT = ("timeout", "error", "unsupported")
 
 
 def ball_words(setting: Setting) -> str:
-    """The norm and the valid range of a setting."""
-    return f"{setting.norm}, inputs in {setting.clip}" if setting.clip else f"{setting.norm}, inputs not clipped"
+    """The norm, or the box, and the valid range of a setting."""
+    ball = f"{setting.norm} ({box_words(setting.box)})" if setting.box else setting.norm
+    return f"{ball}, inputs in {setting.clip}" if setting.clip else f"{ball}, inputs not clipped"
 
 
 def accuracy_table(setting: Setting) -> Table:
@@ -104,7 +106,7 @@ def explanation_tables(columns: Columns) -> list[tuple[str, Table]]:
     """For each model, data set and norm: the widths of explanations that were reached, and proved, at each radius."""
     rows = np.flatnonzero(np.isin(columns["kind"], ("explanation attack", "explanation certifier")))
     found = []
-    for setting in columns.groups(rows, "model", "data", "norm"):
+    for setting in columns.groups(rows, "model", "data", "norm", "clip", "box"):
         first = int(setting[0])
         radii = sorted(set(columns["eps"][setting].tolist()))
         lines = []
@@ -112,7 +114,9 @@ def explanation_tables(columns: Columns) -> list[tuple[str, Table]]:
             attack = columns["kind"][group[0]] == "explanation attack"
             cells = [_widths(columns, group[columns["eps"][group] == eps], attack=attack) for eps in radii]
             lines.append((str(columns["component"][group[0]]), "reached" if attack else "proved", *cells))
-        title = f"{columns['model'][first]} on {columns['data'][first]}, {columns['norm'][first]}"
+        box = str(columns["box"][first])
+        ball = f"{columns['norm'][first]}{f' ({box_words(box)})' if box else ''}"
+        title = f"{columns['model'][first]} on {columns['data'][first]}, {ball}"
         titles = ("widest feature of", "is", *[f"{columns['norm'][first]} {eps:.4g}" for eps in radii])
         found.append((title, Table(titles, tuple(lines))))
     return found
