@@ -50,12 +50,12 @@ PORTFOLIO = "rp:auto(certifier=None)"
 BISECTED = (
     PORTFOLIO, "rp:margin-pgd", "rp:margin-pgd(targets=9)", "rp:apgd", "rp:apgd(loss='dlr', targets=9)", "rp:pgd",
     "rp:square", "art:fgsm", "art:pgd", "art:apgd-ce", "art:apgd-dlr", "art:mim", "art:square", "torchattacks:pgd",
-    "torchattacks:apgd", "torchattacks:square", "foolbox:pgd",
+    "torchattacks:apgd", "torchattacks:apgdt", "torchattacks:square", "foolbox:pgd",
 )  # fmt: skip
 PUBLISHED = ("rp:auto", "art:pgd", "art:auto")
 ONCE = (
     "rp:fmn", "rp:ddn", "rp:cw-linf", "rp:cw-l2", "art:deepfool", "art:cw-l2", "torchattacks:cw",
-    "torchattacks:deepfool", "foolbox:ddn", "foolbox:deepfool",
+    "torchattacks:deepfool", "foolbox:fmn", "foolbox:ddn", "foolbox:deepfool",
 )  # fmt: skip
 
 passes: Counter[str] = Counter()
@@ -203,6 +203,7 @@ def measure(norm: str, samples: int, wanted: list[str], parts: list[str], say: l
         measured: dict[str, tuple[Tensor, float, float]] = {}
         for name, attack in (bisected | single).items():
             measured[name] = radii(network, ball, attack, once=name in single)
+            print(f"{network.name}, {norm}, {name}: {measured[name][2]:.3f} s a sample", file=sys.stderr, flush=True)
         best = torch.stack([found for found, _, _ in measured.values()]).amin(0)
         truth, undecided = exact(network, ball, JUDGES[norm], best)
         scores = ", ".join(f"{name} {scored(found, truth)[0]:.3f}" for name, (found, _, _) in measured.items())

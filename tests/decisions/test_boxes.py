@@ -75,7 +75,7 @@ def test_attacks_that_know_one_radius_alone_refuse_a_box(name, cases) -> None:
         rp.attack(name)(model, x, y, ball, seed=0)
 
 
-NORMED = ("rp:square", "rp:fmn", "rp:ddn", "rp:cw-linf", "rp:cw-l2", "rp:hopskipjump")
+NORMED = ("rp:square", "rp:fmn", "rp:ddn", "rp:pdpgd", "rp:cw-linf", "rp:cw-l2", "rp:hopskipjump")
 """Attacks of our own that are about norms."""
 
 

@@ -33,6 +33,7 @@ ATTACKS = {
     "rp:minimal": {"attack": "rp:margin-pgd(steps=3)", "calls": 4},
     "rp:fmn": {"steps": 5},
     "rp:ddn": {"steps": 5},
+    "rp:pdpgd": {"steps": 5},
     "rp:cw-linf": {"steps": 5, "rounds": 2},
     "rp:cw-l2": {"steps": 5, "searches": 2},
     "rp:hopskipjump": {"steps": 2, "first_queries": 10, "tries": 9},

@@ -8,6 +8,7 @@ from robust_plugins.decisions.attacks.ddn import DDN
 from robust_plugins.decisions.attacks.fmn import FMN
 from robust_plugins.decisions.attacks.margin_pgd import MarginPGD
 from robust_plugins.decisions.attacks.minimal import Minimal
+from robust_plugins.decisions.attacks.pdpgd import PDPGD
 from robust_plugins.decisions.attacks.pgd import FGSM, PGD
 from robust_plugins.decisions.attacks.portfolio import Strongest
 from robust_plugins.decisions.attacks.square import Square
@@ -19,6 +20,7 @@ __all__ = [
     "DDN",
     "FGSM",
     "FMN",
+    "PDPGD",
     "PGD",
     "CWLinf",
     "HopSkipJump",
@@ -41,6 +43,7 @@ def register_attacks(register: Register) -> None:
     register("rp:minimal", Minimal)
     register("rp:fmn", FMN)
     register("rp:ddn", DDN)
+    register("rp:pdpgd", PDPGD)
     register("rp:cw-linf", CWLinf)
     register("rp:cw-l2", CWL2)
     register("rp:hopskipjump", HopSkipJump)

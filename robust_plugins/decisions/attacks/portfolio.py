@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
-from robust_plugins.balls import Ball
+from robust_plugins.balls import L1, Ball
 from robust_plugins.decisions.attack import EVALUATIONS, Attack, Found
 from robust_plugins.decisions.attacks.diagnosis import Diagnosis, diagnosed
 from robust_plugins.decisions.attacks.surrogates import averaged, straight_through
@@ -32,9 +32,11 @@ WHITE_BOX = (
     "rp:margin-pgd(steps=50, targets=4)",
     "rp:apgd(steps=75, targets=9)",
 )
+SPARSE = (*WHITE_BOX[:2], "rp:pdpgd", *WHITE_BOX[2:])
 RANDOM = ("rp:margin-pgd(steps=20)", "rp:margin-pgd(steps=50)")
 BLACK_BOX = ("rp:square(queries=500)",)
-"""The lists of `rp:auto`: by gradients; of models that draw at random, where each gradient is an average; without."""
+"""The lists of `rp:auto`: by gradients; by gradients on L1; of models that draw at random, where each gradient is an
+average; without gradients."""
 
 MARGIN = "rp:margin-pgd"
 """Joins a list of attacks where cross-entropy saturates and none of the list is known to raise the margin."""
@@ -111,7 +113,7 @@ class Strongest(Attack):
         if state.random:
             run.draws()
         given: _Named | None = self.__dict__["_attacks"]
-        named = default_attacks(state, surrogates=self.surrogates) if given is None else given
+        named = default_attacks(state, ball, surrogates=self.surrogates) if given is None else given
         if self.surrogates and state.saturated:
             named = run.unsaturated(named)
         sighted = self._sighted(model, state, run)
@@ -276,13 +278,13 @@ class _Run:
         return (-lead if self.targeted else lead).nan_to_num(nan=-torch.inf)
 
 
-def default_attacks(state: Diagnosis, *, surrogates: bool) -> _Named:
-    """The list of `rp:auto` for a model in this state: cheap ones first."""
+def default_attacks(state: Diagnosis, ball: Ball, *, surrogates: bool) -> _Named:
+    """The list of `rp:auto` for a model in this state, and this ball: cheap ones first."""
     if state.blind and not (surrogates and state.passable):
         return _built(BLACK_BOX)
     if state.random:
         return _built((*RANDOM, *BLACK_BOX))
-    return _built((*WHITE_BOX, *BLACK_BOX))
+    return _built((*(SPARSE if isinstance(ball, L1) else WHITE_BOX), *BLACK_BOX))
 
 
 def _on_the_margin(attack: Attack) -> Attack:

@@ -10,7 +10,7 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.balls import L2, Ball, Linf
+from robust_plugins.balls import L1, L2, Ball, Linf
 from robust_plugins.decisions.attack import Attack, Found
 from robust_plugins.decisions.attacks.best import Best
 from robust_plugins.decisions.attacks.objectives import Loss, objective
@@ -30,9 +30,9 @@ class Square(Attack):
     """Random search over squares of the image: it needs logits, no gradients.
 
     Andriushchenko et al. 2020, "Square attack: a query-efficient black-box adversarial attack via random search",
-    algorithm 1 with the proposals of algorithm 2 on L-infinity; on L2 in the way of algorithm 3, by pyramids: what one
-    window has used of the radius, and what is left of it, goes into another. Inputs that are no images of shape
-    (channels, rows, columns) count as one row.
+    algorithm 1 with the proposals of algorithm 2 on L-infinity; on L2 and L1 in the way of algorithm 3, by pyramids:
+    what one window has used of the radius, and what is left of it, goes into another. Inputs that are no images of
+    shape (channels, rows, columns) count as one row.
 
     - `queries` >= 1: so many inputs per sample are tried; a sample stops at its first success. `AttackResult.notes`
       says how many it took.
@@ -40,7 +40,7 @@ class Square(Attack):
       (section 3.3).
     - `loss`: `"margin"`, `"dlr"` or `"cross_entropy"`.
 
-    Linf and L2; L1 has no form of it. Raises ArgumentError for L1 and for unusable parameters.
+    L-infinity, L2 and L1. Raises ArgumentError for other balls and for unusable parameters.
     """
 
     black_box: ClassVar[bool] = True
@@ -62,10 +62,10 @@ class Square(Attack):
         return self.find(model, x, y, ball, targeted=targeted).candidates
 
     def find(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Found:  # noqa: D102
-        if not isinstance(ball, Linf | L2):
+        if not isinstance(ball, Linf | L2 | L1):
             raise ArgumentError(
-                "ball", f"{type(ball).__name__}, for which there is no square attack", accepted="rp.Linf or rp.L2",
-                hint="On L1 take rp:apgd or rp:margin-pgd, which need gradients.",
+                "ball", f"{type(ball).__name__}, for which there is no square attack",
+                accepted="rp.Linf, rp.L2 or rp.L1", hint="For a Box take rp:margin-pgd or rp:apgd.",
             )  # fmt: skip
         best = Best(x, y, objective(self.loss, y, targeted=targeted), targeted=targeted)
         images = x if x.dim() == IMAGE + 1 else x.flatten(1)[:, None, None]
@@ -125,10 +125,10 @@ def _stripes_and_squares(ball: Ball, images: Tensor) -> Propose:
 def _moved_windows(ball: Ball, images: Tensor) -> Propose:
     """Bumps everywhere first; then the budget of one window, and what is left of it all, goes into another."""
     eps = ball.eps_for(images)
-    channels = images.shape[1]
+    channels, power = images.shape[1], int(ball.norm)
 
     def length(step: Tensor) -> Tensor:
-        norms: Tensor = torch.linalg.vector_norm(step.flatten(1), dim=1)
+        norms: Tensor = torch.linalg.vector_norm(step.flatten(1), ord=power, dim=1)
         return norms.view(-1, 1, 1, 1)
 
     def bump(area: float) -> tuple[Tensor, Tensor]:
@@ -145,7 +145,7 @@ def _moved_windows(ball: Ball, images: Tensor) -> Propose:
         step = now - images
         (source, _), (sink, rise) = bump(area), bump(area)
         kept = step * (1 - source) * (1 - sink)
-        budget = (eps.square() - length(kept).square()).clamp(min=0).sqrt()
+        budget = (eps**power - length(kept) ** power).clamp(min=0) ** (1 / power)
         fresh = rise / length(rise).clamp(min=1e-12) + step * sink / length(step * sink).clamp(min=1e-12)
         return nearest(ball, images + kept + budget * fresh / length(fresh).clamp(min=1e-12), images)
 

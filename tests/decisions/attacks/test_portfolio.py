@@ -47,6 +47,18 @@ def test_conformance(check) -> None:
     check(rp.strongest([Noise(), SignStep()], certifier=None))
 
 
+JOINED = ("rp:margin-pgd(steps=3)", "rp:fmn(steps=4)", "rp:pdpgd(steps=4)", "rp:apgd(steps=5, targets=1)",
+          "rp:square(queries=10)")  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("check", attack_checks)
+@pytest.mark.parametrize("attack", [pytest.param(JOINED, id="joined"), pytest.param(None, id="auto")])
+def test_conformance_of_our_own_lists(attack: tuple[str, ...] | None, check) -> None:
+    check(rp.attack("rp:auto") if attack is None else rp.strongest(attack))
+
+
 def test_each_attack_sees_what_is_left() -> None:
     case = mlp_case(batch=40)
     ball = rp.Linf(eps=0.2, clip=(0, 1))
@@ -183,11 +195,20 @@ def test_models_without_gradients_are_attacked_by_their_outputs() -> None:
             return case.model(x).detach()
 
     case = mlp_case(batch=30)
-    ball = rp.Linf(eps=0.2, clip=(0, 1))
-    result = rp.attack("rp:auto")(Closed(), case.x, case.y, ball, seed=0)
-    assert set(result.found_by or ()) == {"rp:square(queries=500)", "the input itself", ""}
-    assert result.success.sum() >= 5
-    assert any("queries a sample" in note for note in result.notes)
+    for ball in (rp.Linf(eps=0.2, clip=(0, 1)), rp.L2(eps=0.6, clip=(0, 1)), rp.L1(eps=2.0, clip=(0, 1))):
+        result = rp.attack("rp:auto")(Closed(), case.x, case.y, ball, seed=0)
+        assert set(result.found_by or ()) - {""} == {"rp:square(queries=500)", "the input itself"}
+        assert result.success.sum() >= 5
+        assert any("queries a sample" in note for note in result.notes)
+
+
+def test_the_list_on_l1_has_the_proximal_attack() -> None:
+    from robust_plugins.decisions.attacks.diagnosis import Diagnosis
+    from robust_plugins.decisions.attacks.portfolio import default_attacks
+
+    for ball in (rp.L1(eps=1.0, clip=None), rp.Linf(eps=1.0, clip=None)):
+        names = [name for name, _ in default_attacks(Diagnosis(1), ball, surrogates=True)]
+        assert ("rp:pdpgd" in names) == isinstance(ball, rp.L1)
 
 
 def test_random_models_are_averaged() -> None:

@@ -19,6 +19,9 @@ CASES = [
     ("rp:fmn(steps=40)", rp.L2),
     ("rp:fmn(steps=40)", rp.L1),
     ("rp:ddn(steps=40)", rp.L2),
+    ("rp:pdpgd(steps=40)", rp.Linf),
+    ("rp:pdpgd(steps=40)", rp.L2),
+    ("rp:pdpgd(steps=40)", rp.L1),
     ("rp:cw-l2(searches=4)", rp.L2),
     ("rp:cw-linf(steps=20, rounds=20)", rp.Linf),
     ("rp:minimal(attack='rp:margin-pgd(steps=10, targets=1)')", rp.Linf),
@@ -75,6 +78,7 @@ def test_without_the_final_searches_the_weighted_sum_is_not_exact(monkeypatch) -
 SHORT = {
     "rp:fmn(steps=15)": rp.Linf,
     "rp:ddn(steps=15)": rp.L2,
+    "rp:pdpgd(steps=30)": rp.L1,
     "rp:cw-l2(steps=50, searches=3, learning_rate=0.2)": rp.L2,
     "rp:cw-linf(steps=20, rounds=20, targets=0)": rp.Linf,
     "rp:minimal(attack='rp:margin-pgd(steps=5)')": rp.Linf,
@@ -160,6 +164,7 @@ def test_other_norms_are_refused_and_the_hint_works(name, ball) -> None:
 @pytest.mark.parametrize(
     "name",
     ["rp:fmn(steps=0)", "rp:fmn(gamma=1)", "rp:ddn(step_size=0)", "rp:ddn(gamma=0)", "rp:cw-l2(searches=0)",
+     "rp:pdpgd(steps=0)", "rp:pdpgd(step_size=0)", "rp:pdpgd(dual_step=-1)", "rp:pdpgd(targets=0.5)",
      "rp:cw-l2(first_c=-1)", "rp:cw-linf(finest=0)", "rp:cw-linf(rounds=0.5)", "rp:cw-l2(targets=-1)"],
 )  # fmt: skip
 def test_parameters_are_checked(name) -> None:

@@ -13,7 +13,10 @@ from robust_plugins.decisions.attacks.objectives import margin
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
-BALLS = [rp.Linf(eps=0.1, clip=(0.0, 1.0)), rp.L2(eps=0.9, clip=(0.0, 1.0)), rp.L2(eps=0.9, clip=None)]
+BALLS = [
+    rp.Linf(eps=0.1, clip=(0.0, 1.0)), rp.L2(eps=0.9, clip=(0.0, 1.0)), rp.L1(eps=6.0, clip=(0.0, 1.0)),
+    rp.L2(eps=0.9, clip=None),
+]  # fmt: skip
 
 
 class Opaque(nn.Module):
@@ -48,7 +51,7 @@ def test_it_finds_more_than_noise_with_as_many_queries(case: tuple[nn.Module, Te
     assert (attack(model, x, y, ball, seed=0).success.sum()) >= max(int(result.success.sum()), 8)
 
 
-@pytest.mark.parametrize("ball", BALLS[:2])
+@pytest.mark.parametrize("ball", BALLS[:3])
 def test_more_queries_find_more(case: tuple[nn.Module, Tensor, Tensor], ball: rp.Ball) -> None:
     model, x, y = case
     few, many = (rp.attack("rp:square", queries=n)(model, x, y, ball.scaled(0.3), seed=0) for n in (2, 200))
@@ -71,7 +74,8 @@ def test_vectors_are_one_row_and_targets_are_reached() -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(12, 3)).eval(), torch.rand(10, 12)
     y = model(x).argmax(1)
-    for ball in (rp.Linf(eps=[0.0] + [0.8] * 9, clip=(0.0, 1.0)), rp.L2(eps=[0.0] + [3.0] * 9, clip=(0.0, 1.0))):
+    for kind, eps in ((rp.Linf, 0.8), (rp.L2, 3.0), (rp.L1, 8.0)):
+        ball = kind(eps=[0.0] + [eps] * 9, clip=(0.0, 1.0))
         result = rp.attack("rp:square", queries=100)(Opaque(model), x, y, ball, target="least_likely", seed=0)
         again = rp.attack("rp:square", queries=100)(Opaque(model), x, y, ball, target="least_likely", seed=0)
         assert result.success[1:].float().mean() > 0.5
@@ -82,7 +86,7 @@ def test_vectors_are_one_row_and_targets_are_reached() -> None:
 def test_what_it_cannot_do_is_refused(case: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, y = case
     with pytest.raises(rp.ArgumentError, match="no square attack"):
-        rp.attack("rp:square")(model, x, y, rp.L1(eps=1.0, clip=(0.0, 1.0)))
+        rp.attack("rp:square")(model, x, y, rp.Box(eps=1.0, clip=(0.0, 1.0)))
     for parameters in ({"queries": 0}, {"first_area": 0.0}, {"first_area": 1.5}, {"loss": "ce"}):
         with pytest.raises(rp.ArgumentError, match=next(iter(parameters))):
             rp.attack("rp:square", **parameters)
