@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from robust_plugins.adapters.art.model import check_defences, is_normalising
@@ -31,8 +32,11 @@ class ArtAttack(Attack):
     """The estimator of a configured object: its bare network is not the model that it stands for."""
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.parameters)
-        return f"ArtAttack(batch_size={self.batch_size}, method={self.method.__name__}({arguments}))"
+        """The attack with the parameters that are not ART's defaults: a name for tables."""
+        usual = {name: p.default for name, p in arguments_of(self.method).items()}
+        given = dict(self.parameters) | ({"batch_size": self.batch_size} if self.batch_size else {})
+        told = [f"{k}={v!r}" for k, v in sorted(given.items()) if not _is_same(usual.get(k, _NOTHING), v)]
+        return f"ArtAttack({self.method.__name__}({', '.join(told)}))"
 
     @property
     def plan(self) -> Plan:
@@ -54,6 +58,13 @@ class ArtAttack(Attack):
         _check_model(model, self.built_for)
         loud = bool(dict(self.parameters).get("verbose"))
         return run(lambda eps: self.plan, model, x, y, ball, targeted=targeted, name=repr(self), loud=loud)
+
+
+_NOTHING = object()
+
+
+def _is_same(a: object, b: object) -> bool:
+    return type(a) is type(b) and not isinstance(a, np.ndarray) and a == b
 
 
 def _has_targets(method: type) -> bool:

@@ -158,7 +158,7 @@ def test_configuration_is_data() -> None:
     assert attack == rp.from_art(evasion.DeepFool, max_iter=20, nb_grads=3)
     assert hash(attack) == hash(rp.from_art(evasion.DeepFool, max_iter=20, nb_grads=3))
     assert attack != rp.from_art(evasion.DeepFool, max_iter=21, nb_grads=3)
-    assert repr(attack) == "ArtAttack(batch_size=None, method=DeepFool(max_iter=20, nb_grads=3))"
+    assert repr(attack) == "ArtAttack(DeepFool(max_iter=20, nb_grads=3))"
 
 
 def test_unusable_arguments() -> None:
