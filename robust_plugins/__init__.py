@@ -9,6 +9,7 @@ from robust_plugins.adapters.onnx.verification import verify
 from robust_plugins.balls import L1, L2, Ball, Box, Linf
 from robust_plugins.benchmark.study import Study, load_study
 from robust_plugins.brackets import (
+    BallsComparison,
     Comparison,
     CriticalRadius,
     Crossing,
@@ -101,6 +102,7 @@ __all__ = [
     "AttackResult",
     "Backend",
     "Ball",
+    "BallsComparison",
     "Box",
     "Bracket",
     "Certificate",

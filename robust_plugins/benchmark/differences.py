@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from robust_plugins.benchmark.auditing import Finding, Findings, audit
 from robust_plugins.benchmark.columns import Columns, joined
 from robust_plugins.benchmark.records import box_words
-from robust_plugins.brackets.table import Table
+from robust_plugins.harness.table import Table
 
 QUESTION = ("model", "data", "sample", "norm", "eps", "clip", "box", "component", "kind", "seed")
 """What makes two records answers to the same question: names, since hashes change with what was improved."""

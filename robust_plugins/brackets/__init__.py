@@ -1,5 +1,6 @@
 """Attacks and certificates of one question held together: comparisons, tables, pictures, pages."""
 
+from robust_plugins.brackets.balls_comparison import BallsComparison
 from robust_plugins.brackets.comparing import compare
 from robust_plugins.brackets.comparison import Comparison, Row
 from robust_plugins.brackets.crossing import Crossing
@@ -15,6 +16,7 @@ from robust_plugins.brackets.radii import CriticalRadius, RadiusRow
 from robust_plugins.brackets.radius_search import critical_radius
 
 __all__ = [
+    "BallsComparison",
     "Comparison",
     "CriticalRadius",
     "Crossing",

@@ -9,14 +9,15 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from robust_plugins.balls import Ball
+from robust_plugins.brackets.balls_comparison import BallsComparison
 from robust_plugins.brackets.comparison import Comparison
+from robust_plugins.brackets.components import Components
 from robust_plugins.brackets.decisions import compare_decisions
 from robust_plugins.brackets.error_comparison import ErrorComparison
 from robust_plugins.brackets.labels import LabelsComparison, compare_labels
 from robust_plugins.brackets.regression import compare_errors
-from robust_plugins.decisions.attack import Attack
-from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.evaluation import fresh_seed
 from robust_plugins.harness.wrappers import Model
 
 Task = Literal["classes", "labels", "regression"]
@@ -24,21 +25,28 @@ Task = Literal["classes", "labels", "regression"]
 
 @overload
 def compare(
-    model: Model, x: Tensor, y: Tensor, ball: Ball, components: Sequence[str | Attack | Certifier], *,
+    model: Model, x: Tensor, y: Tensor, ball: Ball, components: Components, *,
     task: Literal["classes"] = ..., seed: int | None = ..., progress: bool = ...,
 ) -> Comparison: ...  # fmt: skip
 
 
 @overload
 def compare(
-    model: Model, x: Tensor, y: Tensor, ball: Ball, components: Sequence[str | Attack | Certifier], *,
+    model: Model, x: Tensor, y: Tensor, ball: Sequence[Ball], components: Components, *,
+    task: Literal["classes"] = ..., seed: int | None = ..., progress: bool = ...,
+) -> BallsComparison: ...  # fmt: skip
+
+
+@overload
+def compare(
+    model: Model, x: Tensor, y: Tensor, ball: Ball, components: Components, *,
     task: Literal["labels"], seed: int | None = ..., progress: bool = ...,
 ) -> LabelsComparison: ...  # fmt: skip
 
 
 @overload
 def compare(
-    model: Model, x: Tensor, y: Tensor | None, ball: Ball, components: Sequence[str | Attack | Certifier], *,
+    model: Model, x: Tensor, y: Tensor | None, ball: Ball, components: Components, *,
     task: Literal["regression"], seed: int | None = ..., progress: bool = ...,
 ) -> ErrorComparison: ...  # fmt: skip
 
@@ -47,20 +55,22 @@ def compare(
     model: Model,
     x: Float[Tensor, "batch *features"],
     y: Shaped[Tensor, "batch *outputs"] | None,
-    ball: Ball,
-    components: Sequence[str | Attack | Certifier],
+    ball: Ball | Sequence[Ball],
+    components: Components,
     *,
     task: Task = "classes",
     seed: int | None = None,
     progress: bool = False,
-) -> Comparison | LabelsComparison | ErrorComparison:
+) -> Comparison | BallsComparison | LabelsComparison | ErrorComparison:
     """Runs every attack and certifier of `components` on the same samples and holds their answers together.
 
     - `model`: gives logits of shape (batch, classes), or one output per sample; an estimator of ART stands for its
       network with its normalisation in front.
     - `y`: the true classes, integers of any type, shape (batch,).
-    - `components`: registered names, with parameters where wanted (`"art:pgd(steps=100)"`), or components themselves.
-      A component that raises is a row with its error; the others go on.
+    - `ball`: one, or a list of them, which gives a comparison for each ball and holds them together: an input that
+      changes a decision in a narrow ball does so in a wider one.
+    - `components`: registered names, with parameters where wanted (`"art:pgd(steps=100)"`), or components themselves;
+      a dictionary gives them names of your own. A component that raises is a row with its error; the others go on.
     - `task`: "classes", of which each sample has one; "labels", of which each may have several: `y` holds 0 or 1 for
       every one of the model's logits, a label is there where its logit is above 0, and each is compared on its own;
       or "regression": `y` are numbers, shaped like the outputs, or None for the model's own predictions at `x`, and the
@@ -83,10 +93,21 @@ def compare(
     """
     if task not in get_args(Task):
         raise ArgumentError("task", repr(task), accepted=", ".join(map(repr, get_args(Task))), hint="Choose one.")
-    if task == "regression":
-        return compare_errors(model, x, y, ball, components, seed=seed, progress=progress)
-    if task == "labels":
-        return compare_labels(model, x, y, ball, components, seed=seed, progress=progress)
+    if isinstance(ball, Ball) or not isinstance(ball, Sequence):  # what is neither is refused by the call
+        if task == "regression":
+            return compare_errors(model, x, y, ball, components, seed=seed, progress=progress)
+        if task == "labels":
+            return compare_labels(model, x, y, ball, components, seed=seed, progress=progress)
+    elif task != "classes" or not ball:
+        raise ArgumentError(
+            "ball", f"a list of {len(ball)}", accepted="one ball; for task='classes' also a list of one or more",
+            hint="Compare in one ball after the other.",
+        )  # fmt: skip
     if y is None:
         raise ArgumentError("y", "None", accepted="the true classes", hint="None is for task='regression' alone.")
-    return compare_decisions(model, x, y, ball, components, seed=seed, progress=progress)
+    if isinstance(ball, Ball) or not isinstance(ball, Sequence):
+        return compare_decisions(model, x, y, ball, components, seed=seed, progress=progress)
+    seed = fresh_seed() if seed is None else seed
+    return BallsComparison(
+        tuple(compare_decisions(model, x, y, one, components, seed=seed, progress=progress) for one in ball)
+    )

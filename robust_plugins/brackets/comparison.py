@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,13 +15,22 @@ from torch import Tensor
 
 from robust_plugins.balls import Ball
 from robust_plugins.brackets.answers import causes, closing, gaps, gathered, silence, verdict_counts
+from robust_plugins.brackets.ball_names import ball_name
 from robust_plugins.brackets.crossing import Crossing
-from robust_plugins.brackets.table import Table, ball_name
 from robust_plugins.decisions.results import AttackResult, Certificate
 from robust_plugins.harness.bracket import Bracket
+from robust_plugins.harness.pictures import Bar, Half, bars
+from robust_plugins.harness.result import Result
+from robust_plugins.harness.stored import stored
+from robust_plugins.harness.table import Table
+from robust_plugins.harness.wilson import Share
 from robust_plugins.registry.information import Kind
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
+
+@stored
 @dataclass(frozen=True, eq=False)
 class Row:
     """The answer of one component on all samples, or why it has none."""
@@ -36,9 +45,22 @@ class Row:
     """Wall-clock time of this one run, loading and warming up included: too noisy to compare components by."""
     result: AttackResult | Certificate | None
     error: str = ""
-    """The exception of a component that raised one."""
+    """What a component raised, in words, with file and line."""
     health: tuple[str, ...] = ()
     """An attack's: reasons to doubt its number, in sentences."""
+    exception: BaseException | None = field(default=None, repr=False, metadata={"stored": False})
+    """What a component raised, with its traceback; files do not keep it."""
+
+    @property
+    def half(self) -> Half:
+        """The word for its number: it was found by attacking, or it is certified."""
+        return "attacked" if self.kind is Kind.ATTACK else "certified"
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Wilson's 95 % interval of `accuracy`, for data of which these samples are a random part; None as there."""
+        samples = 0 if self.result is None else len(self.result.logits)
+        return None if self.accuracy is None else Share(round(self.accuracy * samples), samples).interval
 
     @property
     def causes(self) -> tuple[str, ...]:
@@ -65,8 +87,8 @@ class Row:
         return f"{self.accuracy:.3f} ({missing})" if missing else f"{self.accuracy:.3f}"
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Result):
     """The bracket of one model on one batch: clean accuracy, accuracy under each attack, certified accuracy.
 
     Printing it gives the table. `bracket` is what is known of the robust accuracy, `crossings` the contradictions,
@@ -119,7 +141,43 @@ class Comparison:
         raise KeyError(name)
 
     def __str__(self) -> str:
-        return f"{comparison_table([self])}\n\n{conclusion([self])}"
+        return "\n\n".join(map(str, self.parts()))
+
+    def __repr__(self) -> str:
+        """One line; printing gives the table."""
+        crossed = f"; {len(self.crossings)} CONTRADICTIONS" if self.crossings else ""
+        what = f"{ball_name(self.ball)}, {len(self.y)} samples, {len(self.rows)} components"
+        return f"<Comparison: {what}; {self.known}{crossed}>"
+
+    def parts(self) -> list[Table | str]:
+        """The table, and the conclusion."""
+        return [comparison_table([self]), conclusion([self])]
+
+    def plot(self) -> Figure:
+        """A picture: the accuracies with Wilson's intervals. Raises PluginError without matplotlib."""
+        count, (high, low) = len(self.y), self.bracket
+        clean = Share(int(self.correct.sum()), count).interval if count else None
+        rows = [Bar("the model", "clean", self.clean, clean)]
+        rows += [Bar(row.name, row.half, row.accuracy, row.interval) for row in self.rows]
+        band = None if low is None or high is None else (low, high)
+        return bars(rows, f"accuracy at {ball_name(self.ball)}, {count} samples", bracket=band)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """For the model and each component: its accuracy with Wilson's 95 % interval, and why there is none."""
+        count = len(self.y)
+        shared: dict[str, Any] = {"ball": type(self.ball).__name__, "eps": self.ball.largest, "samples": count}
+        clean = None if self.clean is None else Share(int(self.correct.sum()), count).interval
+        entries: list[tuple[str, str, float | None, tuple[float, float] | None, float | None, str]]
+        entries = [("the model", "clean", self.clean, clean, None, "")]
+        for row in self.rows:
+            entries.append((row.name, row.half, row.accuracy, row.interval, row.seconds, "; ".join(row.causes)))
+        return [
+            shared | {
+                "component": name, "is": said, "accuracy": accuracy, "low": ends and ends[0], "high": ends and ends[1],
+                "seconds": seconds, "cause": cause,
+            }
+            for name, said, accuracy, ends, seconds, cause in entries
+        ]  # fmt: skip
 
     @property
     def known(self) -> str:
@@ -162,6 +220,7 @@ class Comparison:
                     "name": row.name,
                     "kind": row.kind.value,
                     "accuracy": row.accuracy,
+                    "interval": row.interval and list(row.interval),
                     "seconds": row.seconds,
                     "verdicts": verdict_counts(row.result.verdicts) if isinstance(row.result, Certificate) else None,
                     "causes": list(row.causes),
@@ -182,7 +241,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     """
     clean = ("the model", "clean", *(_clean_cell(c) for c in comparisons))
     rows = [
-        (row.name, "attacked" if row.kind is Kind.ATTACK else "certified", *(c.rows[index].cell for c in comparisons))
+        (row.name, row.half, *(c.rows[index].cell for c in comparisons))
         for index, row in enumerate(comparisons[0].rows)
     ]
     return Table(("accuracy of", "is", *(ball_name(c.ball) for c in comparisons)), (clean, *rows))
@@ -209,6 +268,22 @@ def conclusion(comparisons: Sequence[Comparison]) -> str:
             *closing(crossings, any(c.bracket.complete for c in comparisons)),
         ]
     )
+
+
+def sampling(comparisons: Sequence[Comparison]) -> str:
+    """In words: how far the shares of these samples may be from those of all data; empty where there is no sample."""
+    first = comparisons[0]
+    if first.clean is None:
+        return ""
+    count = len(first.y)
+    said = [("clean", first.clean)]
+    for c in comparisons:
+        title = ball_name(c.ball)
+        said += [(f"{word} at {title}", half) for word, half in zip(("attacked", "certified"), c.bracket, strict=True)
+                 if half is not None]  # fmt: skip
+    ends = ((word, *Share(round(value * count), count).interval) for word, value in said)
+    listed = "; ".join(f"{word} {low:.3f} to {high:.3f}" for word, low, high in ends)
+    return f"95 % intervals (Wilson), as {count} samples are a part of all data: {listed}."
 
 
 def _falling(comparisons: Sequence[Comparison]) -> list[str]:

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from robust_plugins.decisions.attack import Attack
+from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.errors import ArgumentError
 from robust_plugins.registry.information import Kind
 from robust_plugins.registry.registry import registry
 
+Components = Iterable[str | Attack | Certifier] | Mapping[str, str | Attack | Certifier] | str | Attack | Certifier
+"""What comparisons run: names and components, one alone, or several under names of one's own."""
 
-def resolved(components: Sequence[Any], kinds: Mapping[Kind, type]) -> list[tuple[str, Any]]:
+
+def resolved(components: object, kinds: Mapping[Kind, type]) -> list[tuple[str, Any]]:
     """Each component with the name that it goes by: registered names, and components themselves, of these kinds.
 
-    Raises ArgumentError for what is neither and for one that is named twice, UnknownNameError for an unknown name.
+    One alone is a list of it; a mapping gives its components, by names or themselves, names of one's own. Raises
+    ArgumentError for what is neither and for one that is named twice, UnknownNameError for an unknown name.
     """
-    if isinstance(components, str):
-        raise ArgumentError("components", repr(components), accepted="a list of names", hint=f"Pass [{components!r}].")
-    named = [_resolved(component, kinds) for component in components]
+    if isinstance(components, (str, *kinds.values())):
+        components = [components]
+    if isinstance(components, Mapping):
+        named = [(str(name), _resolved(component, kinds)[1]) for name, component in components.items()]
+    elif isinstance(components, Iterable):
+        named = [_resolved(component, kinds) for component in components]
+    else:
+        raise ArgumentError(
+            "components", repr(components), accepted="a list of names and components, or a dictionary of them",
+            hint='For example ["art:pgd", "lirpa:crown"], or {"mine": component}.',
+        )  # fmt: skip
     names = [name for name, _ in named]
     if len(set(names)) < len(names):
         raise ArgumentError("components", names, accepted="each component once", hint="Drop the repetition.")

@@ -10,7 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from robust_plugins.harness.stored import stored
 
+
+@stored
 @dataclass(frozen=True)
 class Crossing:
     """A contradiction: an attack achieved what a certifier proved to be impossible, so one of the two is wrong.

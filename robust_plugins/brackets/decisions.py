@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robust_plugins.balls import Ball
 from robust_plugins.brackets.answers import NO_ANSWER
 from robust_plugins.brackets.comparison import Comparison, Row, share
-from robust_plugins.brackets.components import resolved, with_bar
+from robust_plugins.brackets.components import Components, resolved, with_bar
 from robust_plugins.brackets.crossing import Crossing, crossings
 from robust_plugins.brackets.observing import observed
 from robust_plugins.decisions.attack import Attack
@@ -24,6 +24,7 @@ from robust_plugins.harness.arguments import as_labels, decided
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import ERRORS, chunks
 from robust_plugins.harness.evaluation import evaluation_error, fresh_seed
+from robust_plugins.harness.failures import told
 from robust_plugins.harness.wrappers import Model
 from robust_plugins.registry.information import Kind
 
@@ -41,7 +42,7 @@ def compare_decisions(
     x: Float[Tensor, "batch *features"],
     y: Integer[Tensor, " batch"],
     ball: Ball,
-    components: Sequence[str | Attack | Certifier],
+    components: Components,
     *,
     seed: int | None = None,
     progress: bool = False,
@@ -99,7 +100,7 @@ def _run(
         else:
             result = component(model, x, y, ball)
     except (Exception, SystemExit) as error:  # one backend's failure must not lose the others' results
-        return Row(name, kind, None, time.perf_counter() - start, None, f"{type(error).__name__}: {error}")
+        return Row(name, kind, None, time.perf_counter() - start, None, told(error), exception=error)
     return Row(name, kind, _accuracy(result, correct), result.seconds, result)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -12,14 +12,22 @@ from torch import Tensor
 
 from robust_plugins.balls import Ball
 from robust_plugins.brackets.answers import closing, gathered, silence
+from robust_plugins.brackets.ball_names import ball_name
 from robust_plugins.brackets.crossing import Crossing
-from robust_plugins.brackets.table import Table, ball_name
 from robust_plugins.harness.bracket import Bracket
+from robust_plugins.harness.pictures import Bar, bars
+from robust_plugins.harness.result import Result
+from robust_plugins.harness.stored import stored
+from robust_plugins.harness.table import Table
 from robust_plugins.intervals import Interval
 from robust_plugins.registry.information import Kind
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True, eq=False)
+
+@stored
+@dataclass(frozen=True, eq=False, repr=False)
 class ErrorRow:
     """The answer of one component on all samples, or why it has none."""
 
@@ -35,11 +43,18 @@ class ErrorRow:
     seconds: float
     """Wall-clock time."""
     error: str = ""
-    """The exception of a component that raised one."""
+    """What a component raised, in words, with file and line."""
+    exception: BaseException | None = field(default=None, metadata={"stored": False})
+    """What a component raised, with its traceback; files do not keep it."""
+
+    def __repr__(self) -> str:
+        """One line."""
+        figures = "no answer" if self.errors is None else " and ".join(_figures(self.errors))
+        return f"<ErrorRow {self.name}: mean and largest error {figures}>"
 
 
-@dataclass(frozen=True, eq=False)
-class ErrorComparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class ErrorComparison(Result):
     """The bracket of a regressor's largest errors over a ball around each sample. Printing it gives the table.
 
     The error of a sample is the largest `|f_j(x') - y_j|` over outputs j and inputs x' of the ball.
@@ -102,6 +117,42 @@ class ErrorComparison:
         return words if low is not None else f"{words}; {no_attack}, and the lower end is the error at x itself"
 
     def __str__(self) -> str:
+        return "\n\n".join(map(str, self.parts()))
+
+    def __repr__(self) -> str:
+        """One line; printing gives the table."""
+        what = f"{ball_name(self.ball)}, {len(self.clean)} samples, {len(self.rows)} components"
+        return f"<ErrorComparison: {what}; {self.known}>"
+
+    def plot(self) -> Figure:
+        """A picture: the mean of the largest errors. Raises PluginError without matplotlib."""
+        low, high = self.bracket
+        clean = self.clean.mean().item() if len(self.clean) else None
+        rows = [Bar("the model", "clean", clean)]
+        for row in self.rows:
+            mean = None if row.errors is None or not len(row.errors) else row.errors.mean().item()
+            rows.append(Bar(row.name, "attacked" if row.kind is Kind.ATTACK else "certified", mean))
+        band = None if low is None or high is None or high == float("inf") else (low, high)
+        label = f"mean of the largest errors at {ball_name(self.ball)}, {len(self.clean)} samples"
+        return bars(rows, label, bracket=band, share=False)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """For the model and each component: the mean and the largest error, and why there is none."""
+        words = {Kind.ATTACK: "reached", Kind.CERTIFIER: "at most"}
+        every = [("the model", "clean", self.clean, None, ""),
+                 *((r.name, words[r.kind], r.errors, r.seconds, r.error) for r in self.rows)]  # fmt: skip
+        return [
+            {
+                "component": name, "is": said,
+                "mean": errors.mean().item() if errors is not None and len(errors) else None,
+                "largest": errors.max().item() if errors is not None and len(errors) else None,
+                "seconds": seconds, "cause": cause,
+            }
+            for name, said, errors, seconds, cause in every
+        ]  # fmt: skip
+
+    def parts(self) -> list[Table | str]:
+        """The table, and the conclusion."""
         rows = [("the model", "clean", *_figures(self.clean))]
         words = {Kind.ATTACK: "reached", Kind.CERTIFIER: "at most"}
         for row in self.rows:
@@ -110,7 +161,7 @@ class ErrorComparison:
         missing = gathered((row.name, row.error) for row in self.rows if row.error)
         lines = [f"{ball_name(self.ball)}: {self.known}.", *missing]
         ends = closing([str(c) for c in self.crossings], self.bracket.complete, "a bound")
-        return f"{Table(('error of', 'is', 'mean', 'largest'), tuple(rows))}\n\n" + "\n".join([*lines, *ends])
+        return [Table(("error of", "is", "mean", "largest"), tuple(rows)), "\n".join([*lines, *ends])]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors of inputs, ready for JSON; what has no answer is None."""

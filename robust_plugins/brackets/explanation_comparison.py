@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,12 +13,18 @@ from torch import Tensor
 
 from robust_plugins.balls import Ball
 from robust_plugins.brackets.answers import causes, closing, gaps, gathered, silence
+from robust_plugins.brackets.ball_names import ball_name
 from robust_plugins.brackets.crossing import Crossing
-from robust_plugins.brackets.table import Table, ball_name
 from robust_plugins.explanations import ExplanationAttackResult, ExplanationCertificate
 from robust_plugins.explanations.explained import Of
 from robust_plugins.harness.bracket import Bracket
+from robust_plugins.harness.result import Result
+from robust_plugins.harness.stored import stored
+from robust_plugins.harness.table import Table
 from robust_plugins.registry.information import Kind
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Statement = Literal["keeps_top_1", "keeps_top_k", "robust"]
 Half = Literal["neither", "attack", "certificate"]
@@ -27,7 +33,8 @@ ROUNDING = 1e-5
 """Ends of the relative deviation that differ by no more count as equal."""
 
 
-@dataclass(frozen=True, eq=False)
+@stored
+@dataclass(frozen=True, eq=False, repr=False)
 class ExplanationRow:
     """The answer of one component on all samples, an end of the bracket for each, or why it has none.
 
@@ -50,10 +57,18 @@ class ExplanationRow:
     seconds: float
     """Wall-clock time of this one run, loading and warming up included: too noisy to compare components by."""
     error: str = ""
-    """The exception of a component that raised one."""
+    """What a component raised, in words, with file and line."""
+    exception: BaseException | None = field(default=None, metadata={"stored": False})
+    """What a component raised, with its traceback; files do not keep it."""
+
+    def __repr__(self) -> str:
+        """One line."""
+        cells = dict(zip(("deviation", "top 1 kept", "top k kept", "robust"), self.cells, strict=True))
+        figures = ", ".join(f"{title} {cell}" for title, cell in cells.items() if cell)
+        return f"<ExplanationRow {self.name}: {self.said}, {figures}>"
 
     @property
-    def said(self) -> str:
+    def said(self) -> Literal["attacked", "certified"]:
         """The word for the figures: they were found by attacking, or they are certified."""
         return "attacked" if self.kind is Kind.EXPLANATION_ATTACK else "certified"
 
@@ -85,8 +100,8 @@ class ExplanationRow:
         return self.keeps_top_1, self.keeps_top_k, self.robust
 
 
-@dataclass(frozen=True, eq=False)
-class ExplanationComparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class ExplanationComparison(Result):
     """The bracket of the explanations of one batch: what attacks reached, and what certifiers proved.
 
     Printing it gives the table; `crossings` are contradictions, which mean that an attack or a certifier is wrong.
@@ -176,7 +191,72 @@ class ExplanationComparison:
         raise KeyError(name)
 
     def __str__(self) -> str:
-        return f"{explanation_table(self)}\n\n{explanation_conclusion([self])}"
+        return "\n\n".join(map(str, self.parts()))
+
+    def __repr__(self) -> str:
+        """One line; printing gives the table."""
+        what = f"{ball_name(self.ball)}, {len(self.y)} samples, {len(self.rows)} components"
+        low, high = self.deviation
+        ends = [_figure(low, attacked=True)] if low is not None else []
+        proved = [_figure(high, attacked=False)] if high is not None else []
+        said = f"the median relative deviation is {_range(ends, proved)}" if ends or proved else "nothing is known"
+        return f"<ExplanationComparison of the {self.of}: {what}; {said}>"
+
+    @property
+    def tightest(self) -> ExplanationRow | None:
+        """The certifier with the smallest deviations; None where none has an answer with finite bounds."""
+        rows = [
+            row
+            for row in self._of(Kind.EXPLANATION_CERTIFIER)
+            if row.deviation is not None and bool(row.results[0].gradient.width.flatten(1).isfinite().all(1).any())  # type: ignore[union-attr]
+        ]
+        return min(rows, key=_mean_deviation, default=None)
+
+    def plot(self, *, samples: int = 6, feature_names: Sequence[str] = ()) -> Figure:
+        """A picture: the attributions of `samples` samples, the tightest bounds, and what the strongest attack found.
+
+        Of images the bounds are drawn as images, and what attacks found is left out where there are bounds. Raises
+        PluginError without matplotlib.
+        """
+        from robust_plugins.explanations.pictures import Explanations, explained_figure
+
+        proved = self.tightest
+        found = [row for row in self._of(Kind.EXPLANATION_ATTACK) if row.deviation is not None]
+        strongest = max(found, key=_mean_deviation, default=None)
+        if strongest is not None and proved is not None and self.x.dim() == 4:
+            strongest = None
+        return explained_figure(
+            Explanations(
+                value=self.value,
+                bounds=None if proved is None else proved.results[0].gradient,  # type: ignore[arg-type]
+                found=None if strongest is None else strongest.results[0].gradient,  # type: ignore[arg-type]
+                found_by="" if strongest is None else strongest.name,
+                x=self.x,
+                titles=[f"sample {i}, y = {int(label)}" for i, label in enumerate(self.y)],
+                clip=self.ball.clip,
+            ),
+            samples,
+            feature_names,
+        )
+
+    def parts(self) -> list[Table | str]:
+        """The table, and the conclusion."""
+        return [explanation_table(self), explanation_conclusion([self])]
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """For each component: the median deviation, the shares of samples that are kept, and why there is no answer."""
+        return [
+            {
+                "ball": type(self.ball).__name__, "eps": self.ball.largest, "samples": len(self.y),
+                "component": row.name, "is": row.said,
+                "deviation": None if row.deviation is None else row.deviation.nanmedian().item(),
+                "top_1_kept": None if row.keeps_top_1 is None else _share(row.keeps_top_1),
+                "top_k_kept": None if row.keeps_top_k is None else _share(row.keeps_top_k),
+                "robust": None if row.robust is None else _share(row.robust),
+                "seconds": row.seconds, "cause": "; ".join(row.causes),
+            }
+            for row in self.rows
+        ]  # fmt: skip
 
     @property
     def known(self) -> str:
@@ -287,6 +367,11 @@ def _shares(bracket: Bracket[float]) -> str:
     if low is not None and high is not None:
         return f"{low:.3f} to {high:.3f}"
     return f"at most {high:.3f}" if high is not None else f"at least {low or 0:.3f}"
+
+
+def _mean_deviation(row: ExplanationRow) -> float:
+    assert row.deviation is not None
+    return row.deviation.nan_to_num(posinf=1e30).mean().item()
 
 
 def _share(flags: Tensor) -> float:

@@ -7,12 +7,12 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from robust_plugins.brackets.ball_names import ball_name
 from robust_plugins.brackets.explanation_comparison import (
     ExplanationComparison,
     explanation_conclusion,
     explanation_table,
 )
-from robust_plugins.brackets.table import ball_name
 from robust_plugins.errors import ArgumentError, PluginError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,6 +32,7 @@ from robust_plugins.explanations.explained import Of, explained_by
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import chunks
 from robust_plugins.harness.evaluation import fresh_seed
+from robust_plugins.harness.failures import told
 from robust_plugins.harness.wrappers import Model
 from robust_plugins.registry.information import Kind
 
@@ -39,13 +40,17 @@ ROUNDING = 1e-5
 """Relative to the largest bound of a sample: how far an explanation that was found may leave the proved bounds before
 it is a contradiction. Both are computed in floating point."""
 
+Each = str | ExplanationAttack | ExplanationCertifier
+Chosen = Iterable[Each] | Mapping[str, Each] | Each
+"""What is run: names and components, one alone, or several under names of one's own."""
+
 
 def compare_explanations(
     model: Model,
     x: Float[Tensor, "batch *features"],
     y: Integer[Tensor, " batch"],
     ball: Ball,
-    components: Sequence[str | ExplanationAttack | ExplanationCertifier] = ("gradient:corner-pgd", "interval:relaxed"),
+    components: Chosen = ("gradient:corner-pgd", "interval:relaxed"),
     *,
     of: Of = "logit",
     k: int = 5,
@@ -111,8 +116,8 @@ class _Task:
         try:
             return self._attacked(name, component) if attack else self._certified(name, component)  # type: ignore[arg-type]
         except (Exception, SystemExit) as error:  # one backend's failure must not lose the others' results
-            message = f"{type(error).__name__}: {error}"
-            return ExplanationRow(name, kind, None, None, None, None, (), time.perf_counter() - start, message)
+            seconds = time.perf_counter() - start
+            return ExplanationRow(name, kind, None, None, None, None, (), seconds, told(error), error)
 
     def _attacked(self, name: str, attack: ExplanationAttack) -> ExplanationRow:
         goals: list[dict[str, Any]] = [

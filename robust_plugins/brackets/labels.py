@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
+from robust_plugins.brackets.ball_names import ball_name
 from robust_plugins.brackets.comparison import Comparison, share
+from robust_plugins.brackets.components import Components
 from robust_plugins.brackets.crossing import Crossing
 from robust_plugins.brackets.decisions import compare_decisions
-from robust_plugins.brackets.table import Table, ball_name
-from robust_plugins.decisions.attack import Attack
-from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.decisions.results import AttackResult
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.bracket import Bracket
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.evaluation import fresh_seed
 from robust_plugins.harness.final_layer import before_sigmoid
+from robust_plugins.harness.pictures import Bar, bars
+from robust_plugins.harness.result import Result
+from robust_plugins.harness.table import Table
 from robust_plugins.harness.wrappers import Model
-from robust_plugins.registry.information import Kind
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Label(nn.Module):
@@ -39,8 +42,8 @@ class Label(nn.Module):
         return self.model(x)[:, self.place]
 
 
-@dataclass(frozen=True, eq=False)
-class LabelsComparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class LabelsComparison(Result):
     """The brackets of the decisions about each label, and of all of them together. Printing it gives the table.
 
     - `labels`: the comparison of each label: is it decided as it should be, whatever the attack?
@@ -72,20 +75,42 @@ class LabelsComparison:
         return self.labels[label]
 
     def __str__(self) -> str:
+        return "\n\n".join(map(str, self.parts()))
+
+    def __repr__(self) -> str:
+        """One line; printing gives the table."""
+        first = self.labels[0]
+        what = f"{ball_name(first.ball)}, {len(first.y)} samples, {len(self.labels)} labels"
+        return f"<LabelsComparison: {what}; {self.bracket}>"
+
+    def plot(self) -> Figure:
+        """A picture: the accuracy of each label, by each component. Raises PluginError without matplotlib."""
+        rows = []
+        for label, c in enumerate(self.labels):
+            rows.append(Bar(f"label {label}: the model", "clean", c.clean))
+            rows += [Bar(f"label {label}: {row.name}", row.half, row.accuracy, row.interval) for row in c.rows]
+        first = self.labels[0]
+        return bars(rows, f"accuracy at {ball_name(first.ball)}, {len(first.y)} samples")
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """The records of each label's comparison."""
+        return [{"label": label} | record for label, c in enumerate(self.labels) for record in c.to_records()]
+
+    def parts(self) -> list[Table | str]:
+        """The table, a column for each label, and the conclusion."""
         first = self.labels[0]
         rows = [("the model", "clean", *(f"{c.clean:.3f}" if len(c.y) else "no samples" for c in self.labels))]
         for i, row in enumerate(first.rows):
-            word = "attacked" if row.kind is Kind.ATTACK else "certified"
-            rows.append((row.name, word, *(c.rows[i].cell for c in self.labels)))
+            rows.append((row.name, row.half, *(c.rows[i].cell for c in self.labels)))
         table = Table(("accuracy of", "is", *(f"label {i}" for i in range(len(self.labels)))), tuple(rows))
         high, low = self.bracket
-        ends = [f"at least {low:.3f}"] * (low is not None) + [f"at most {high:.3f}"] * (high is not None)
+        ends = [f"{word} {end:.3f}" for word, end in (("at least", low), ("at most", high)) if end is not None]
         all_right = f"all labels stay right for {' and '.join(ends) or 'an unknown share'} of the samples"
         known = [f"label {i}: {c.known}." for i, c in enumerate(self.labels)]
         crossed = [f"CONTRADICTION at label {i}, {x}" for i, c in enumerate(self.labels) for x in c.crossings]
         held = any(c.bracket.complete for c in self.labels)
         verdict = crossed or [f"No attack {'contradicts' if held else 'was held against'} a certificate."]
-        return f"{table}\n\n" + "\n".join([f"{ball_name(first.ball)}: {all_right}.", *known, *verdict])
+        return [table, "\n".join([f"{ball_name(first.ball)}: {all_right}.", *known, *verdict])]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors, ready for JSON."""
@@ -109,7 +134,7 @@ def compare_labels(
     x: Float[Tensor, "batch *features"],
     y: Tensor | None,
     ball: Ball,
-    components: Sequence[str | Attack | Certifier],
+    components: Components,
     *,
     seed: int | None = None,
     progress: bool = False,

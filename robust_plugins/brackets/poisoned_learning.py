@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from io import StringIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -14,6 +13,9 @@ from torch import Tensor, nn
 from robust_plugins.brackets.crossing import Crossing, crossings
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.bracket import Bracket
+from robust_plugins.harness.pictures import Bar, bars
+from robust_plugins.harness.result import Shown
+from robust_plugins.harness.table import Table
 from robust_plugins.poisoning.attacks.backdoors import Backdoor
 from robust_plugins.poisoning.attacks.interface import Case, PoisoningAttack
 from robust_plugins.poisoning.attacks.registered import poisoning_attack
@@ -26,6 +28,9 @@ from robust_plugins.poisoning.concrete.trainings import Trainings
 from robust_plugins.poisoning.partitions.division import By
 from robust_plugins.poisoning.partitions.ensemble import PartitionCertificate, PartitionEnsemble, partition_aggregation
 from robust_plugins.poisoning.partitions.learners import Train, check_learner, scores_of, trained
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Samples = tuple[Tensor, Tensor]
 
@@ -41,8 +46,8 @@ class Damage:
     """The part of the aimed-at samples for which the model decides on the poisoner's classes."""
 
 
-@dataclass(frozen=True, eq=False)
-class PoisonedLearning:
+@dataclass(frozen=True, eq=False, repr=False)
+class PoisonedLearning(Shown):
     """A learner's models with and without poison, the data that made the difference, and what is certified of it.
 
     - `attack`: the name of the attack.
@@ -72,30 +77,39 @@ class PoisonedLearning:
     crossings: tuple[Crossing, ...]
 
     def __str__(self) -> str:
-        from rich import box  # here, so that importing the package stays quick
-        from rich.console import Console
-        from rich.table import Table
+        return "\n".join(map(str, self.parts()))
 
-        columns = {"accuracy": "accuracy"}
-        if self.clean.backdoor is not None:
-            columns["backdoor"] = "trigger obeyed"
-        if self.clean.goal is not None:
-            columns["goal"] = "goal reached"
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("training data")
-        for title in columns.values():
-            table.add_column(title, justify="right")
-        for label, damage in (("clean", self.clean), (self.attack, self.poisoned)):
-            table.add_row(label, *(f"{getattr(damage, field):.3f}" for field in columns))
-        text = StringIO()
-        Console(file=text, width=80, force_terminal=False, color_system=None).print(table)
-        lines = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
+    def plot(self) -> Figure:
+        """A picture: the scores with and without poison. Raises PluginError without matplotlib."""
+        rows = []
+        for damage, half in ((self.clean, "clean"), (self.poisoned, "attacked")):
+            scores = {"accuracy": damage.accuracy, "trigger obeyed": damage.backdoor, "goal reached": damage.goal}
+            rows += [Bar(name, half, value) for name, value in scores.items() if value is not None]  # type: ignore[arg-type]
+        if self.votes is not None:
+            rows.append(Bar("accuracy of votes", "attacked", self.votes.empirical))
+            rows.append(Bar("accuracy of votes", "certified", self.votes.certified))
+        return bars(rows, f"share of test samples, poison by {self.attack}")
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """For the clean and the poisoned training: accuracy, and where they are asked for, trigger and goal."""
+        return [
+            {"training data": label, "accuracy": damage.accuracy}
+            | ({} if damage.backdoor is None else {"trigger obeyed": damage.backdoor})
+            | ({} if damage.goal is None else {"goal reached": damage.goal})
+            for label, damage in (("clean", self.clean), (self.attack, self.poisoned))
+        ]
+
+    def parts(self) -> list[Table | str]:
+        """The table, and what the votes of partitions are worth."""
+        records = self.to_records()
+        rows = tuple(tuple(v if isinstance(v, str) else f"{v:.3f}" for v in record.values()) for record in records)
+        lines = []
         if self.votes is not None:
             achieved, certified = self.votes
             lines.append(f"Votes of partitions: accuracy {achieved:.3f} on the poisoned data, at least {certified:.3f} "
                          "on any of the budget.")  # fmt: skip
         lines += [f"CONTRADICTION: {crossing}" for crossing in self.crossings]
-        return "\n".join(lines)
+        return [Table(tuple(records[0]), rows, words=1), *(["\n".join(lines)] if lines else [])]
 
     def __repr__(self) -> str:
         return (f"PoisonedLearning(attack={self.attack!r}, changed={int(self.changed.sum())}, accuracy from "

@@ -6,8 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from io import StringIO
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -17,6 +16,8 @@ from robust_plugins.brackets.crossing import Crossing, crossings
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.bracket import Bracket
 from robust_plugins.harness.progress import reporting
+from robust_plugins.harness.result import Shown
+from robust_plugins.harness.table import Table
 from robust_plugins.poisoning.abstract.run import PoisoningRun
 from robust_plugins.poisoning.abstract.settings import Domain
 from robust_plugins.poisoning.abstract.training import abstract_gradient_training
@@ -30,6 +31,9 @@ from robust_plugins.poisoning.concrete.clipping import Clip, as_clip
 from robust_plugins.poisoning.concrete.losses import Loss, Objective, objective
 from robust_plugins.poisoning.concrete.optimizers import Optimizer
 from robust_plugins.poisoning.concrete.reading import Reader
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Attacks = Sequence[str | PoisoningAttack] | Mapping[str, PoisoningAttack]
 
@@ -52,8 +56,8 @@ class PoisoningRow:
     seconds: float
 
 
-@dataclass(frozen=True, eq=False)
-class PoisoningBracket:
+@dataclass(frozen=True, eq=False, repr=False)
+class PoisoningBracket(Shown):
     """The truth about a training lies between what poisoners achieved and what is certified against all of them.
 
     - `run`: the training on intervals.
@@ -107,29 +111,56 @@ class PoisoningBracket:
         }
 
     def __str__(self) -> str:
-        from rich import box  # here, so that importing the package stays quick
-        from rich.console import Console
-        from rich.table import Table
+        return "\n".join(map(str, self.parts()))
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("poison")
-        for name in ("trainings", "accuracy" if self.measure == "accuracy" else "MSE", "width", "of certified"):
-            table.add_column(name, justify="right")
-        table.add_row("none", "1", _number(self.nominal), "0", "")
+    def __repr__(self) -> str:
+        """One line; printing gives the table."""
+        score = "" if self.score is None else f"{self.measure} {self.score}, "
+        crossed = f"; {len(self.crossings)} CONTRADICTIONS" if self.crossings else ""
+        return f"<PoisoningBracket: {len(self.rows)} attacks; {score}width {self.width}{crossed}>"
+
+    def plot(self) -> Figure:
+        """A picture: the pushed parameters in their bounds, with what attacks reached; and the widths by epoch.
+
+        Raises PluginError without matplotlib.
+        """
+        from robust_plugins.brackets.poisoning_plots import bracket_figure
+
+        return bracket_figure(self.run, self.trainings, self.pushed)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """For the clean training, each attack, and any poison: trainings, score and width; None where not known."""
+        proved = None if self.score is None or not self._bounded else self.score.certified
+        entries: list[tuple[str, int | None, float | None, float | None, float | None]] = [
+            ("none", 1, self.nominal, 0.0, None),
+            *((row.attack, row.trainings, row.score, row.width, row.seconds) for row in self.rows),
+            ("any (certified)", None, proved, self.width.certified, None),
+        ]
+        names = ("poison", "trainings", self.measure, "width", "seconds")
+        return [dict(zip(names, entry, strict=True)) for entry in entries]
+
+    def parts(self) -> list[Table | str]:
+        """The table, and the conclusion."""
         certified = self.width.certified
-        for row in self.rows:
-            share = f"{row.width / certified:.1%}" if certified and math.isfinite(certified) else ""
-            table.add_row(row.attack, str(row.trainings), _number(row.score), _number(row.width), share)
-        proved = None if self.score is None else self.score.certified
-        bounded = certified is not None and math.isfinite(certified)
-        table.add_row("any (certified)", "", _number(proved) if bounded else "", _number(certified), "")
-        text = StringIO()
-        Console(file=text, width=110, force_terminal=False, color_system=None).print(table)
-        lines = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
+        rows = []
+        for record in self.to_records():
+            width = record["width"]
+            known = record["seconds"] is not None and certified and math.isfinite(certified)
+            rows.append((
+                record["poison"], "" if record["trainings"] is None else str(record["trainings"]),
+                _number(record[self.measure]), "0" if record["poison"] == "none" else _number(width),
+                f"{width / certified:.1%}" if known else "",
+            ))  # fmt: skip
+        score = "accuracy" if self.measure == "accuracy" else "MSE"
         said = [f"CONTRADICTION: {crossing}" for crossing in self.crossings]
-        if not bounded:
+        if not self._bounded:
             said.append("The training has no bounds: nothing is certified, and an attack can contradict nothing.")
-        return "\n".join([*lines, *(said or ["No attack contradicts the certificate."])])
+        ends = "\n".join(said or ["No attack contradicts the certificate."])
+        return [Table(("poison", "trainings", score, "width", "of certified"), tuple(rows), words=1), ends]
+
+    @property
+    def _bounded(self) -> bool:
+        return self.width.certified is not None and math.isfinite(self.width.certified)
 
 
 def poisoning_bracket(

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robust_plugins.brackets.poisoning import PoisoningBracket
+from robust_plugins.harness.pictures import picture
+from robust_plugins.poisoning.abstract.pictures import epochs_drawn
 from robust_plugins.poisoning.abstract.run import PoisoningRun
+from robust_plugins.poisoning.attacks.interface import PoisonedTrainings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,20 +36,17 @@ class Curve:
     achieved: Sequence[float] | None = None
 
 
-def bracket_figure(bracket: PoisoningBracket) -> Figure:
-    """Every pushed parameter, less its clean value: its bounds, and what attacks reached; and the widths by epoch."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+def bracket_figure(run: PoisoningRun, trainings: Sequence[PoisonedTrainings], pushed: Sequence[int]) -> Figure:
+    """Every pushed parameter, less its clean value: its bounds, and what attacks reached; and the widths by epoch.
 
-    low, up, clean = _bounds(bracket.run)
-    shown = list(bracket.pushed[:24])
+    `pushed` counts the trained parameters, flattened; at most 24 are drawn.
+    """
+    low, up, clean = _bounds(run)
+    shown = list(pushed[:24])
     reached = torch.cat(
-        [
-            torch.cat([p.reshape(len(p), p.shape[1:].numel()) for p in t.parameters.values()], 1)
-            for t in bracket.trainings
-        ]
+        [torch.cat([p.reshape(len(p), p.shape[1:].numel()) for p in t.parameters.values()], 1) for t in trainings]
     )
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = picture(8.5, 4.4)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     places = range(len(shown))
     finite = bool(low.isfinite().all() and up.isfinite().all())
@@ -58,20 +58,24 @@ def bracket_figure(bracket: PoisoningBracket) -> Figure:
         left.plot([i] * len(values), values, linestyle="", marker="_", markersize=9, color=POISONED,
                   label=None if i else "poisoned trainings")  # fmt: skip
     left.axhline(0, color=CLEAN, linewidth=0.8, label="clean training")
-    left.set(xlabel="parameter", ylabel="value, less that of clean training", xticks=list(places))
-    left.set_xticklabels([str(c) for c in shown], fontsize="small", rotation=45)
-    history = bracket.run.history
-    right.plot([r.epoch for r in history], [r.width if r.width < float("inf") else float("nan") for r in history],
-               marker=".", color=CERTIFIED)  # fmt: skip
-    many = history[0].width > 0 and history[-1].width > 20 * history[0].width
-    right.set(xlabel="epoch", ylabel="certified width, all parameters", yscale="log" if many else "linear")
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
+    left.set(ylabel="value, less that of clean training", xticks=list(places))
+    left.set_xticklabels([parameter_name(run, c) for c in shown], rotation=90)
+    epochs_drawn(right, [r.epoch for r in run.history], [r.width for r in run.history])
+    left.grid(alpha=0.3)
     left.use_sticky_edges = False
     left.autoscale_view()
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False, fontsize="small")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False)
     return figure
+
+
+def parameter_name(run: PoisoningRun, place: int) -> str:
+    """One of the trained parameters, counted flattened, by its name and its place there: `0.weight[3, 1]`."""
+    for name, bounds in run.parameters.items():
+        if place < bounds.lower.numel():
+            at = [int(i) for i in torch.unravel_index(torch.tensor(place), bounds.lower.shape)]
+            return f"{name}{at}" if at else name
+        place -= bounds.lower.numel()
+    raise IndexError(place)
 
 
 def trajectory_figure(
@@ -80,17 +84,19 @@ def trajectory_figure(
     poisoned: Sequence[Tensor],
     pairs: Sequence[tuple[int, int]],
     *,
-    names: Callable[[int], str] = str,
+    names: Callable[[int], str] | None = None,
 ) -> Figure:
     """Pairs of parameters through training, inside their growing boxes.
 
     `boxes` are the runs after each update (or epoch); `clean` (times, parameters) and each of `poisoned` (times,
-    trainings, parameters) are the flattened parameters at the start and after each of these updates.
+    trainings, parameters) are the flattened parameters at the start and after each of these updates. `names` calls a
+    parameter by its place among them; None: by its own name.
     """
-    from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(4.2 * len(pairs), 4.0), layout="constrained")
+    called = partial(parameter_name, boxes[0]) if names is None else names
+    figure = picture(4.2 * len(pairs), 4.4)
     for axes, (i, j) in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
         for t, run in enumerate(boxes):
             low, up, _ = _bounds(run)
@@ -109,11 +115,13 @@ def trajectory_figure(
             clean[:, i].tolist(), clean[:, j].tolist(), color=CLEAN, linewidth=1.5, marker=".", label="clean training"
         )
         axes.plot(clean[:1, i].tolist(), clean[:1, j].tolist(), color=CLEAN, marker="o", markersize=6)
-        axes.set(xlabel=names(i), ylabel=names(j))
+        axes.set(xlabel=called(i), ylabel=called(j))
+        axes.xaxis.set_major_locator(MaxNLocator(4))  # more labels would run into each other
+        axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.margins(0.05)
         axes.autoscale_view()
         axes.grid(alpha=0.3)
-    _legend(figure.axes[0])
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -124,24 +132,28 @@ def region_figure(
     *,
     limits: tuple[float, float, float, float],
     scores: Mapping[str, str] | None = None,
-    columns: int = 4,
+    columns: int = 3,
+    classes: tuple[str, str] = ("class 0", "class 1"),
     resolution: int = 160,
 ) -> Figure:
     """Where in the plane every model of a run decides alike: the class certified, or grey where poison can change it.
 
     `features` makes inputs of points in the plane; `points` (x in the plane, classes 0 and 1) are drawn on top.
-    `limits`: left, right, bottom, top. `scores` are written under the runs' titles.
+    `limits`: left, right, bottom, top. `scores` are written under the runs' titles; `classes` name them in the legend.
     """
     from matplotlib.colors import ListedColormap
-    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     left, right, bottom, top = limits
     xs, ys = torch.linspace(left, right, resolution), torch.linspace(bottom, top, resolution)
     grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1).reshape(-1, 2)
+    columns = min(columns, len(runs))
     rows = -(-len(runs) // columns)
-    figure = Figure(figsize=(2.7 * columns, 2.75 * rows), layout="constrained")
+    figure = picture(max(2.9 * columns, 4.0), 2.9 * rows + 0.8)
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    colours = ListedColormap(["#c9c9c9", "#f2b8a6", "#a9c6ea"])
+    shades = ["#c9c9c9", "#f2b8a6", "#a9c6ea"]
+    colours = ListedColormap(shades)
     for axes, (title, run) in zip(panels, runs.items(), strict=False):
         like = next(iter(run.parameters.values())).lower
         x = features(grid.to(like.dtype))
@@ -164,10 +176,14 @@ def region_figure(
                 alpha=0.8,
             )
         under = "" if scores is None else f"\n{scores[title]}"
-        axes.set_title(f"{title}{under}", fontsize="small")
+        axes.set_title(f"{title}{under}", fontsize="medium")
         axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
     for axes in panels[len(runs) :]:
         axes.axis("off")
+    words = ("poison can change the class", *(f"{name} whatever the poison" for name in classes))
+    handles: list[Any] = [Patch(facecolor=shade, label=word) for shade, word in zip(shades, words, strict=True)]
+    handles.append(Line2D([], [], color=CLEAN, linewidth=1, label="border without poison"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -178,9 +194,7 @@ def curve_figure(
 
     `sizes` are the horizontal axes' names, by panel; `nominal` is the score without poison.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.4 * len(panels), 3.5), layout="constrained")
+    figure = picture(4.4 * len(panels), 3.5)
     for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         if nominal is not None:
             axes.axhline(nominal, color=CLEAN, linestyle=":", linewidth=1, label="without poison")
@@ -210,4 +224,4 @@ def _rgb(colour: str) -> tuple[float, ...]:
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False)

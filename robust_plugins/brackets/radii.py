@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
@@ -12,13 +12,20 @@ from torch import Tensor
 
 from robust_plugins.balls import Ball
 from robust_plugins.brackets.answers import closing, gathered
+from robust_plugins.brackets.ball_names import ball_name
 from robust_plugins.brackets.crossing import Crossing
-from robust_plugins.brackets.table import Table, ball_name
 from robust_plugins.harness.bracket import Bracket
+from robust_plugins.harness.result import Result
+from robust_plugins.harness.stored import stored
+from robust_plugins.harness.table import Table
 from robust_plugins.registry.information import Kind
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True, eq=False)
+
+@stored
+@dataclass(frozen=True, eq=False, repr=False)
 class RadiusRow:
     """The radii of one component, from its own bisection."""
 
@@ -37,8 +44,12 @@ class RadiusRow:
     causes: tuple[str, ...]
     """Why samples had no answer just above the radius that is stated, with their number."""
 
+    def __repr__(self) -> str:
+        """One line."""
+        return f"<RadiusRow {self.name}: {self.kind}, {self.calls} calls, {self.seconds:.2g} s>"
 
-class CriticalRadius(Bracket[Tensor]):
+
+class CriticalRadius(Bracket[Tensor], Result):
     """The bracket of each sample's critical radius, up to which its decision is proved and from which it is broken.
 
     `empirical` holds the distances of the nearest witnesses, inf where none was found; `certified` the largest radii
@@ -69,16 +80,16 @@ class CriticalRadius(Bracket[Tensor]):
         found.rows, found.crossings = tuple(rows), tuple(crossings)
         return found
 
-    def plot(self) -> str:
-        """The distribution of the critical radius as SVG: for each radius, the share of samples whose own is below it.
+    def plot(self) -> Figure:
+        """The distribution of the critical radius: for each radius, the share of samples whose own is below it.
 
         A curve for each component: of a certifier from above, of an attack from below; the truth lies in the shaded
-        band.
+        band. Raises PluginError without matplotlib.
         """
-        from robust_plugins.brackets.radius_plots import radius_plot
+        from robust_plugins.brackets.radius_plots import radius_figure
 
         curves = [(row.name, row.kind, half) for row in self.rows for half in _halves(row)]
-        return radius_plot(self, curves, axis=f"radius ({type(self.ball).__name__}, input units)")
+        return radius_figure(self, curves, axis=f"radius ({type(self.ball).__name__}, input units)")
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the witnesses, ready for JSON; None for infinite radii and halves without an answer."""
@@ -97,6 +108,27 @@ class CriticalRadius(Bracket[Tensor]):
         }  # fmt: skip
 
     def __str__(self) -> str:
+        return "\n".join([str(self.parts()[0]), "", *map(str, self.parts()[1:])])
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """For each sample: the distance of the nearest witness and the largest certified radius."""
+        halves = [[None] * len(self.witness) if half is None else half.tolist() for half in self]
+        return [{"sample": i, "broken": b, "certified": c} for i, (b, c) in enumerate(zip(*halves, strict=True))]
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `from_state` makes it of, for files."""
+        return {
+            "rows": self.rows, "ball": self.ball, "seed": self.seed, "witness": self.witness,
+            "crossings": self.crossings,
+        }  # fmt: skip
+
+    @classmethod
+    def from_state(cls, values: dict[str, Any]) -> CriticalRadius:
+        """The inverse of `state`."""
+        return cls.joined(**values)
+
+    def parts(self) -> list[Table | str]:
+        """The table, and the conclusion."""
         rows = []
         for row in self.rows:
             for half in _halves(row):
@@ -109,7 +141,7 @@ class CriticalRadius(Bracket[Tensor]):
         columns = ("radius of", "is", "smallest", "median", "largest", "samples", "seconds")
         causes = gathered((row.name, cause) for row in self.rows for cause in row.causes)
         said = [f"at {ball_name(self.ball)}, {crossing}" for crossing in self.crossings]
-        return "\n".join([str(Table(columns, tuple(rows))), "", *causes, *closing(said, self.complete)])
+        return [Table(columns, tuple(rows)), "\n".join([*causes, *closing(said, self.complete)])]
 
 
 def _halves(row: RadiusRow) -> list[Tensor]:

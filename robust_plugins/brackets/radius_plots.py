@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from robust_plugins.harness.bracket import Bracket
-from robust_plugins.harness.pictures import svg
+from robust_plugins.harness.pictures import legend_below, picture, said
 from robust_plugins.registry.information import Kind
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def radius_plot(
+
+def radius_figure(
     bracket: Bracket[Tensor],
     curves: Sequence[tuple[str, Kind, Float[Tensor, " batch"]]],
     *,
     axis: str,
-) -> str:
-    """The share of samples whose critical radius is below each radius, as SVG; the truth lies in the shaded band.
+) -> Figure:
+    """The share of samples whose critical radius is below each radius; the truth lies in the shaded band.
 
     - `curves`: the name and the kind of each component, and the radii of all samples, inf where nothing is known.
     - `axis`: the words below the axis of radii.
 
-    Empty where there is no sample.
+    Where there is no sample, it says so.
     """
-    from matplotlib.figure import Figure
-
     if not any(len(radii) for _, _, radii in curves):
-        return ""
+        return said("no sample")
     known = torch.cat([radii[radii.isfinite()] for _, _, radii in curves])
     end = 1.05 * max(float(known.max()) if len(known) else 0.0, 1e-12)
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    figure = picture(6.4, 4.2)
     axes = figure.subplots()
     empirical, certified = bracket
     if empirical is not None and certified is not None:
@@ -50,8 +52,8 @@ def radius_plot(
         )  # fmt: skip
     axes.set(xlabel=axis, ylabel="share of samples", xlim=(0, end), ylim=(-0.02, 1.02))
     axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
-    return svg(figure, "radii")
+    legend_below(figure, axes)
+    return figure
 
 
 def share_below(radii: Float[Tensor, " batch"], ends: Float[Tensor, " points"]) -> list[float]:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
-from robust_plugins.brackets.components import resolved, with_bar
+from robust_plugins.brackets.components import Components, resolved, with_bar
 from robust_plugins.brackets.crossing import Crossing, crossings
 from robust_plugins.brackets.error_comparison import ErrorComparison, ErrorRow
 from robust_plugins.brackets.observing import observed
@@ -26,6 +26,7 @@ from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import ERRORS
 from robust_plugins.harness.evaluation import NEIGHBOURS, evaluation_error, fresh_seed
+from robust_plugins.harness.failures import told
 from robust_plugins.harness.wrappers import Model
 from robust_plugins.intervals import Interval
 from robust_plugins.registry.information import Kind
@@ -41,7 +42,7 @@ def compare_errors(
     x: Float[Tensor, "batch *features"],
     y: Tensor | None,
     ball: Ball,
-    components: Sequence[str | Attack | Certifier],
+    components: Components,
     *,
     seed: int | None = None,
     progress: bool = False,
@@ -89,7 +90,7 @@ def _row(
             return ErrorRow(name, kind, errors, x_adv, None, time.perf_counter() - start)
         bounds = _bounds(component, model, x, reference, ball)
     except (Exception, SystemExit) as error:  # one backend's failure must not lose the others' results
-        return ErrorRow(name, kind, None, None, None, time.perf_counter() - start, f"{type(error).__name__}: {error}")
+        return ErrorRow(name, kind, None, None, None, time.perf_counter() - start, told(error), error)
     proved = torch.maximum(bounds.upper - reference, reference - bounds.lower).amax(1)
     return ErrorRow(name, kind, proved, None, bounds, time.perf_counter() - start)
 

@@ -8,8 +8,8 @@ import click
 
 from robust_plugins.benchmark.columns import read_columns
 from robust_plugins.benchmark.differences import differences
-from robust_plugins.brackets.table import Table
 from robust_plugins.cli.printing import as_json, print_json
+from robust_plugins.harness.table import Table
 
 
 @click.command(

@@ -11,8 +11,8 @@ import click
 import torch
 
 from robust_plugins.brackets import ExplanationComparison, compare_explanations, write_explanation_report
+from robust_plugins.brackets.ball_names import ball_name
 from robust_plugins.brackets.explanation_comparison import explanation_conclusion, explanation_table
-from robust_plugins.brackets.table import ball_name
 from robust_plugins.cli.folder import try_page
 from robust_plugins.cli.printing import as_json, print_json
 from robust_plugins.cli.subject import Subject, available, with_subject

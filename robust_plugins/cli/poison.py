@@ -165,7 +165,5 @@ def _write(out: Path, result: dict[str, Any], brackets: Sequence[PoisoningBracke
     if find_spec("matplotlib") is None:
         click.echo('no pictures: they need matplotlib; pip install "robust_plugins[report]"', err=True)
         return
-    from robust_plugins.brackets.poisoning_plots import bracket_figure
-
     for number, bracket in enumerate(brackets):
-        (out / f"bracket-{number}.svg").write_text(svg(bracket_figure(bracket), f"bracket{number}"))
+        (out / f"bracket-{number}.svg").write_text(svg(bracket.plot(), f"bracket{number}"))

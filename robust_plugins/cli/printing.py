@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from robust_plugins.brackets.table import Table
+from robust_plugins.harness.table import Table
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 """The option `--json` of every command."""

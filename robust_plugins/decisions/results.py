@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,15 @@ from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.arguments import as_labels, decided, logits_of
 from robust_plugins.harness.call import calling, ordinary
+from robust_plugins.harness.result import SampleResult
+from robust_plugins.harness.stored import stored
 from robust_plugins.harness.wrappers import Model
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
+
+@stored
 class Verdict(StrEnum):
     """A verdict says what is known about one sample. A failed attack is never a proof, an error never an answer."""
 
@@ -36,7 +43,7 @@ def counted(verdicts: Sequence[Verdict]) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class AttackResult:
+class AttackResult(SampleResult):
     """The worst inputs that an attack found in the ball, all recomputed by us: the empirical side of the bracket.
 
     Where no candidate was worse than `x` itself, `x_adv` is `x`. On an accelerator every tensor stays there.
@@ -122,7 +129,34 @@ class AttackResult:
         notes = "".join(f"; {note}" for note in self.notes)
         return f"<AttackResult: success on {fooled} of {count} samples{farthest}, {self.seconds:.2g} s{notes}>"
 
+    def plot(self, x: Float[Tensor, "batch *features"] | None = None, *, samples: int = 6) -> Figure:
+        """A picture: up to `samples` images, successes first, beside `x` where it is given; or loss against distance.
 
+        Images have the shape (batch, channels, height, width) with 1 or 3 channels. Raises PluginError without
+        matplotlib.
+        """
+        from robust_plugins.decisions.pictures import attack_figure
+
+        decision = self.logits.argmax(1)
+        return attack_figure(self.x_adv, self.success, decision, self.distance, self.loss, x, samples)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """For each sample: its success, the decision on `x_adv`, distance and loss; the target, and who found it."""
+        columns: dict[str, Any] = {
+            "sample": range(len(self.success)),
+            "success": self.success.tolist(),
+            "decision": self.logits.argmax(1).tolist(),
+            "distance": self.distance.tolist(),
+            "loss": self.loss.tolist(),
+        }
+        if self.target is not None:
+            columns["target"] = self.target.tolist()
+        if self.found_by is not None:
+            columns["found_by"] = list(self.found_by)
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+@stored
 @dataclass(frozen=True, eq=False)
 class Stage:
     """One stage of a cascade: its verdicts on the samples that were left to it, and its time."""
@@ -143,7 +177,7 @@ class Stage:
 
 
 @dataclass(frozen=True, eq=False)
-class Certificate:
+class Certificate(SampleResult):
     """A certificate states, for each sample, what was proved over the ball: the certified side of the bracket.
 
     It holds for the model in evaluation mode, on the set that `Ball` describes; `soundness` says in which
@@ -176,6 +210,25 @@ class Certificate:
         """One line; the tensors are in the fields."""
         count = len(self.verdicts)
         return f"<Certificate: {count} samples, {counted(self.verdicts)}, {self.seconds:.2g} s>"
+
+    def plot(self) -> Figure:
+        """A picture of the proved margins, in the colours of their verdicts. Raises PluginError without matplotlib."""
+        from robust_plugins.decisions.pictures import certificate_figure
+
+        return certificate_figure(self.margin, [verdict.value for verdict in self.verdicts])
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """For each sample: its verdict, the proved margin, the decision on `x`, and why there is no answer."""
+        columns: dict[str, Any] = {
+            "sample": range(len(self.verdicts)),
+            "verdict": [verdict.value for verdict in self.verdicts],
+            "margin": self.margin.tolist(),
+            "decision": self.logits.argmax(1).tolist(),
+            "message": self.messages,
+        }
+        if self.stages:
+            columns["decided_by"] = self.decided_by
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     @property
     def decided_by(self) -> tuple[str | None, ...]:

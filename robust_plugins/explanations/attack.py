@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final, get_args
+from typing import TYPE_CHECKING, Any, final, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,11 +22,15 @@ from robust_plugins.harness.component import Component, chunks
 from robust_plugins.harness.evaluation import fresh_seed
 from robust_plugins.harness.guard import TOLERATED
 from robust_plugins.harness.memory import BUDGET
+from robust_plugins.harness.result import SampleResult
 from robust_plugins.harness.wrappers import Landed, Model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
-class ExplanationAttackResult:
+class ExplanationAttackResult(SampleResult):
     """The worst explanations that an attack found, recomputed on the network: the empirical side of the bracket.
 
     Where nothing was worse than `x` itself, `x_adv` is `x`.
@@ -62,6 +67,37 @@ class ExplanationAttackResult:
     of: Of
     seconds: float
     seed: int
+
+    def __repr__(self) -> str:
+        """One line; the tensors are in the fields."""
+        count = len(self.deviation)
+        typical = f", median deviation {self.deviation.nanmedian():.3g}" if count else ""
+        reached = "" if self.success is None else f", success on {int(self.success.sum())}"
+        what = f"{self.goal} of the {self.of}: {count} samples{typical}{reached}, {self.seconds:.2g} s"
+        return f"<ExplanationAttackResult for the {what}>"
+
+    def plot(
+        self, x: Float[Tensor, "batch *features"] | None = None, *, samples: int = 6, feature_names: Sequence[str] = ()
+    ) -> Figure:
+        """A picture: attributions of `samples` samples beside what was found, and `x` where it holds images.
+
+        Raises PluginError without matplotlib.
+        """
+        from robust_plugins.explanations.pictures import Explanations, explained_figure
+
+        what = Explanations(value=self.value, found=self.gradient, found_by="the attack", x=x)
+        return explained_figure(what, samples, feature_names)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """For each sample: the deviation that was reached, and whether the k most important features changed."""
+        columns: dict[str, Any] = {
+            "sample": range(len(self.deviation)),
+            "deviation": self.deviation.tolist(),
+            "evicted": self.evicted.tolist(),
+        }
+        optional = {"distance": self.distance, "success": self.success, "agreeing": self.agreeing}
+        columns |= {name: values.tolist() for name, values in optional.items() if values is not None}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,11 +13,15 @@ from torch import Tensor
 from robust_plugins.decisions.results import Verdict, counted
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations.explained import Of
+from robust_plugins.harness.result import SampleResult
 from robust_plugins.intervals import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
-class ExplanationCertificate:
+class ExplanationCertificate(SampleResult):
     """Bounds on the explanation v(x') over all inputs x' of the ball, and what follows from them.
 
     They hold for the model in evaluation mode, for every point of the ball (and for every model of the box of weights
@@ -52,6 +58,30 @@ class ExplanationCertificate:
         """One line; the tensors are in the fields."""
         what = f"{len(self.verdicts)} samples, {counted(self.verdicts)}"
         return f"<ExplanationCertificate of the {self.of}: {what}, {self.seconds:.2g} s>"
+
+    def plot(
+        self, x: Float[Tensor, "batch *features"] | None = None, *, samples: int = 6, feature_names: Sequence[str] = ()
+    ) -> Figure:
+        """A picture: attributions of `samples` samples with their bounds, and `x` where it is given and holds images.
+
+        Raises PluginError without matplotlib.
+        """
+        from robust_plugins.explanations.pictures import Explanations, explained_figure
+
+        return explained_figure(Explanations(value=self.value, bounds=self.gradient, x=x), samples, feature_names)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """For each sample: its verdict, the proved deviation, the largest width, the share of robust features."""
+        count = len(self.verdicts)
+        columns: dict[str, Any] = {
+            "sample": range(count),
+            "verdict": [verdict.value for verdict in self.verdicts],
+            "deviation": self.deviation.tolist(),
+            "widest": self.width.flatten(1).amax(1).tolist() if count else [],
+            "robust": self.robust.flatten(1).double().mean(1).tolist() if count else [],
+            "message": self.messages,
+        }
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     @property
     def width(self) -> Float[Tensor, "batch *features"]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from robust_plugins.harness.stored import stored
 
+
+@stored
 class Kind(StrEnum):
     """The kinds of things that can be registered; the value is what messages call one."""
 

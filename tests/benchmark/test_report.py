@@ -12,9 +12,9 @@ from robust_plugins.benchmark.columns import Columns
 from robust_plugins.benchmark.reporting import write_study_report
 from robust_plugins.benchmark.reporting.settings import settings
 from robust_plugins.benchmark.reporting.time import spent
-from robust_plugins.benchmark.reporting.wilson import Share
 from robust_plugins.benchmark.store import Store, artifact_hash
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.wilson import Share
 
 
 def fields(row):

@@ -76,7 +76,10 @@ def test_a_component_that_raises_is_a_row() -> None:
     table = rp.compare(case.model, case.x, case.y, case.ball, [Raises(), "toy:boxes"], seed=0)
     failed, good = table.rows
     assert failed.accuracy is None
-    assert failed.error == "MemoryError: too large"
+    assert failed.error.startswith("MemoryError: too large (in perturb, ")
+    assert f"{__file__}:" in failed.error  # the file and the line of whose component it is
+    assert isinstance(failed.exception, MemoryError)
+    assert failed.exception.__traceback__ is not None
     assert good.accuracy is not None
     assert "MemoryError: too large" in str(table)
     assert table.bracket == rp.Bracket(None, good.accuracy)

@@ -15,7 +15,6 @@ import robust_plugins as rp
 from robust_plugins.brackets.poisoning import compared
 from robust_plugins.brackets.poisoning_plots import (
     Curve,
-    bracket_figure,
     curve_figure,
     region_figure,
     trajectory_figure,
@@ -109,10 +108,10 @@ def test_contradictions_are_told() -> None:
 
 def test_pictures() -> None:
     found = bracket(CLASSES)
-    assert len(bracket_figure(found).axes) == 2
+    assert len(found.plot().axes) == 2
     path = torch.randn(3, 2, 4)
     trajectories = trajectory_figure([found.run], path[:, 0], [path], [(0, 1), (2, 3)])
-    assert [axes.get_xlabel() for axes in trajectories.axes] == ["0", "2"]
+    assert [axes.get_xlabel() for axes in trajectories.axes] == ["0.weight[0, 0]", "0.weight[0, 2]"]
     (rectangle,) = trajectories.axes[0].patches
     weights = found.run.parameters["0.weight"]
     assert rectangle.get_x() == pytest.approx(weights.lower[0, 0].item())  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from robust_plugins.benchmark.auditing import Finding, Findings, Severity
 from robust_plugins.benchmark.columns import Columns
 from robust_plugins.benchmark.reporting.settings import Setting, settings
 from robust_plugins.benchmark.reporting.tables import SILENT, ball_words
-from robust_plugins.benchmark.reporting.wilson import Share
+from robust_plugins.harness.wilson import Share
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from robust_plugins.benchmark.reporting.contents import Contents
 from robust_plugins.benchmark.reporting.sections import Section
-from robust_plugins.brackets.table import Table
+from robust_plugins.harness.table import Table
 
 SUMMARY = ("model", "data", "ball", "samples", "clean", "attacked", "certified", "which side is loose")
 

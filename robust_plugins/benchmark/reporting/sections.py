@@ -24,7 +24,7 @@ from robust_plugins.benchmark.reporting.style import (
     looks_of_models,
     patches,
 )
-from robust_plugins.brackets.table import Table
+from robust_plugins.harness.table import Table
 
 PANELS = 12
 """At most so many settings are drawn in one section; tables hold all."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robust_plugins.benchmark.columns import Columns
-from robust_plugins.benchmark.reporting.wilson import Share
+from robust_plugins.harness.wilson import Share
 
 ANSWERS = ("certified", "falsified", "unknown", "timeout", "error", "unsupported")
 """The verdicts in the order in which pictures stack them."""

@@ -13,8 +13,8 @@ from robust_plugins.benchmark.columns import Columns
 from robust_plugins.benchmark.records import box_words
 from robust_plugins.benchmark.reporting.settings import Setting
 from robust_plugins.benchmark.reporting.time import Spent
-from robust_plugins.benchmark.reporting.wilson import Share, percent
-from robust_plugins.brackets.table import Table
+from robust_plugins.harness.table import Table
+from robust_plugins.harness.wilson import Share, percent
 
 SILENT = ("timeout", "error", "unsupported")
 """The verdicts that are no answer."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from robust_plugins.benchmark.reporting.style import Look, drawing, figure
-from robust_plugins.brackets.table import Table
+from robust_plugins.harness.table import Table
 
 LOSSES = (
     ("loss", Look("the loss that is trained for", "#000000", "o", "-")),

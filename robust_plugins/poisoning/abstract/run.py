@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -15,12 +15,17 @@ from torch import Tensor, nn
 from robust_plugins.balls import L1, L2, Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.call import neutral
+from robust_plugins.harness.result import Shown
+from robust_plugins.harness.table import Table
 from robust_plugins.intervals import Interval, trace
 from robust_plugins.poisoning.abstract.privacy import PrivatePrediction, private_response
 from robust_plugins.poisoning.box import sample_gradients
 from robust_plugins.poisoning.box.sample_gradients import Inputs
 from robust_plugins.poisoning.budget import PoisoningBudget
 from robust_plugins.poisoning.concrete.losses import Loss, Objective, objective
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CHUNK = 1000
 """Samples that are bounded at a time."""
@@ -59,8 +64,8 @@ class PoisoningEpoch:
     vacuous: bool
 
 
-@dataclass(frozen=True, eq=False)
-class PoisoningRun:
+@dataclass(frozen=True, eq=False, repr=False)
+class PoisoningRun(Shown):
     """The set of models that training can return when the poisoner stays in the budget, and what all of them share.
 
     Every query holds for each of these models, in evaluation mode; with a `ball` also for every input of it, as where
@@ -88,6 +93,36 @@ class PoisoningRun:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_model", deepcopy(self.nominal))
+
+    def __repr__(self) -> str:
+        """One line."""
+        count = sum(p.lower.numel() for p in self.parameters.values())
+        proved = self.history[-1].certified if self.history else None
+        score = "" if proved is None else f", certified {proved:.4g}"
+        vacuous = ", vacuous" if self.vacuous else ""
+        said = f"{count} parameters, {len(self.history)} epochs, width {self.width:.4g}{score}{vacuous}"
+        return f"<PoisoningRun: {said}>"
+
+    def plot(self) -> Figure:
+        """A picture: the width of all bounds, and the scores, epoch by epoch. Raises PluginError without matplotlib."""
+        from robust_plugins.poisoning.abstract.pictures import training_figure
+
+        score = "accuracy" if objective(self.loss).classifies else "mean squared error"
+        history = self.history
+        return training_figure(
+            [r.epoch for r in history], [r.width for r in history], [r.nominal for r in history],
+            [r.certified for r in history], score,
+        )  # fmt: skip
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """For each epoch: its updates, the width of all bounds, the certified and the nominal score."""
+        return [asdict(epoch) for epoch in self.history]
+
+    def parts(self) -> list[Table | str]:
+        """One line, and a table of the epochs."""
+        names = ("epoch", "updates", "width", "certified", "nominal")
+        rows = tuple(tuple(_cell(getattr(epoch, name)) for name in names) for epoch in self.history)
+        return [repr(self), Table(names, rows, words=0)]
 
     @property
     def width(self) -> float:
@@ -280,3 +315,7 @@ def _joined(parts: list[Interval]) -> Interval:
 def as_bounds(parameters: Mapping[str, Tensor]) -> dict[str, Interval]:
     """Each parameter as the interval that holds it alone."""
     return {name: Interval.point(p) for name, p in parameters.items()}
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -163,7 +163,7 @@ class PoisoningAttack(Component, ABC):
         return rounded_inside(case.budget, x, batch)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PoisonedTrainings:
     """The trainings that one attack poisoned.
 
@@ -179,6 +179,11 @@ class PoisonedTrainings:
     seconds: float
     model: nn.Module
     budget: PoisoningBudget
+
+    def __repr__(self) -> str:
+        """One line."""
+        count = len(next(iter(self.parameters.values())))
+        return f"<PoisonedTrainings by {self.attack.name}: {count} trainings, {self.seconds:.2g} s>"
 
     def outputs(self, x: Float[Tensor, "samples *features"]) -> Float[Tensor, "trainings samples outputs"]:
         """The outputs of all trained models on the same samples."""

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Integer, Shaped
 from torch import Tensor
 
 from robust_plugins.errors import ArgumentError, ComponentError
+from robust_plugins.harness.pictures import COLOURS, picture
 from robust_plugins.harness.progress import reporting
+from robust_plugins.harness.result import SampleResult
 from robust_plugins.poisoning.budget import PoisoningBudget
 from robust_plugins.poisoning.partitions.division import By, divided, reached
 from robust_plugins.poisoning.partitions.learners import Train, check_learner, scores_of, trained
 from robust_plugins.poisoning.partitions.votes import NEVER, majority, run_off
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 Method = Literal["run-off", "majority"]
 
 
 @dataclass(frozen=True, eq=False)
-class PartitionCertificate:
+class PartitionCertificate(SampleResult):
     """The certificate says what no poisoner of the training data can change about an ensemble's decisions.
 
     - `decision`: the class that the vote decides for.
@@ -49,6 +54,33 @@ class PartitionCertificate:
     def certified_accuracy(self, budget: PoisoningBudget | int = 0) -> float:
         """The part of samples that are `certified`; NaN of no samples."""
         return self.certified(budget).double().mean().item()
+
+    def plot(self) -> Figure:
+        """A picture: the certified accuracy against the number of partitions whose samples may change.
+
+        Raises PluginError without matplotlib.
+        """
+        figure = picture(6.4, 3.6)
+        axes = figure.subplots()
+        # A tie is never lost, however many partitions change, where there is one class: what is endless is not drawn.
+        finite = self.tolerated[self.tolerated < NEVER]
+        most = int(finite.max()) if len(finite) else 0
+        steps = range(most + 2)
+        shares = [(self.correct & (self.tolerated >= k)).double().mean().item() for k in steps]
+        axes.step(steps, shares, where="mid", color=COLOURS["certified"], label="certified")
+        axes.set(xlabel="partitions whose samples may change", ylabel="accuracy", ylim=(-0.02, 1.02))
+        axes.locator_params(axis="x", integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+        return figure
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """For each sample: the decision, whether it is right, and how many partitions may change."""
+        columns = {
+            "sample": range(len(self.decision)), "decision": self.decision.tolist(), "correct": self.correct.tolist(),
+            "tolerated": self.tolerated.tolist(),
+        }  # fmt: skip
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def __repr__(self) -> str:
         middle = int(self.tolerated.median()) if len(self.tolerated) else 0

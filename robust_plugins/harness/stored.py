@@ -1,0 +1,186 @@
+"""Results in files: plain data and arrays, and nothing that is run when they are read."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zipfile
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robust_plugins.balls import L1, L2, Box, Linf
+from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.bracket import Bracket
+from robust_plugins.intervals import Interval
+
+FORMAT = 1
+"""Rises where files become unreadable for older versions."""
+
+ENTRY = "robust_plugins"
+"""The entry of the archive that says what is in it; all others are arrays."""
+
+T = TypeVar("T", bound=type)
+
+_known: dict[str, type] = {}
+
+
+def stored(kind: T) -> T:
+    """Registers a record, a dataclass, or an enumeration, as one that files may hold."""
+    _known.setdefault(kind.__name__, kind)  # nobody takes the place of one that is there
+    return kind
+
+
+for _kind in (Linf, L2, L1, Box, Interval):
+    stored(_kind)
+
+
+def write(path: str | Path, value: Any) -> Path:
+    """Writes a record as an archive of numpy arrays, and returns the path; folders are made.
+
+    A file that is there already is replaced where it holds a result too, and only by a whole one. Raises ArgumentError
+    where it holds something else, or cannot be written.
+    """
+    target = Path(path)
+    if target.exists() and not _is_ours(target):
+        raise ArgumentError(
+            "path", f"{target}, which holds something else", accepted="a new file, or one that holds a result",
+            hint="Name another file.",
+        )  # fmt: skip
+    arrays: dict[str, np.ndarray] = {}
+    tree = _Encoder(arrays).of(value)
+    text = json.dumps({"format": FORMAT, "version": version("robust_plugins"), "result": tree}, allow_nan=False)
+    arrays[ENTRY] = np.frombuffer(text.encode(), dtype=np.uint8)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type] # the names of arrays are no options
+        part.replace(target)
+    except OSError as error:
+        raise ArgumentError(
+            "path", f"{target}, which cannot be written: {error}", accepted="a file in a folder that you may write to",
+            hint="Name another file.",
+        ) from error  # fmt: skip
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+    return target
+
+
+def read(path: str | Path, kind: type) -> Any:
+    """The record of class `kind` that `write` put into the file. Raises ArgumentError where it holds no such thing."""
+    said = _contents(Path(path))
+    if said["format"] > FORMAT:
+        raise ArgumentError(
+            "path", f"{path}, of robust_plugins {said['version']}", accepted=f"files up to format {FORMAT}",
+            hint="Update robust_plugins.",
+        )  # fmt: skip
+    name = said["result"].get("record")
+    if name != kind.__name__:
+        raise ArgumentError(
+            "path", f"{path}, which holds one {name}", accepted=f"a file with one {kind.__name__}",
+            hint=f"Load it with {name}.load.",
+        )  # fmt: skip
+    with np.load(path, allow_pickle=False) as arrays:
+        try:
+            return _decoded(said["result"], arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArgumentError(
+                "path", f"{path}, which cannot be read: {type(error).__name__}: {error}",
+                accepted="a whole file, of this or an older version", hint="Save the result again.",
+            ) from error  # fmt: skip
+
+
+def _contents(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            said = json.loads(arrays[ENTRY].tobytes())
+            if isinstance(said["result"], dict) and isinstance(said["format"], int):
+                return dict(said)
+            cause = "its contents are not those of a result"
+    except OSError as error:
+        cause = error.strerror or "it is no archive"
+    except (KeyError, TypeError, ValueError, AttributeError, EOFError, zipfile.BadZipFile):
+        cause = "it is something else"
+    raise ArgumentError(
+        "path", f"{path}: {cause}", accepted="a file that the `save` of a result has written", hint="Name such a file.",
+    )  # fmt: skip
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        _contents(path)
+    except ArgumentError:
+        return False
+    return True
+
+
+class _Encoder:
+    """From values to what JSON has; tensors become arrays, each once."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self.arrays = arrays
+        self.names: dict[int, str] = {}
+
+    def of(self, value: Any) -> Any:
+        if isinstance(value, Enum):
+            return {"enum": type(value).__name__, "value": value.value}
+        if value is None or isinstance(value, bool | int | str):
+            return value
+        if isinstance(value, float):
+            return value if math.isfinite(value) else {"float": repr(value)}
+        if isinstance(value, Tensor):
+            return {"tensor": self._tensor(value)}
+        if _known.get(type(value).__name__) is type(value):
+            return {"record": type(value).__name__, "fields": {k: self.of(v) for k, v in _state(value).items()}}
+        if type(value) is Bracket:
+            return {"bracket": [self.of(half) for half in value]}
+        if isinstance(value, tuple | list):
+            return {"tuple" if isinstance(value, tuple) else "list": [self.of(item) for item in value]}
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            return {"dict": {key: self.of(item) for key, item in value.items()}}
+        raise ArgumentError(
+            "result", f"one with a {type(value).__name__}", accepted="results of plain data, tensors and own balls",
+            hint="`to_dict` and `to_frame` give its figures.",
+        )  # fmt: skip
+
+    def _tensor(self, tensor: Tensor) -> str:
+        if id(tensor) not in self.names:
+            self.names[id(tensor)] = name = f"t{len(self.names)}"
+            self.arrays[name] = tensor.detach().cpu().numpy()
+        return self.names[id(tensor)]
+
+
+def _state(value: Any) -> dict[str, Any]:
+    if is_dataclass(value):
+        return {f.name: getattr(value, f.name) for f in fields(value) if f.init and f.metadata.get("stored", True)}
+    return dict(value.state())
+
+
+def _decoded(tree: Any, arrays: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    (kind, found), *_ = tree.items()
+    if kind == "tensor":
+        return torch.from_numpy(arrays[found].copy())
+    if kind == "float":
+        return float(found)
+    if kind == "enum":
+        return _known[found](tree["value"])
+    if kind == "record":
+        values = {name: _decoded(value, arrays) for name, value in tree["fields"].items()}
+        made = _known[found]
+        return made(**values) if is_dataclass(made) else made.from_state(values)  # type: ignore[attr-defined]
+    if kind == "dict":
+        return {key: _decoded(item, arrays) for key, item in found.items()}
+    items = [_decoded(item, arrays) for item in found]
+    return items if kind == "list" else Bracket(*items) if kind == "bracket" else tuple(items)
