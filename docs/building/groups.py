@@ -24,7 +24,7 @@ GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "brackets",
         "Brackets and pages",
         (
-            "Bracket", "compare", "Comparison", "LabelsComparison", "ErrorComparison", "Crossing", "critical_radius",
+            "Bracket", "compare", "Comparison", "BallsComparison", "LabelsComparison", "ErrorComparison", "Crossing", "critical_radius",
             "CriticalRadius", "write_report",
         ),
     ),

@@ -27,6 +27,8 @@ class BallsComparison(Result):
     """The brackets of one model on one batch, one for each of several balls. Printing it gives the table.
 
     It is a sequence of comparisons, in the order of the balls.
+
+    - `comparisons`: the comparison in each ball, on the same samples and with the same components.
     """
 
     comparisons: tuple[Comparison, ...]
