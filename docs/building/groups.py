@@ -24,7 +24,8 @@ GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "brackets",
         "Brackets and pages",
         (
-            "Bracket", "compare", "Comparison", "BallsComparison", "LabelsComparison", "ErrorComparison", "Crossing", "critical_radius",
+            "Bracket", "compare", "Comparison", "BallsComparison", "LabelsComparison", "ErrorComparison", "Crossing",
+            "critical_radius",
             "CriticalRadius", "write_report",
         ),
     ),
