@@ -98,28 +98,41 @@ def _body(name: str, value: Any) -> str:
 
 def _signature(name: str, value: Any) -> str:
     try:
-        found = str(inspect.signature(value))
+        found = inspect.signature(value)
     except (TypeError, ValueError):
         return name
-    if inspect.isclass(value):
-        if issubclass(value, Exception) or str(found).startswith("(value, names="):
-            return name
-        found = re.sub(r" -> .*$", "", found)
-    return name + _readable(found)
+    if inspect.isclass(value) and (issubclass(value, Exception) or "names" in found.parameters):  # an enumeration
+        return name
+    parameters = [p.replace(annotation=_Text(p.annotation), default=_shown(p.default))
+                  for p in found.parameters.values() if p.name not in ("self", "cls")]  # fmt: skip
+    returned = inspect.Signature.empty if inspect.isclass(value) else _Text(found.return_annotation)
+    return name + str(inspect.Signature(parameters, return_annotation=returned)).replace("\n", " ")
 
 
-def _readable(signature: str) -> str:
-    signature = re.sub(r"(?<=[:>\[ |(])'([^',]*(?:\"[^\"]*\")?[^',]*)'", r"\1", signature)
-    return re.sub(r"robust_plugins(\.\w+)*\.(?=[A-Z])", "", signature).replace("\n", " ")
+class _Text:
+    """An annotation as it was written, for `inspect.Signature` to print."""
+
+    def __new__(cls, annotation: Any) -> Any:
+        if annotation is inspect.Parameter.empty:
+            return annotation
+        found = super().__new__(cls)
+        found.text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+        return found
+
+    def __repr__(self) -> str:
+        return re.sub(r"robust_plugins(\.\w+)*\.(?=[A-Z])", "", self.text)
+
+
+def _shown(default: Any) -> Any:
+    """A default that can be written; of a factory there is only that it is one."""
+    return default if default is inspect.Parameter.empty or repr(default)[:1] != "<" else ...
 
 
 def _member(member: tuple[str, str, Any]) -> str:
     kind, name, value = member
     if kind == "property":
         return _fence("property", name, prose(value), level=3)
-    found = _signature(name, value)
-    found = re.sub(r"\((self|cls)(, )?", "(", found, count=1)
-    return _fence("method", found, prose(value), level=3, option=kind if kind != "method" else "")
+    return _fence("method", _signature(name, value), prose(value), level=3, option=kind if kind != "method" else "")
 
 
 def _fence(kind: str, signature: str, *bodies: Any, level: int = 4, option: str = "") -> str:

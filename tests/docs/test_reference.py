@@ -6,6 +6,7 @@ import dataclasses
 import doctest
 import importlib.util
 import inspect
+import re
 from types import ModuleType
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from support.pages import ROOT
 
 import robust_plugins as rp
+from robust_plugins.registry.hookspecs import HookSpecs
 from robust_plugins.testing import fresh_registry  # noqa: F401 (a fixture)
 
 PUBLIC = {name: getattr(rp, name) for name in rp.__all__} | {
@@ -100,3 +102,13 @@ def test_every_public_name_has_a_place_in_the_reference() -> None:
 
 def test_equations_are_of_public_names() -> None:
     assert not set(built("equations").EQUATIONS) - set(PUBLIC)
+
+
+def test_the_guide_for_plugin_authors_has_every_hook_with_its_signature() -> None:
+    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    hooks = {name: hook for name, hook in vars(HookSpecs).items() if not name.startswith("_")}
+    assert len(hooks) > 10
+    for name, hook in hooks.items():
+        call = f"`{name}({', '.join(inspect.signature(hook).parameters)})`"
+        assert f"| {call} | " in text, f"docs/plugins.md needs a row {call}"
+    assert set(re.findall(r"^\| `(\w+)\(self", text, flags=re.MULTILINE)) == set(hooks)
