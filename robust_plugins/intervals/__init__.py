@@ -12,8 +12,11 @@ from robust_plugins.intervals.methods.relaxation import Relaxation
 from robust_plugins.intervals.network import (  # noqa: F401
     elementwise_calls,
     layer_calls,
+    neighbour_calls,
+    ordering_calls,
     product_calls,
     reducing_calls,
+    refused_calls,
     structural_calls,
 )
 from robust_plugins.intervals.network.graph import Gradients, Network, Node

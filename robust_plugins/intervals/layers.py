@@ -28,7 +28,14 @@ class Add(nn.Module):
 
 
 class Multiply(nn.Module):
-    """The elementwise product of two inputs of one shape."""
+    """The elementwise product of two inputs of one shape.
+
+    `factors` says of how many numbers in all it is the product, where a library multiplies them in another order.
+    """
+
+    def __init__(self, factors: int = 2) -> None:
+        super().__init__()
+        self.factors = factors
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return x * y
@@ -252,6 +259,21 @@ class Largest(nn.Module):
             (dim,) = self.dims
             return (x.min(dim, self.keepdim) if self.least else x.max(dim, self.keepdim)).values
         return x.amin(self.dims, self.keepdim) if self.least else x.amax(self.dims, self.keepdim)
+
+
+class Ranked(nn.Module):
+    """The values along an axis at `places` of their rising order: 0 is the smallest, and no place comes twice.
+
+    Sorting has all places, the median one; entries that are equal may take each other's.
+    """
+
+    def __init__(self, dim: int, places: tuple[int, ...]) -> None:
+        super().__init__()
+        self.dim, self.places = dim, places
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        ordered = x.sort(self.dim).values
+        return ordered.index_select(self.dim, torch.tensor(self.places, device=x.device))
 
 
 class Length(nn.Module):

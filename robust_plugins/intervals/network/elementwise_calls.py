@@ -162,6 +162,22 @@ for _name in (
 _entrywise(operator.abs)(_pointwise("abs"))
 
 
+def _of_another(name: str, before: float, after: float, plus: float = 0.0) -> Build:
+    """`plus + after * f(before * h)` of another function."""
+
+    def build(emit: Emit, input: Any, *, like: Tensor) -> int:
+        found = emit(Pointwise(name), input if before == 1 else emit(Scale(), input, value=before))
+        found = emit(Scale(), found, value=after) if after != 1 else found
+        return emit(Shift(), found, value=plus) if plus else found
+
+    return build
+
+
+_entrywise(torch.log2, "log2")(_of_another("log", 1.0, 1 / math.log(2)))
+_entrywise(torch.log10, "log10")(_of_another("log", 1.0, 1 / math.log(10)))
+_entrywise(torch.erfc, "erfc")(_of_another("erf", 1.0, -1.0, 1.0))
+
+
 @_entrywise(torch.round, "round", "round_")
 def _round(emit: Emit, input: Any, *, decimals: int = 0, like: Tensor) -> int:
     if decimals:
@@ -180,13 +196,24 @@ def _square(emit: Emit, input: Any, *, like: Tensor) -> int:
 
 
 @_entrywise(operator.add, operator.iadd, torch.add, "add", "add_")
-def _add(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
-    return _plus(emit, input, other, 1, like)
+def _add(emit: Emit, input: Any, other: Any, *, alpha: float = 1, like: Tensor) -> int:
+    return _plus(emit, input, _multiple(emit, other, alpha), 1, like)
 
 
 @_entrywise(operator.sub, operator.isub, torch.sub, "sub", "sub_")
-def _sub(emit: Emit, input: Any, other: Any, *, like: Tensor) -> int:
-    return _plus(emit, input, other, -1, like)
+def _sub(emit: Emit, input: Any, other: Any, *, alpha: float = 1, like: Tensor) -> int:
+    return _plus(emit, input, _multiple(emit, other, alpha), -1, like)
+
+
+def _multiple(emit: Emit, other: Any, alpha: float) -> Any:
+    """A summand `alpha` times."""
+    if alpha == 1:
+        return other
+    if isinstance(other, int | float):
+        return alpha * other
+    if not isinstance(other, Indexed):
+        raise _ArgumentsError("leave alpha at 1 for constants, and write a + alpha * b")
+    return Indexed(emit(Scale(), other, value=alpha), other.like)
 
 
 def _plus(emit: Emit, x: Any, y: Any, sign: int, like: Tensor) -> int:

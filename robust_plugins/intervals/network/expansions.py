@@ -14,7 +14,8 @@ from robust_plugins.intervals.layers import Moved, Permute, Reduce, Reshape, Sca
 from robust_plugins.intervals.network.calls import Emit, Indexed, Parameter, _ArgumentsError
 from robust_plugins.intervals.network.elementwise_calls import gated
 from robust_plugins.intervals.network.layer_calls import adaptive_max_pool, interpolated
-from robust_plugins.intervals.network.product_calls import attended
+from robust_plugins.intervals.network.neighbour_calls import power_pool, response_norm
+from robust_plugins.intervals.network.product_calls import attended, bilinear
 from robust_plugins.intervals.network.reducing_calls import distance, similarity
 from robust_plugins.intervals.rules.structure import INTERPOLATIONS
 
@@ -145,6 +146,20 @@ def _distance(emit: Emit, path: str, layer: Any, x1: Any, x2: Any) -> tuple[int,
     return (distance(emit, x1, x2, layer.norm, layer.eps, layer.keepdim),)
 
 
+def _bilinear(emit: Emit, path: str, layer: Any, input1: Any, input2: Any) -> tuple[int, ...]:
+    bias = None if layer.bias is None else _at(path, "bias")
+    return (bilinear(emit, input1, input2, _at(path, "weight"), bias),)
+
+
+def _response_norm(emit: Emit, path: str, layer: Any, input: Any) -> tuple[int, ...]:
+    return (response_norm(emit, input, layer.size, layer.alpha, layer.beta, layer.k),)
+
+
+def _power_pool(emit: Emit, path: str, layer: Any, input: Any) -> tuple[int, ...]:
+    dims = (nn.LPPool1d, nn.LPPool2d, nn.LPPool3d).index(type(layer)) + 1
+    return (power_pool(emit, input, layer.norm_type, layer.kernel_size, layer.stride, layer.ceil_mode, dims=dims),)
+
+
 def _softmin(emit: Emit, path: str, layer: Any, input: Any) -> tuple[int, ...]:
     if layer.dim is None:
         raise _ArgumentsError("give it its dim")
@@ -171,6 +186,11 @@ _EXPANSIONS: dict[type[nn.Module], Expansion] = {
     nn.Upsample: _upsample,
     nn.CosineSimilarity: _cosine,
     nn.PairwiseDistance: _distance,
+    nn.Bilinear: _bilinear,
+    nn.LocalResponseNorm: _response_norm,
+    nn.LPPool1d: _power_pool,
+    nn.LPPool2d: _power_pool,
+    nn.LPPool3d: _power_pool,
     nn.Softmin: _softmin,
     nn.Softmax2d: _softmax2d,
 }

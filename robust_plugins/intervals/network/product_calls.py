@@ -143,6 +143,24 @@ def _einsum(emit: Emit, equation: str, *tensors: Any, like: Tensor) -> int:
     return emit(Contraction(f"{first},{second}->{result}"), x, value=value)
 
 
+@_means(F.bilinear)
+def _bilinear(emit: Emit, input1: Any, input2: Any, weight: Any, bias: Any = None, *, like: Tensor) -> int:
+    return bilinear(emit, input1, input2, weight, bias)
+
+
+def bilinear(emit: Emit, one: Any, two: Any, weight: Any, bias: Any) -> int:
+    """`x^T W y + b` for each matrix W of the weight: W times all products of an entry of x and one of y.
+
+    So that the error of the sum over all of them, in whichever order it runs, is known.
+    """
+    if not isinstance(one, Indexed) or not isinstance(two, Indexed):
+        raise _ArgumentsError("both inputs must depend on the model's input; of a constant one write a linear layer")
+    outer = "abcdefgh"[: one.like.dim() - 1]
+    products = emit(Product(f"{outer}i,{outer}j->{outer}ij"), one, two)
+    found = emit(Contraction(f"{outer}ij,oij->{outer}o"), products, value=weight)
+    return found if bias is None else emit(Shift(), found, value=bias)
+
+
 def _matching(emit: Emit, x: Indexed, like: Tensor) -> Any:
     """A factor of a matrix product, repeated along those outer axes on which the other one is longer."""
     outer = tuple(like.shape[1 : x.like.dim() - 2])

@@ -17,9 +17,11 @@ from robust_plugins.intervals.layers import (
     Length,
     LogSumExp,
     Multiply,
+    Permute,
     Pointwise,
     Power,
     Reduce,
+    Reshape,
     Scale,
     Shift,
 )
@@ -34,6 +36,7 @@ from robust_plugins.intervals.network.calls import (
     _means,
     _samples,
 )
+from robust_plugins.intervals.network.structural_calls import _cut
 
 PLACES = "it returns places of values, which jump and have no bounds; use the values, as of h.amax(dim)"
 
@@ -95,6 +98,23 @@ _means(torch.minimum, "minimum", torch.min, "min")(_extreme(least=True))
 @_means(torch.argmax, "argmax", torch.argmin, "argmin", torch.argsort, "argsort")
 def _place(emit: Emit, input: Any, *_: Any, like: Tensor, **__: Any) -> int:
     raise _ArgumentsError(PLACES)
+
+
+@_means(torch.prod, "prod")
+def _prod(emit: Emit, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, like: Tensor) -> int:
+    (axis,) = _axes(input, dim)
+    count = input.like.shape[axis]
+    parts = [emit(_cut(axis, slice(n, n + 1)), input) for n in range(count)]
+    while len(parts) > 1:  # in pairs: half as deep as one by one
+        factors = count if len(parts) == 2 else 2
+        pairs = zip(parts[::2], parts[1::2], strict=False)
+        parts = [emit(Multiply(factors), *pair) for pair in pairs] + parts[len(parts) & ~1 :]
+    if not parts:
+        raise _ArgumentsError("of no values there is none")
+    return parts[0] if keepdim else emit(Reshape(tuple(like.shape[1:])), parts[0])
+
+
+_ALONG.add(_prod)
 
 
 @_means("norm")
@@ -219,6 +239,38 @@ def distance(emit: Emit, x1: Any, x2: Any, p: Any, eps: float, keepdim: bool) ->
     shape = _shape(emit, x1, x2)
     apart = emit(Shift(), emit(Add(-1), *_dependent(emit, (x1, x2), shape[1:])), value=eps)
     return _length(emit, Indexed(apart, torch.empty(shape, device="meta")), p, -1, keepdim)
+
+
+MATRIX = 25
+"""Of more rows than that on either side torch takes distances from a matrix product, whose error its root enlarges."""
+
+
+@_means(torch.cdist)
+def _cdist(
+    emit: Emit, x1: Any, x2: Any, p: float = 2.0,
+    compute_mode: str | None = "use_mm_for_euclid_dist_if_necessary", *, like: Tensor,
+) -> int:  # fmt: skip
+    by_matrix = max(like.shape[1:]) > MATRIX if compute_mode in (None, "use_mm_for_euclid_dist_if_necessary") else (
+        compute_mode == "use_mm_for_euclid_dist"
+    )  # fmt: skip
+    if p == 2 and by_matrix:
+        raise _ArgumentsError(
+            f"of more than {MATRIX} rows torch computes it in a way that loses digits of small distances; pass "
+            'compute_mode="donot_use_mm_for_euclid_dist"'
+        )
+    shape = (*like.shape, (x1 if isinstance(x1, Indexed) else x2).like.shape[-1])
+    if isinstance(x1, Indexed) and isinstance(x2, Indexed):
+        one = emit(Reshape((*shape[1:-2], 1, shape[-1])), x1)
+        apart = emit(Add(-1), one, emit(Reshape((*shape[1:-3], 1, *shape[-2:])), x2))
+        return _length(emit, Indexed(apart, torch.empty(shape, device="meta")), p, -1, False)
+    x, fixed = (x1, x2) if isinstance(x1, Indexed) else (x2, x1)
+    if _known(emit, fixed).dim() != 2:
+        raise _ArgumentsError("its constant must be a matrix, whose rows are the points")
+    wide = (*x.like.shape[1:-1], 1, x.like.shape[-1])
+    whole = torch.empty((len(like), *wide[:-2], len(_known(emit, fixed)), wide[-1]), device="meta")
+    apart = emit(Shift(-1), emit(Reshape(wide), x), value=fixed)
+    found = _length(emit, Indexed(apart, whole), p, -1, False)
+    return found if x is x1 else emit(Permute((*range(like.dim() - 2), like.dim() - 1, like.dim() - 2)), found)
 
 
 def _shape(emit: Emit, *tensors: Any) -> torch.Size:

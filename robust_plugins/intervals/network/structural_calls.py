@@ -108,6 +108,21 @@ def _repeat_interleave(emit: Emit, input: Any, repeats: Any, dim: Any = None, *,
     return emit(Moved(torch.repeat_interleave, repeats, *_samples((dim,), like)), input)
 
 
+@_means("unfold")
+def _unfold(emit: Emit, input: Any, dimension: int, size: int, step: int, *, like: Tensor) -> int:
+    return emit(Moved(Tensor.unfold, *_samples((dimension,), input.like), size, step), input)
+
+
+@_means(torch.rot90, "rot90")
+def _rot90(emit: Emit, input: Any, k: int = 1, dims: Any = (0, 1), *, like: Tensor) -> int:
+    return emit(Moved(torch.rot90, k, _samples(dims, like)), input)
+
+
+@_means(torch.diagonal, "diagonal")
+def _diagonal(emit: Emit, input: Any, offset: int = 0, dim1: int = 0, dim2: int = 1, *, like: Tensor) -> int:
+    return emit(Moved(torch.diagonal, offset, *_samples((dim1, dim2), input.like)), input)
+
+
 @_means(torch.tril, "tril")
 def _tril(emit: Emit, input: Any, diagonal: int = 0, *, like: Tensor) -> int:
     return emit(Moved(torch.tril, diagonal), _of_matrices(input))

@@ -44,20 +44,29 @@ def largest_relaxation(layer: Largest, x: Interval) -> tuple[LinearBound, Linear
     No entry that cannot exceed L adds to the sum, so that it is c alone where that surely wins.
     """
     z = (-x if layer.least else x).map(lambda t: _last(t, layer.dims))
-    best = _best(z)
-    chosen = F.one_hot(z.lower.argmax(-1), z.shape[-1]).to(z.lower)
-    over = (z.upper - best).clamp(min=0) * (1 - chosen)
-    chords = torch.where(over > 0, over / torch.where(over > 0, z.upper - z.lower, 1), 0.0)
-    slopes, offset = chosen + chords, -(chords * z.lower).sum(-1)
-    ceiling = z.upper.amax(-1)
-    flat = (slopes * z.center).sum(-1) + offset > ceiling  # too many may be the largest
-    slopes, offset = torch.where(flat.unsqueeze(-1), 0.0, slopes), torch.where(flat, ceiling, offset)
-    scale = (slopes * z.magnitude).sum(-1) + offset.abs()
-    offset = rounding.widened(offset, offset, ulps=4.0 * (z.shape[-1] + 8), scale=scale)[1]
+    chosen, slopes, offset = over_largest(z, z, ulps=4.0 * (z.shape[-1] + 8))
     zero = torch.zeros_like(offset)
     if layer.least:
         return _line(layer, x, slopes, -offset), _line(layer, x, chosen, zero)
     return _line(layer, x, chosen, zero), _line(layer, x, slopes, offset)
+
+
+def over_largest(z: Interval, among: Interval, *, ulps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """A linear function above the largest of the entries along the last axis: slopes and offset.
+
+    And first, as ones and zeros, the entry with the largest lower end. `among` is z with minus infinity in the place
+    of entries that do not count. Rounded outward by `ulps` of all terms.
+    """
+    best = _best(among)
+    chosen = F.one_hot(among.lower.argmax(-1), z.shape[-1]).to(z.lower)
+    over = (among.upper - best).clamp(min=0) * (1 - chosen)
+    chords = torch.where(over > 0, over / torch.where(over > 0, z.upper - z.lower, 1), 0.0)
+    slopes, offset = chosen + chords, -(chords * z.lower).sum(-1)
+    ceiling = among.upper.amax(-1)
+    flat = (slopes * z.center).sum(-1) + offset > ceiling  # too many may be the largest
+    slopes, offset = torch.where(flat.unsqueeze(-1), 0.0, slopes), torch.where(flat, ceiling, offset)
+    scale = (slopes * z.magnitude).sum(-1) + offset.abs()
+    return chosen, slopes, rounding.widened(offset, offset, ulps=ulps, scale=scale)[1]
 
 
 @forward_rule(Length)

@@ -22,8 +22,9 @@ from robust_plugins.intervals.rules.registry import (
 
 @forward_rule(Multiply)
 def multiply(layer: Multiply, x: Interval, y: Interval) -> Interval:
-    """`x * y`."""
-    return x * y
+    """`x * y`; of many factors, for a rounding of each."""
+    found = x * y
+    return found if layer.factors == 2 else Interval(*rounding.widened(found.lower, found.upper, ulps=layer.factors))
 
 
 @forward_rule(Extreme)
@@ -76,7 +77,8 @@ def multiply_relaxation(layer: Multiply, x: Interval, y: Interval) -> tuple[Line
         return slopes, -(t * x1 * y1 + (1 - t) * x2 * y2)
 
     (low_slopes, low), (up_slopes, up) = mixed((a, c), (b, d)), mixed((a, d), (b, c))
-    low, up = rounding.widened(low, up, ulps=8 + 2 * _shared(low, x, y), scale=x.magnitude * y.magnitude)
+    ulps = 4 + 2 * layer.factors + 2 * _shared(low, x, y)
+    low, up = rounding.widened(low, up, ulps=ulps, scale=x.magnitude * y.magnitude)
     return LinearBound.of_entries(low_slopes, low, shapes), LinearBound.of_entries(up_slopes, up, shapes)
 
 

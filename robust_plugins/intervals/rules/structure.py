@@ -25,7 +25,7 @@ REPEATING = (
 )  # fmt: skip
 AVERAGING = (
     nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
-    nn.Upsample, Reduce,
+    nn.Upsample, nn.Fold, Reduce,
 )  # fmt: skip
 IDENTITIES = (
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
@@ -198,6 +198,8 @@ def _terms(layer: nn.Module, x: Interval) -> int:
     """The largest number of values that one sum of the layer, or of its transpose, adds up."""
     if isinstance(layer, Reduce):
         return prod(x.shape[d] for d in layer.dims)
+    if isinstance(layer, nn.Fold):
+        return prod(layer.kernel_size) if isinstance(layer.kernel_size, tuple) else int(layer.kernel_size) ** 2
     if isinstance(layer, nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d):
         size = layer.kernel_size
         return prod(size) if isinstance(size, tuple) else int(size) ** (x.lower.dim() - 2)

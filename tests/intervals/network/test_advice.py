@@ -71,6 +71,16 @@ CASES: dict[str, tuple[Forward, str, Forward]] = {
                  lambda m, x: torch.round(10 * x) / 10),
     "rounded quotient": (lambda m, x: torch.div(x, 2, rounding_mode="floor"), "with torch.floor or torch.trunc",
                          lambda m, x: torch.floor(x / 2) + torch.trunc(x / 2)),
+    "alpha": (lambda m, x: torch.add(x, m.rows[:1, :1], alpha=2), r"write a \+ alpha \* b",
+              lambda m, x: x + 2 * m.rows[:1, :1]),
+    "two inputs": (lambda m, x: F.bilinear(x, m.weight[:2].expand((x.shape[0], 2, 4)), torch.ones(1, 4, 4)),
+                   "of a constant one write a linear layer", lambda m, x: m.linear(x)),
+    "distances": (lambda m, x: torch.cdist(x.repeat(1, 13, 1), x), "donot_use_mm",
+                  lambda m, x: torch.cdist(x.repeat(1, 13, 1), x, compute_mode="donot_use_mm_for_euclid_dist")),
+    "points": (lambda m, x: torch.cdist(x, m.rows.new_ones((1, 2, 4))), "must be a matrix",
+               lambda m, x: torch.cdist(x, m.rows.new_ones((2, 4)))),
+    "order": (lambda m, x: x.topk(2, 2, sorted=False).values, "leave sorted=True",
+              lambda m, x: x.topk(2, 2, sorted=True).values),
     "addcmul": (lambda m, x: torch.addcmul(x, torch.ones(4), torch.ones(4)), r"write it as h \+ a \* b",
                 lambda m, x: x + torch.ones(4) * torch.ones(4)),
     "addcdiv": (lambda m, x: torch.addcdiv(x, torch.ones(4), torch.ones(4)), r"write it as h \+ a / b",
@@ -209,14 +219,16 @@ FILES = (
     "structural_calls",
     "product_calls",
     "reducing_calls",
+    "ordering_calls",
+    "neighbour_calls",
     "expansions",
 )
 ELSEWHERE = (
     "what it takes must depend", "what it takes besides must be", "one of its tensors must depend",
-    "its inputs must be", "a constant must have one row", "its input must be images",
+    "its inputs must be", "its input must depend", "a constant must have one row", "its input must be images",
     "{} is not supported with these", "is not supported as it is used: {}", "join along another axis",
     "it sums over the batch", "the batch must stay", "stack along", "its constant has more axes",
-    "of one value there is none", "give it its axes", "the batch must be the first axis", "it must be filled with",
+    "of one value there is none", "of no values there is none", "give it its axes", "the batch must be the first axis", "it must be filled with",
 )  # fmt: skip
 """Messages that name what is wrong and leave nothing to be tried, or that another check comes before."""
 

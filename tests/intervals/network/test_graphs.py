@@ -106,9 +106,9 @@ class _Branch(nn.Module):
         return x if x.sum() > 0 else -x
 
 
-class _Sort(nn.Module):
+class _LogGamma(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sort(x, 1).values
+        return torch.lgamma(x)
 
 
 class _InPlace(nn.Module):
@@ -151,10 +151,10 @@ class _Constant(nn.Module):
         (nn.Sequential(nn.ReLU(), _Number()), r"item in 1 \(_Number\) makes plain numbers of a parameter"),
         (nn.Sequential(nn.Linear(3, 3), _Branch()), r"1 \(_Branch\) cannot be traced: control flow"),
         (
-            nn.Sequential(nn.Linear(3, 3), nn.LPPool1d(2, 3)),
-            r"'1' \(LPPool1d\) has no interval rule.*register_interval",
+            nn.Sequential(nn.Unflatten(1, (3, 1, 1)), nn.CrossMapLRN2d(2)),
+            r"'1' \(CrossMapLRN2d\) has no interval rule.*register_interval",
         ),
-        (nn.Sequential(nn.ReLU(), _Sort()), r"sort in 1 \(_Sort\)"),
+        (nn.Sequential(nn.ReLU(), _LogGamma()), r"lgamma in 1 \(_LogGamma\)"),
         (_InPlace(), "changed by an operation in place and used again"),
         (_AcrossTheBatch(), "does not keep the batch|give it its axes|depends on the other"),
         (nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)), "couples the samples"),

@@ -69,7 +69,7 @@ CASES: dict[str, tuple[Callable[[Any, Tensor], Any], str, Callable[[Any, Tensor]
     ),
     "loop": (lambda m, x: torch.stack([m.out(row) for row in x]), r"loops over a tensor.*x\[:, 0\]",
              lambda m, x: x[:, 0:1] + x[:, 1:2]),
-    "unknown function": (lambda m, x: torch.erfc(x), "erfc in the model.*register_interval_rules",
+    "unknown function": (lambda m, x: torch.digamma(x), "digamma in the model.*register_interval_rules",
                          lambda m, x: torch.tanh(x)),
     "several outputs": (lambda m, x: (x, m.out(x)), "wrap it to return its logits", lambda m, x: m.out(x)),
     "random": (lambda m, x: m.out(x) + 1e-9 * torch.randn(2), "draws random numbers.*self.training",
