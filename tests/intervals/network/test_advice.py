@@ -225,10 +225,10 @@ FILES = (
 )
 ELSEWHERE = (
     "what it takes must depend", "what it takes besides must be", "one of its tensors must depend",
-    "its inputs must be", "its input must depend", "a constant must have one row", "its input must be images",
+    "its inputs must be", "a constant must have one row", "its input must be images",
     "{} is not supported with these", "is not supported as it is used: {}", "join along another axis",
     "it sums over the batch", "the batch must stay", "stack along", "its constant has more axes",
-    "of one value there is none", "of no values there is none", "give it its axes", "the batch must be the first axis", "it must be filled with",
+    "its input must depend", "of one value there is none", "of no values there is none", "give it its axes", "the batch must be the first axis", "it must be filled with",
 )  # fmt: skip
 """Messages that name what is wrong and leave nothing to be tried, or that another check comes before."""
 
