@@ -188,7 +188,8 @@ class Interval:
         else:
             low = self.lower + other
             up = low if self.is_point else self.upper + other
-        return Interval(*rounding.widened(low, up))
+        least = other.lower if isinstance(other, Interval) else other
+        return _rounded(low, up, lambda: (self.lower >= 0) & (least >= 0))
 
     __radd__ = __add__
 
@@ -213,7 +214,11 @@ class Interval:
             c, d = _times(self.upper, other.lower), _times(self.upper, other.upper)
             low = torch.minimum(torch.minimum(a, b), torch.minimum(c, d))
             up = torch.maximum(torch.maximum(a, b), torch.maximum(c, d))
-        return Interval(*rounding.widened(low, up))
+        return _rounded(
+            low,
+            up,
+            lambda: ((self.lower >= 0) & (other.lower >= 0)) | ((self.upper <= 0) & (other.upper <= 0)),
+        )
 
     __rmul__ = __mul__
 
@@ -236,6 +241,15 @@ class Interval:
 
 ROUNDINGS = 2**14
 """By how many units in the last place of the largest entry two enclosures of one quantity may miss each other."""
+
+
+def _rounded(low: Tensor, up: Tensor, positive: Callable[[], Tensor]) -> Interval:
+    """The results of one operation; where operands make none of them negative, rounding does not: a root may follow.
+
+    Whether they do is seen by the operands, as results may underflow.
+    """
+    down, more = rounding.widened(low, up)
+    return Interval(torch.where(positive(), down.clamp(min=0), down) if rounding.active() else down, more)
 
 
 def _number(value: Tensor | float, like: Interval) -> Interval:

@@ -30,6 +30,12 @@ def product(f: Bilinear, a: Interval, b: Interval, *, terms: int, bias: Interval
     `terms` is the number of products that `f` adds up for one entry, for outward rounding. `bias` broadcasts against
     the result. Exact unless both factors may have either sign; see the module.
     """
+    if rounding.active() and bias is None and _non_negative(a) and _non_negative(b):
+        return _floored(_product(f, a, b, terms, None))
+    return _product(f, a, b, terms, bias)
+
+
+def _product(f: Bilinear, a: Interval, b: Interval, terms: int, bias: Interval | None) -> Interval:
     if a.is_point and b.is_point:
         result = Interval.point(f(a.lower, b.lower))
     elif b.is_point:
@@ -70,6 +76,11 @@ def _by_point(f: Bilinear, a: Interval, b: Tensor, terms: int, bias: Interval | 
     if bias is not None and not bias.is_point:
         low, up = low + bias.lower, up + bias.upper
     return Interval(low, up)
+
+
+def _floored(y: Interval) -> Interval:
+    """A sum of terms that are not negative, which no rounding makes negative: a root may follow."""
+    return Interval(y.lower.clamp(min=0), y.upper)
 
 
 def _non_negative(a: Interval) -> bool:
@@ -123,4 +134,5 @@ def summing(x: Interval, f: Callable[[Tensor], Tensor], terms: int) -> Interval:
     if not rounding.active():
         return y
     slack = rounding.kappa(terms, y.dtype) * f(x.magnitude) + rounding.underflow(terms, y.dtype)
-    return Interval(y.lower - slack, y.upper + slack)
+    found = Interval(y.lower - slack, y.upper + slack)
+    return _floored(found) if _non_negative(x) else found

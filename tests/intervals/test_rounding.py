@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import robust_plugins as rp
 from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import Interval, rounding, trace
 from robust_plugins.intervals.products import product
@@ -132,3 +133,48 @@ def test_it_is_off_by_default_and_ends_with_its_block() -> None:
         with rounding.outward(False):
             assert not rounding.active()
     assert not rounding.active()
+
+
+class _Capsule(nn.Module):
+    """A length by hand: the root of a sum of squares, which is zero for an input of zeros."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.register_buffer("weight", torch.ones(3, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        squares = {
+            "sum": lambda: (x**2).sum(1, keepdim=True),
+            "mean": lambda: (x * x).mean(1, keepdim=True),
+            "product": lambda: x.abs() * (x.exp() * x.abs()),
+            "matrix": lambda: x.square() @ self.weight,
+            "linear": lambda: F.linear(x.abs(), self.weight.T),
+            "shifted": lambda: x.abs() + x.square() + 0.0,
+            "divided": lambda: (x * x).sum(1, keepdim=True) / 4,
+        }[self.kind]()
+        return torch.cat([squares.sqrt(), x], 1)
+
+
+@pytest.mark.parametrize("kind", ["sum", "mean", "product", "matrix", "linear", "shifted", "divided"])
+def test_rounding_makes_no_sum_of_squares_negative_so_that_roots_are_bounded(kind: str) -> None:
+    x = torch.tensor([[0.0, 1e-30, -1e-3], [0.0, 0.0, 0.0]])
+    for dtype in (torch.float32, torch.float64):
+        model, points = _Capsule(kind).to(dtype), x.to(dtype)
+        for name in ("interval:ibp", "interval:crown"):
+            found = rp.certifier(name, outward=True).bounds(model, points, rp.Linf(eps=1e-3, clip=None))
+            for factor in (-1.0, 0.0, 1.0):
+                assert bool(found.contains(model(points + factor * 1e-3)).all())
+            assert bool((found.lower[:, 0] >= 0).all())
+
+
+def test_products_that_underflow_keep_their_sign() -> None:
+    tiny = torch.tensor([1e-30])
+    with rounding.outward():
+        for found in (
+            Interval(-tiny, tiny) * Interval(tiny, 2 * tiny),
+            Interval(tiny, 2 * tiny) * Interval.point(-tiny),
+            product(torch.mul, Interval(-tiny, tiny), Interval(tiny, 2 * tiny), terms=1),
+        ):
+            assert float(found.lower) < 0
+        assert float((Interval(tiny, 2 * tiny) * Interval(tiny, 3 * tiny)).lower) == 0

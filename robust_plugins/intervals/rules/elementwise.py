@@ -65,6 +65,10 @@ class Activation:
     """The error of the library's f and slope, in units in the last place of `1 + |z|`, or of the value itself where
     that is larger; 0 where no rounding happens."""
 
+    least: float | None = None
+    """What neither f nor the library's f is ever below: rounding does not pass it, so that a root may follow a square.
+    """
+
     @property
     def shape(self) -> str:
         """`convex` or `concave` for a function that is so everywhere, without jumps, else `mixed`."""
@@ -76,7 +80,10 @@ class Activation:
         """The smallest interval of `f`. Raises UnsupportedModelError where f may not be defined."""
         self._check(z)
         found = self._extremes(self.f, z, self.extrema, rising=True) if self.image is None else self.image(z)
-        return self._rounded(found, z)
+        found = self._rounded(found, z)
+        if self.least is None or not rounding.active():
+            return found
+        return Interval(found.lower.clamp(min=self.least), found.upper)
 
     def slopes(self, z: Interval) -> Interval:
         """The smallest interval of the slope. Raises UnsupportedModelError where f may not be defined."""

@@ -39,6 +39,7 @@ def power(layer: Power) -> Activation:
         defined=(_not_zero if p < 0 else None) if whole else (_positive if p < 0 else _not_negative),
         name=f"x ** {p:g} needs values {'other than 0' if whole else 'above 0' if p < 0 else 'not below 0'}",
         ulps=8 * max(1.0, abs(p)),
+        least=None if odd else 0.0,
     )
 
 
@@ -101,7 +102,7 @@ def _steps(f: Callable[[Tensor], Tensor]) -> Activation:
 
 FUNCTIONS: dict[str, Activation] = {
     "abs": Activation(f=torch.abs, slope=torch.sign, extrema=(0.0,)),
-    "exp": Activation(f=torch.exp, slope=torch.exp, ulps=8),
+    "exp": Activation(f=torch.exp, slope=torch.exp, ulps=8, least=0.0),
     "expm1": Activation(f=torch.expm1, slope=torch.exp, ulps=8),
     "log": Activation(
         f=torch.log, slope=torch.reciprocal, convex=False, ulps=8, defined=_positive, name="log needs values above 0"
@@ -111,11 +112,11 @@ FUNCTIONS: dict[str, Activation] = {
         name="log1p needs values above -1",
     ),
     "sqrt": Activation(
-        f=torch.sqrt, slope=lambda z: 0.5 / torch.sqrt(z), convex=False, ulps=8, defined=_not_negative,
+        f=torch.sqrt, slope=lambda z: 0.5 / torch.sqrt(z), convex=False, ulps=8, defined=_not_negative, least=0.0,
         name="sqrt needs values not below 0",
     ),
     "rsqrt": Activation(
-        f=torch.rsqrt, slope=lambda z: -0.5 * z**-1.5, extrema=(0.0,), ulps=16, defined=_positive,
+        f=torch.rsqrt, slope=lambda z: -0.5 * z**-1.5, extrema=(0.0,), ulps=16, defined=_positive, least=0.0,
         name="rsqrt needs values above 0",
     ),
     "reciprocal": Activation(

@@ -228,7 +228,8 @@ ELSEWHERE = (
     "its inputs must be", "a constant must have one row", "its input must be images",
     "{} is not supported with these", "is not supported as it is used: {}", "join along another axis",
     "it sums over the batch", "the batch must stay", "stack along", "its constant has more axes",
-    "its input must depend", "of one value there is none", "of no values there is none", "give it its axes", "the batch must be the first axis", "it must be filled with",
+    "its input must depend", "of one value there is none", "of no values there is none", "give it its axes",
+    "the batch must be the first axis", "it must be filled with",
 )  # fmt: skip
 """Messages that name what is wrong and leave nothing to be tried, or that another check comes before."""
 
