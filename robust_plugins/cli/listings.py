@@ -57,7 +57,7 @@ def check_plugin(name: str, as_json: bool) -> None:
         click.echo(f"hooks: {', '.join(info.hooks) or 'none'}")
         if components:
             _print_components(components, with_kind=True)
-    if info.status is not Status.LOADED or any(c.status is not Status.LOADED for c in components):
+    if info.unmarked or info.status is not Status.LOADED or any(c.status is not Status.LOADED for c in components):
         click.get_current_context().exit(1)
 
 

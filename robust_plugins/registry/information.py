@@ -50,6 +50,8 @@ class PluginInfo:
     error: str = ""
     backends: tuple[str, ...] = ()
     """The packages that its components need and that can be imported, each with its version where it tells one."""
+    unmarked: tuple[str, ...] = ()
+    """Functions that have the name of a hook and lack `@rp.hookimpl`, so that what they offer is missing."""
 
 
 @dataclass(frozen=True)

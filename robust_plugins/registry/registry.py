@@ -20,8 +20,10 @@ import pluggy
 
 from robust_plugins.errors import ArgumentError, PluginError, UnknownNameError
 from robust_plugins.harness.component import check_final
+from robust_plugins.harness.failures import told
 from robust_plugins.intervals.rules.registry import BUILTIN, RegisterRules, RuleTable, follow
 from robust_plugins.registry.backends import available, importable, imported_version, version_of
+from robust_plugins.registry.causes import needed_by, unmarked
 from robust_plugins.registry.hookspecs import PROJECT, Backend, HookSpecs
 from robust_plugins.registry.information import ComponentInfo, Kind, PluginInfo, Status
 from robust_plugins.registry.naming import parameters_of, parse_component
@@ -66,6 +68,7 @@ class _Plugin:
     version: str
     status: Status = Status.LOADED
     hooks: tuple[str, ...] = ()
+    unmarked: tuple[str, ...] = ()
     error: BaseException | None = None
     offered: set[str] = field(default_factory=set)  # names it registered, kept when it fails later
 
@@ -245,8 +248,12 @@ class Registry:
         for name in entry.hooks:
             if name not in specified:
                 raise UnknownNameError("hook", name, specified, hint="Rename the function marked with @rp.hookimpl.")
+        # A function that only looks like a hook registers nothing, and nobody would hear of it.
+        named = [name for name in specified if name not in entry.hooks and callable(getattr(plugin, name, None))]
+        entry.unmarked = tuple(named)
         if not entry.hooks:
-            raise PluginError(f"{plugin!r} implements no hook; mark its functions with @rp.hookimpl")
+            cause = f"its {unmarked(entry.unmarked)}" if named else "mark its functions with @rp.hookimpl"
+            raise PluginError(f"{plugin!r} implements no hook; {cause}")
         others = self._pluggy.get_plugins() - {plugin}
         for kind in Kind:
             call = self._pluggy.subset_hook_caller(kind.hook, remove_plugins=others)
@@ -295,14 +302,17 @@ class Registry:
         status = plugin.status
         if components and all(c.missing for c in components):
             status = Status.BACKEND_MISSING
-        causes = [f"{type(plugin.error).__name__}: {plugin.error}"] if plugin.error else []
-        causes += sorted({f"install it: {b.install}" for c in components for b in c.missing})
+        causes = [told(plugin.error)] if plugin.error else []
+        if plugin.unmarked and plugin.error is None:
+            causes.append(f"its {unmarked(plugin.unmarked)}")
+        causes += needed_by([(c.name, c.missing) for c in components])
         names = tuple(c.name for c in components)
         needed = sorted({b.module for c in components for b in c.requires if importable(b.module)})
         backends = tuple(f"{module} {imported_version(module)}".strip() for module in needed)
         return PluginInfo(
-            plugin.name, status, plugin.distribution, plugin.version, plugin.hooks, names, "; ".join(causes), backends
-        )
+            plugin.name, status, plugin.distribution, plugin.version, plugin.hooks, names, "; ".join(causes), backends,
+            plugin.unmarked,
+        )  # fmt: skip
 
     def _unknown(self, what: str, name: str, kinds: list[Kind]) -> Exception:
         for plugin in self._plugins.values():

@@ -30,6 +30,10 @@ ENTRY_POINTS = {
     "@rp.hookimpl\ndef register_attacks(register):\n    register('good:step', SignStep)\n",
     "leaves": "raise SystemExit('bye')\n",
     "zero-hooks": "x = 1\n",
+    "unmarked": "import robust_plugins as rp\nfrom support.toys import Boxes, SignStep\n"
+    "@rp.hookimpl\ndef register_attacks(register):\n    register('unmarked:step', SignStep)\n"
+    "def register_certifiers(register):\n    register('unmarked:boxes', Boxes)\n",
+    "none-marked": "def register_attacks(register):\n    pass\ndef register_models(register):\n    pass\n",
     "backendless": "import robust_plugins as rp\nfrom support.toys import SignStep\n"
     "@rp.hookimpl\ndef register_attacks(register):\n"
     "    register('backendless:a', SignStep, requires=(rp.Backend('no_such_backend', 'pip install it-really'),))\n",
@@ -65,7 +69,9 @@ def test_each_plugin_has_its_own_status(installed) -> None:
         "half": Status.FAILED,
         "leaves": Status.FAILED,
         "misspelt": Status.FAILED,
+        "none-marked": Status.FAILED,
         "twice": Status.FAILED,
+        "unmarked": Status.LOADED,
         "zero-hooks": Status.FAILED,
     }
     plugins = {plugin.name: plugin for plugin in registry.plugins()}
@@ -74,12 +80,40 @@ def test_each_plugin_has_its_own_status(installed) -> None:
     assert plugins["good"].components == ("good:step",)
     assert "No module named 'no_such_package_at_all'" in plugins["broken-import"].error
     assert "Did you mean 'register_attacks'" in plugins["misspelt"].error
-    assert "disk on fire" in plugins["half"].error
-    assert plugins["leaves"].error == "SystemExit: bye"
+    assert "OSError: disk on fire" in plugins["half"].error
+    assert f"{installed / 'plugin_half.py'}:8" in plugins["half"].error
+    assert "SystemExit: bye" in plugins["leaves"].error
     assert "provided twice: by plugin 'good' and by plugin 'twice'" in plugins["twice"].error
     assert "implements no hook" in plugins["zero-hooks"].error
-    assert "pip install it-really" in plugins["backendless"].error
+    assert "backendless:a needs no_such_backend; install it: pip install it-really" in plugins["backendless"].error
     assert registry.create(Kind.ATTACK, "good:step") == SignStep()
+
+
+def test_a_function_that_only_looks_like_a_hook_is_named(installed) -> None:
+    plugins = {plugin.name: plugin for plugin in Registry(builtins=False, block=(), load=None).plugins()}
+    assert plugins["unmarked"].unmarked == ("register_certifiers",)
+    assert plugins["unmarked"].components == ("unmarked:step",)
+    assert plugins["unmarked"].error == (
+        "its function register_certifiers has the name of a hook and is not marked with @rp.hookimpl: "
+        "it registers nothing"
+    )
+    assert "its functions register_attacks, register_models have the names of hooks" in plugins["none-marked"].error
+    assert plugins["good"].unmarked == ()
+
+
+def test_what_lacks_its_backend_is_named(fresh_registry) -> None:  # noqa: F811
+    class Mixed:
+        @rp.hookimpl
+        def register_attacks(self, register):
+            register("mixed:here", SignStep)
+            register("mixed:away", SignStep, requires=(rp.Backend("torch", "pip install newer", at_least="99.1"),))
+            register("mixed:gone", SignStep, requires=("no_such_backend",))
+
+    info = rp.register(Mixed(), "mixed")
+    assert info.status is Status.LOADED
+    assert "mixed:away needs torch 99.1; install it: pip install newer" in info.error
+    assert "mixed:gone needs no_such_backend; install it: pip install no_such_backend" in info.error
+    assert "mixed:here" not in info.error
 
 
 def test_a_component_of_a_failed_plugin_raises_with_the_cause(installed) -> None:
