@@ -11,14 +11,22 @@ from pathlib import Path
 from integration.lecture.parts import Kept, read
 
 COMMANDS = {
+    "adversarial_example": True,
     "search": True,
     "assumption": True,
     "attacks": True,
+    "gaussian_start": True,
+    "interval_arithmetic": False,
+    "activations": False,
+    "ibp_network": True,
     "certification": False,
+    "mixed_loss": True,
+    "explanations": False,
     "half_moons": False,
     "backdoors": False,
     "poisoning_half_moons": False,
     "poisoning_regression": False,
+    "coursework": True,
 }
 """The lecture's order, and whether a command takes `--data`, the folder of MNIST."""
 
@@ -49,10 +57,10 @@ class Section:
         return f"python -m integration.lecture.{self.name}"
 
 
-def broad(svg: str) -> bool:
-    """Whether a picture is too wide for a narrow screen."""
+def width(svg: str) -> float:
+    """How wide a picture is, in points."""
     found = re.search(r'<svg[^>]* width="([0-9.]+)pt"', svg)
-    return found is not None and float(found[1]) > BROAD
+    return BROAD if found is None else float(found[1])
 
 
 def write_page(out: Path, causes: Mapping[str, str]) -> Path:
@@ -71,10 +79,10 @@ def write_page(out: Path, causes: Mapping[str, str]) -> Path:
     seconds = sum(section.kept.seconds for section in sections if section.kept is not None)
     versions = ", ".join(f"{name} {version(name)}" for name in ("robust_plugins", "torch"))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["broad"] = broad
+    environment.filters["width"] = width
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     page = template.render(
-        title="Robustness: the lecture in pictures", lead=LEAD, sections=sections,
+        title="Robustness: the lecture in pictures", lead=LEAD, sections=sections, broad=BROAD,
         footer=f"Made in {seconds / 60:.1f} minutes of CPU time; {versions}.",
     )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)

@@ -95,7 +95,7 @@ def gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def draw(plane: Slice) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.4, 5.0), layout="constrained")
+    figure = Figure(figsize=(5.4, 4.7), layout="constrained")
     axes = figure.subplots()
     side, margins = plane.side.numpy(), plane.margins.T.numpy()
     limit = float(plane.margins.abs().max())
@@ -136,8 +136,8 @@ def make(options: argparse.Namespace) -> Part:
     ends = {name: float(_margin(plane, way[-1])) for name, way in plane.paths.items()}
     caption = (
         f"Image {image}, a {int(attacked.y[image])}, at the star. Solid line: the decision changes; dotted: the ball "
-        f"of eps = {options.eps:g}, cut by the plane. The margin on the plane is {ends['FGSM']:.2f} at the end of FGSM "
-        f"and {ends['PGD']:.2f} nearest to that of PGD."
+        f"of eps = {options.eps:g}, cut by the plane, onto which all ways are projected. The margin on the plane is "
+        f"{ends['FGSM']:.2f} at the end of FGSM and {ends['PGD']:.2f} nearest to that of PGD."
     )
     return Part(
         title="An attack is a search in the ball", data=f"{attacked.title}.",

@@ -8,7 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from support.scripts import INTEGRATION, script
+
+import robust_plugins as rp
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -95,6 +98,54 @@ def test_every_command_of_the_page_is_there() -> None:
         text = (INTEGRATION / "lecture" / f"{name}.py").read_text()
         assert f"python -m integration.lecture.{name}" in text, "its docstring says how it is run"
         assert ("DATA" in text) == takes_data
+
+
+def test_five_times_two_to_four_is_ten_to_twenty() -> None:
+    arithmetic = script("lecture/interval_arithmetic.py")
+    found = arithmetic.example()
+    assert (found.lower.item(), found.upper.item()) == (10, 20)
+    out = arithmetic.through(arithmetic.WEIGHT, arithmetic.BIAS, arithmetic.BOX)
+    matrix = arithmetic.by_centre(arithmetic.WEIGHT, arithmetic.BIAS, arithmetic.BOX)
+    torch.testing.assert_close((out.lower, out.upper), (matrix.lower, matrix.upper))
+    corners = arithmetic.corners(arithmetic.BOX) @ arithmetic.WEIGHT.T + arithmetic.BIAS
+    torch.testing.assert_close((out.lower, out.upper), (corners.amin(0), corners.amax(0)), msg="as tight as can be")
+
+
+@pytest.mark.parametrize("name", ["step", "sigmoid", "tanh", "ReLU", "leaky ReLU", "ELU", "softplus", "softmax"])
+def test_activations_keep_intervals_exact(name: str) -> None:
+    activations = script("lecture/activations.py")
+    assert name in activations.ACTIVATIONS
+    assert len(activations.ACTIVATIONS) == 8
+    for low, high in ((-1.0, 2.0), (-3.0, -0.5), (0.1, 0.10001)):
+        z = torch.linspace(low, high, 1001, dtype=torch.float64)
+        reached = torch.cat([activations.values(name, z, other) for other in activations.OTHER])
+        bottom, top = activations.bound(name, low, high)
+        assert bottom == pytest.approx(reached.min().item(), abs=1e-12)
+        assert top == pytest.approx(reached.max().item(), abs=1e-12)
+
+
+def test_boxes_hold_what_layers_say() -> None:
+    propagated = script("lecture/ibp_network.py")
+    found = propagated.layers(propagated.small(), propagated.BOX, points=20)
+    assert [name for name, _, _ in found] == ["the input", "layer 1", "its ReLU", "layer 2", "its ReLU", "the logits"]
+    for _, points, bound in found:
+        assert bool(((points >= bound.lower - 1e-6) & (points <= bound.upper + 1e-6)).all())
+    _, points, bound = found[-1]
+    assert (points.amax(0) - points.amin(0)).prod() < 0.8 * (bound.upper - bound.lower)[0].prod(), "boxes have grown"
+
+
+def test_boxes_of_logits_certify_no_more_than_boxes_of_margins() -> None:
+    notebook = script("lecture/notebook_network.py")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    x = torch.rand(50, 1, 4, 4)
+    y = model(x).argmax(1)
+    for eps, some in ((0.0, True), (0.005, True), (0.3, False)):
+        ball = rp.Linf(eps=eps, clip=(0.0, 1.0))
+        by_logits = notebook.certified_by_boxes(notebook.logit_boxes(model, x, ball), y)
+        by_margins = rp.certifier("interval:ibp")(model, x, y, ball).certified
+        assert bool((by_margins | ~by_logits).all())
+        assert bool(by_logits.any()) == some
 
 
 @pytest.mark.slow
