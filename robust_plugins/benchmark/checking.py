@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,12 +16,14 @@ import torch
 from robust_plugins.balls import Ball
 from robust_plugins.benchmark.configuration import Configuration
 from robust_plugins.benchmark.hashing import component_hash
+from robust_plugins.benchmark.measuring import measure
 from robust_plugins.benchmark.planning import Contender, asked, balls_of, plan
 from robust_plugins.benchmark.store import Store
-from robust_plugins.benchmark.subjects import Subject, loss_of, read_data, read_model, samples_of
+from robust_plugins.benchmark.subjects import Subject, loss_of, read_data, read_model, samples_of, trained_weights
 from robust_plugins.errors import ArgumentError, RobustPluginsError
 from robust_plugins.harness.arguments import decided
 from robust_plugins.harness.call import calling
+from robust_plugins.networks.files import load_weights
 from robust_plugins.poisoning import poisoning_attack
 from robust_plugins.poisoning.budget_text import parse_budget
 
@@ -35,10 +38,10 @@ class Checked:
     """Its records, poisoning apart."""
     there: int = 0
     """Of these, in the store already, as far as models that are trained on the fly are there."""
-    expected: float = 0.0
-    """Seconds of components for the rest, from records of the same components in the store."""
+    expected: dict[str, float] = field(default_factory=dict)
+    """Seconds of components for the rest, as measured, or from records of the same components in the store."""
     unknown: dict[str, float] = field(default_factory=dict)
-    """Components without such records, each with the seconds that its timeout allows at most."""
+    """Components of which neither is there, each with the seconds that its timeout allows at most."""
     trainings: list[str] = field(default_factory=list)
     """Models that are trained first."""
 
@@ -46,17 +49,22 @@ class Checked:
         if self.problems:
             return "\n".join(f"problem: {text}" for text in self.problems)
         lines = [f"{self.rows} records, {self.there} of them in the store"]
-        if self.expected:
-            lines.append(f"about {self.expected:.0f} s of components that have run before")
+        if len(self.expected) > 1:
+            lines.append(f"about {_seconds(sum(self.expected.values()))} of components, of which")
+        lines += [f"{name}: about {_seconds(seconds)}" for name, seconds in self.expected.items()]
         lines += [
-            f"{name}: not run yet, {'no timeout' if math.isinf(most) else f'at most {most:.0f} s by its timeout'}"
+            f"{name}: not run yet, {'no timeout' if math.isinf(most) else f'at most {_seconds(most)} by its timeout'}"
             for name, most in self.unknown.items()
         ]
         return "\n".join([*lines, *(f"trained first: {name}" for name in self.trainings)])
 
 
-def check(configuration: Configuration, folder: Path, cache: Path, store: Path) -> Checked:
-    """Reads and builds everything that a study names, runs no component, and says what is missing."""
+def check(configuration: Configuration, folder: Path, cache: Path, store: Path, *, measured: bool = False) -> Checked:
+    """Reads and builds everything that a study names, and says what is missing.
+
+    No component runs but with `measured`: then each does on a few samples, which says how long all of it takes. Models
+    that are trained on the fly must have been.
+    """
     found = Checked()
 
     def tried(what: str, action: Callable[[], Any]) -> Any:
@@ -75,7 +83,8 @@ def check(configuration: Configuration, folder: Path, cache: Path, store: Path) 
             )
     if configuration.keep and find_spec("safetensors") is None:
         found.problems.append('keep: safetensors is missing; install it: pip install "robust_plugins[safetensors]"')
-    tried("run.device", lambda: _check_device(configuration.run.device))
+    tried("run.device", lambda: check_device(configuration.run.device))
+    tried("store", lambda: _check_store(store))
     components = _built(configuration, found)
     subjects = []
     for entry in configuration.data:
@@ -87,6 +96,11 @@ def check(configuration: Configuration, folder: Path, cache: Path, store: Path) 
             module = tried(what, partial(read_model, model, data, folder))
             if model.train is not None:
                 tried(f"models.{model.name}.train", partial(loss_of, model.train, data))
+                weights = None if module is None else trained_weights(model, module, data, model.train, cache)
+                if weights is not None and weights.exists():
+                    tried(f"models.{model.name}.train", partial(load_weights, module, weights))
+                elif weights is not None:
+                    found.trainings.append(f"{model.name} on {entry.name}, {model.train.epochs} epochs")
             if module is None:
                 continue
             drawn = tried(f"data.{entry.name}", partial(samples_of, entry, data, module))
@@ -96,16 +110,25 @@ def check(configuration: Configuration, folder: Path, cache: Path, store: Path) 
             subject = Subject(model.name, entry.name, module, x, y, entry.first, data.clip, model.source)
             tried(what, partial(_fits, subject, configuration))
             subjects.append(subject)
-            if model.train is not None and not list(cache.glob(f"{model.name}-*.pt")):
-                found.trainings.append(f"{model.name} on {entry.name}, {model.train.epochs} epochs")
     for poisoning in configuration.poisoning:
         what = f"poisoning.{poisoning.name}"
         tried(what, partial(parse_budget, poisoning.budget, "budget"))
         for attack in poisoning.attacks:
             tried(what, partial(poisoning_attack, attack))
     if not found.problems:
-        _count(configuration, components, subjects, store, found)
+        _count(configuration, components, subjects, store, found, measured)
     return found
+
+
+def refuse_impossible(configuration: Configuration) -> None:
+    """Raises what keeps a study from running and is known before models are read or trained, the first of it."""
+    asked(configuration)
+    for poisoning in configuration.poisoning:
+        parse_budget(poisoning.budget, f"poisoning.{poisoning.name}.budget")
+        for attack in poisoning.attacks:
+            poisoning_attack(attack)
+    if configuration.run.address is None:
+        check_device(configuration.run.device)
 
 
 def _built(configuration: Configuration, found: Checked) -> list[Contender]:
@@ -136,8 +159,9 @@ def _fits(subject: Subject, configuration: Configuration) -> None:
 
 
 def _count(
-    configuration: Configuration, components: list[Contender], subjects: list[Subject], store: Path, found: Checked
-) -> None:
+    configuration: Configuration, components: list[Contender], subjects: list[Subject], store: Path, found: Checked,
+    measured: bool,
+) -> None:  # fmt: skip
     there: set[str] = set()
     known: dict[str, float] = {}
     if store.is_file():
@@ -153,20 +177,44 @@ def _count(
     hashes = {a.name: component_hash(a.method, a.component, a.parameters) for a in components}
     planned = plan(configuration, subjects, there, "")
     found.rows, found.there = planned.total, planned.total - planned.left
+    costs = measure(configuration, subjects) if measured and planned.left else {}
     for batch in planned.batches:
         name = batch.component
         if name not in hashes:
             continue
-        if hashes[name] in known:
-            found.expected += known[hashes[name]] * len(batch)
+        cost = costs.get((name, batch.common["model"], batch.common["data"]))
+        if cost is not None:
+            found.expected[name] = found.expected.get(name, 0.0) + cost.of(batch)
+        elif hashes[name] in known:
+            found.expected[name] = found.expected.get(name, 0.0) + known[hashes[name]] * len(batch)
         else:
             found.unknown[name] = found.unknown.get(name, 0.0) + limits[name] * len(batch)
 
 
-def _check_device(device: str) -> None:
+def _seconds(value: float) -> str:
+    """A time in the unit that it is read in."""
+    if value < 90:
+        return f"{value:.2g} s" if value < 10 else f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 5400 else f"{value / 3600:.1f} h"
+
+
+def _check_store(path: Path) -> None:
+    """Raises ArgumentError where there is something else, or nothing can be."""
+    if path.is_file():
+        with Store(path):
+            return
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.exists() or not above.is_dir() or not os.access(above, os.W_OK):
+        raise ArgumentError(
+            "store", repr(str(path)), accepted="a file in a folder that you may write to", hint="Name another one."
+        )
+
+
+def check_device(device: str) -> None:
+    """Raises ArgumentError for a device that torch does not have here, or that holds no numbers."""
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         cause = str(error).splitlines()[0]
         raise ArgumentError(
             "device", f"{device!r}: {cause}", accepted="'cpu', or 'cuda' where torch has one", hint="Set run.device."

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import nn
 
 from robust_plugins.balls import BALLS, Ball, Box
+from robust_plugins.benchmark.messages import in_words, nearest
 from robust_plugins.data import Dataset
 from robust_plugins.errors import ArgumentError, RobustPluginsError
 
@@ -26,6 +26,7 @@ Radius = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(min_length=1)]
+Names = Annotated[list[str], Field(min_length=1)]
 
 
 class _Table(BaseModel):
@@ -60,7 +61,7 @@ class Model(_Table):
     train: Training | None = None
     seed: Seed = 0
     """Of the initial weights."""
-    data: list[str] | None = None
+    data: Names | None = None
     """The names of the data sets that it is for; None for all."""
 
 
@@ -84,7 +85,7 @@ class Balls(_Table):
     """Of a box what each feature's radius is multiplied by."""
     clip: Annotated[list[Any], Field(min_length=2, max_length=2)] | None = None
     """The valid range of inputs; None for that of each data set. Of a box each end may be one for each feature."""
-    data: list[str] | None = None
+    data: Names | None = None
     """The names of the data sets that they are for; None for all."""
     radius: Any = None
     """Of a box: how far features move where eps is 1, one number or one for each; `inf` is anywhere in `clip`."""
@@ -107,6 +108,9 @@ class Balls(_Table):
     def _possible(self) -> Balls:
         if self.norm == "box" and self.radius is None:
             raise ValueError("radius: missing; a box needs one number, or one for each feature")
+        twice = [eps for eps in self.eps if self.eps.count(eps) > 1]
+        if twice:
+            raise ValueError(f"eps: {twice[0]:g} is there twice; name each radius once")
         own = [n for n in ("radius", "immutable", "one_hot", "integers") if getattr(self, n) not in (None, [])]
         if self.norm != "box" and own:
             raise ValueError(f'{own[0]}: goes with norm = "box"; leave it out, or set the norm')
@@ -135,8 +139,8 @@ class Component(_Table):
     """More of them, as a table."""
     timeout: Seconds | None = None
     """Seconds for each sample; None for the study's."""
-    data: list[str] | None = None
-    models: list[str] | None = None
+    data: Names | None = None
+    models: Names | None = None
     target: Literal["random", "least_likely"] | None = None
     """Of attacks: the class to be reached, `"random"` other than the label or the `"least_likely"`; None for any."""
 
@@ -205,7 +209,7 @@ class Run(_Table):
 class Configuration(_Table):
     """All of a study."""
 
-    store: str = "study.sqlite"
+    store: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")] = "study.sqlite"
     """Relative to the file of the study, or to the working folder without one."""
     seed: Seed | list[Seed] = 0
     """Of attacks; several are run one after the other."""
@@ -246,7 +250,7 @@ class Configuration(_Table):
             for name in wanted:
                 if name not in known:
                     raise ValueError(
-                        f"{where}: unknown name {name!r}; accepted: {', '.join(known)}{_near(name, known)}"
+                        f"{where}: unknown name {name!r}; accepted: {', '.join(known)}{nearest(name, known)}"
                     )
         if asked and not self.balls:
             raise ValueError("balls: missing; components need [[balls]] with a norm and radii eps")
@@ -263,7 +267,7 @@ def read_configuration(path: str | Path) -> Configuration:
     """The study that a TOML file describes. Raises ArgumentError naming the file, the key and what is accepted."""
     path = Path(path)
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode("utf-8-sig")  # some editors begin a file with a mark
         content = tomllib.loads(text)
     except FileNotFoundError:
         raise ArgumentError(
@@ -281,75 +285,12 @@ def checked(content: Mapping[str, Any], where: str) -> Configuration:
     try:
         return Configuration.model_validate(dict(content))
     except ValidationError as error:
-        said = [_said(dict(fault), content) for fault in error.errors()]
+        said = [in_words(dict(fault), Configuration) for fault in error.errors()]
         raise ConfigurationError(f"{where}: " + "\n".join(said[:5])) from None
 
 
 class ConfigurationError(RobustPluginsError, ValueError):
     """A study says something that cannot be used; the message names the file, the key and what is accepted."""
-
-
-def _said(fault: dict[str, Any], content: Mapping[str, Any]) -> str:
-    """One fault in words: the key as a path, its value, what is accepted, and the nearest name."""
-    location = tuple(part for part in fault["loc"] if not _is_type(part))
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-    if fault["type"] == "extra_forbidden":
-        known = sorted(_table(location[:-1]).model_fields)
-        return f"unknown key {key!r}; accepted: {', '.join(known)}{_near(str(location[-1]), known)}"
-    if fault["type"] == "missing":
-        field = _table(location[:-1]).model_fields[str(location[-1])]
-        what = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
-        return f"{key!r} is missing; accepted: {what}"
-    if fault["type"] == "value_error":
-        return f"{key}: {fault['ctx']['error']}".lstrip(": ")
-    if fault["type"] == "literal_error":
-        allowed = _allowed(location)
-        return (
-            f"{key!r} is {fault['input']!r}; accepted: {', '.join(map(repr, allowed))}{_near(fault['input'], allowed)}"
-        )
-    return f"{key!r} is {fault['input']!r}; accepted: {fault['msg'].removeprefix('Input should be ')}"
-
-
-def _is_type(part: object) -> bool:
-    """Whether pydantic means one of several types here, and no key."""
-    return isinstance(part, str) and (
-        part in ("str", "int", "float", "constrained-int", "constrained-float") or "[" in part or part.startswith("is-")
-    )
-
-
-def _table(location: tuple[Any, ...]) -> type[BaseModel]:
-    """The table that a path of keys leads to."""
-    found: type[BaseModel] = Configuration
-    for part in location:
-        if isinstance(part, str) and part in found.model_fields:
-            found = _tables_in(found.model_fields[part].annotation)
-    return found
-
-
-def _tables_in(annotation: Any) -> type[BaseModel]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((t for a in get_args(annotation) if (t := _tables_in(a)) is not Configuration), Configuration)
-
-
-def _allowed(location: tuple[Any, ...]) -> list[str]:
-    names = [part for part in location if isinstance(part, str)]
-    annotation = (
-        _table(location[:-1] if isinstance(location[-1], str) else location[:-2]).model_fields[names[-1]].annotation
-    )
-    return [str(value) for value in _literals(annotation)]
-
-
-def _literals(annotation: Any) -> list[Any]:
-    arguments = get_args(annotation)
-    if any(isinstance(a, str) for a in arguments):
-        return [a for a in arguments if isinstance(a, str)]
-    return [value for a in arguments for value in _literals(a)]
-
-
-def _near(name: object, known: list[str]) -> str:
-    found = get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f". Did you mean {found[0]!r}?" if found else ""
 
 
 def _once(table: str, names: list[str]) -> None:

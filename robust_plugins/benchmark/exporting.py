@@ -23,6 +23,10 @@ def export(store: Store, path: str | Path, *, where: Mapping[str, Any] | None = 
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ArgumentError("path", repr(str(path)), accepted=" or ".join(SUFFIXES), hint="The suffix says the format.")
+    if path.resolve() == store.path.resolve():
+        raise ArgumentError(
+            "path", repr(str(path)), accepted="a file other than the store", hint="It would be written over."
+        )
     columns = store.columns(where=where)
     count = len(columns["identity"])
     unfinished = path.with_name(f".{path.name}.part")

@@ -67,10 +67,12 @@ class Study:
 
         Ctrl-C drops the batches that are running and ends the run; the next one goes on from there.
         """
+        from robust_plugins.benchmark.checking import refuse_impossible
         from robust_plugins.benchmark.progress import reporting
         from robust_plugins.benchmark.running import run
         from robust_plugins.benchmark.store import Store
 
+        refuse_impossible(self.configuration)
         shown = sys.stderr.isatty() if progress is None else progress
         with Store(self.store_path, write=True) as store, reporting(shown) as report:
             subjects = self.subjects(report.say)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -132,6 +133,16 @@ def read_subjects(
     return found
 
 
+def trained_weights(entry: Model, module: nn.Module, data: Dataset, training: Training, cache: Path) -> Path:
+    """The file that the weights of this training are kept in, whether they are there or not."""
+    key = digest(
+        model_hash(module), tensor_hash(data.x_train), tensor_hash(data.y_train),
+        canonical(training.model_dump() | {"clip": data.clip}), torch.__version__,
+    )  # fmt: skip
+    name = re.sub(r"[^\w.-]", "_", entry.name)[:80]
+    return cache / f"{name}-{key[:16]}.pt"
+
+
 def _trained(
     entry: Model, module: nn.Module, data: Dataset, training: Training, cache: Path, say: Callable[[str], None]
 ) -> TrainingRecord | None:
@@ -139,11 +150,7 @@ def _trained(
 
     None where the cache has the weights alone.
     """
-    key = digest(
-        model_hash(module), tensor_hash(data.x_train), tensor_hash(data.y_train),
-        canonical(training.model_dump() | {"clip": data.clip}), torch.__version__,
-    )  # fmt: skip
-    path = cache / f"{entry.name.replace(os.sep, '_')}-{key[:16]}.pt"
+    path = trained_weights(entry, module, data, training, cache)
     curve = path.with_suffix(".json")
     if path.exists():
         load_weights(module, path)

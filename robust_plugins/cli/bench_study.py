@@ -36,16 +36,25 @@ def init(path: Path) -> None:
 
 @click.command(epilog="Exit codes: 0 it can run; 1 something is missing; 2 wrong usage.")
 @STUDY
+@click.option(
+    "--measure", "measured", is_flag=True,
+    help="Train what is to be trained, which the run then need not, and time each component on a few samples.",
+)  # fmt: skip
 @click.pass_context
-def check(ctx: click.Context, path: Path) -> None:
+def check(ctx: click.Context, path: Path, measured: bool) -> None:
     """Say whether a study can run, what is missing, how many records it has and how long it may take.
 
-    Models, data and components are read and built, and nothing else is run.
+    Models, data and components are read and built, and nothing else is run without --measure. How long it takes is
+    then known from records in the store alone.
     """
     from robust_plugins.benchmark.checking import check as checking
 
     study = load_study(path)
-    found = checking(study.configuration, study.folder, study.cache, study.store_path)
+    where = (study.configuration, study.folder, study.cache, study.store_path)
+    found = checking(*where)
+    if measured and not found.problems:
+        study.subjects(lambda text: click.echo(text, err=True))
+        found = checking(*where, measured=True)
     click.echo(f"{found}")
     ctx.exit(1 if found.problems else 0)
 

@@ -65,8 +65,8 @@ def test_check_run_export_verify(folder: Path) -> None:
     assert checked.exit_code == 0
     assert checked.stdout.splitlines() == [
         "24 records, 0 of them in the store",
-        "interval:ibp: not run yet, at most 480 s by its timeout",
-        "interval:crown: not run yet, at most 480 s by its timeout",
+        "interval:ibp: not run yet, at most 8 min by its timeout",
+        "interval:crown: not run yet, at most 8 min by its timeout",
         "trained first: net on moons, 1 epochs",
     ]
     assert not (folder / "s.sqlite").exists()

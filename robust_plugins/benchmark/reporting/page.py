@@ -23,8 +23,8 @@ def write_study_report(
     whether anything contradicts anything, and for each model, data set and norm what is known of the robust accuracy
     and which side of it is loose. Several stores are shown as one. Missing folders are made.
 
-    Raises ArgumentError for a store without records and a file that is none, PluginError where matplotlib or jinja2
-    is missing.
+    Raises ArgumentError for a store without records, a file that is none, and one that would become the page;
+    PluginError where matplotlib or jinja2 is missing.
     """
     missing = [module for module in ("jinja2", "matplotlib") if find_spec(module) is None]
     if missing:
@@ -35,6 +35,8 @@ def write_study_report(
     from robust_plugins.benchmark.reporting.sections import bar, sections
 
     paths = tuple(Path(p) for p in ([stores] if isinstance(stores, str | Path) else stores))
+    target = Path(path)
+    _spare(target, paths)
     columns = joined([read_columns(p) for p in paths])
     if not len(columns):
         raise ArgumentError(
@@ -50,11 +52,20 @@ def write_study_report(
         .get_template("study.html")
         .render(c=contents, sections=parts, bar=bar, made=made, violations=contents.worst(Severity.VIOLATION))
     )
-    target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page, encoding="utf-8")
     target.with_suffix(".md").write_text(markdown(contents, parts), encoding="utf-8")
     return contents.findings
+
+
+def _spare(target: Path, stores: Sequence[Path]) -> None:
+    """Raises ArgumentError where the page, or the markdown beside it, would be written over a store or each other."""
+    written = {target.resolve(), target.with_suffix(".md").resolve()}
+    if len(written) < 2 or written & {store.resolve() for store in stores}:
+        raise ArgumentError(
+            "path", repr(str(target)), accepted="a file other than the stores, as is the markdown beside it",
+            hint="For example report.html.",
+        )  # fmt: skip
 
 
 def _told(paths: Sequence[Path]) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
