@@ -86,7 +86,7 @@ def draw_triggers(target: int, size: int) -> Figure:
 
     digits = rp.dataset("digits")
     x = digits.x_test[digits.y_test != target][:5]
-    rows = {"clean": x} | {f"{name} trigger": backdoor(name, target, size).trigger(x) for name in TRIGGERS}
+    rows = {"clean": x} | {name: backdoor(name, target, size).trigger(x) for name in TRIGGERS}
     figure = Figure(figsize=(4.8, 3.1), layout="constrained")
     axes = figure.subplots(len(rows), len(x))
     for row, (title, images) in zip(axes, rows.items(), strict=True):

@@ -133,7 +133,8 @@ def make(options: argparse.Namespace) -> Part:
     ]
     table = Table(
         name="explanations",
-        columns=("training", "accuracy", "top pixel kept under attack", "proved", "deviation, attacked", "proved"),
+        columns=("training", "accuracy", "top pixel kept under attack", "kept, proved", "deviation, attacked", ""
+        "deviation, proved"),
         rows=tuple(
             (n.title, *map(percent, (n.accuracy, n.withstood, n.proved)), f"{n.reached:.3f}", f"{n.bound:.3f}")
             for n in found

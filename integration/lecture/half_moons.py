@@ -137,7 +137,7 @@ def make(options: argparse.Namespace) -> Part:
     return Part(
         title="Networks trained for robust explanations become linear where it matters",
         sentence="The larger the ball over which the gradient is trained to be constant, the straighter the border "
-        "between the classes, and the more of the plane is proved to be almost linear.",
+        "between the classes, and at nearly all points the network is then proved to be almost linear.",
         data=f"two half-moons of {options.samples} points in all; networks 2-64-64-2.",
         pictures=(picture(draw(found, samples=options.samples), "half_moons",
                           "One network for each eps_t, trained from the same initial weights. Black: the decision."),),

@@ -21,7 +21,7 @@ import torch
 import robust_plugins as rp
 from integration.lecture.attack_networks import called, mnist
 from integration.lecture.notebook_network import Batches, network
-from integration.lecture.parts import DATA, SEED, Option, Part, Table, picture, run
+from integration.lecture.parts import DATA, SEED, Option, Part, Table, package, picture, run
 from robust_plugins.benchmark.reporting.style import COLOURS, KNOWN, PANEL
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def make(options: argparse.Namespace) -> Part:
     count = min(len(data.x_train), options.train)
     path = options.out / "trainings.jsonl"
     about = {"eps": options.eps, "train": count, "data": data.name, "epochs": options.epochs, "images": options.images,
-             "seed": options.seed}  # fmt: skip
+             "seed": options.seed, "package": package()}  # fmt: skip
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     known = {line["point"]["gamma"]: Point(**line["point"]) for line in lines if line["about"] == about}
     for gamma in options.gammas:

@@ -220,7 +220,7 @@ def _made_from(settings: dict[str, Any]) -> dict[str, Any]:
     found = {name: _known(value) for name, value in settings.items()}
     found |= {
         "code": _digest(_code()),
-        "package": _package(),
+        "package": package(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
@@ -242,7 +242,8 @@ def _code() -> list[Path]:
 
 
 @cache
-def _package() -> str:
+def package() -> str:
+    """Stands for the code of the package, all of it."""
     return _digest(sorted(Path(rp.__file__).parent.rglob("*.py")))
 
 

@@ -201,8 +201,8 @@ def make(options: argparse.Namespace) -> Part:
             picture(ways, "trajectories",
                     f"{STEPS} updates with n = {few.points}, eps = {few.eps:g}: pairs of parameters, their boxes after "
                     "each update, and trainings on the poison that attacks chose, all of which stay inside."),
-            picture(regions, "regions", "Where the class is certified (colours), and where poison may change it (grey)."
-            ""),
+            picture(regions, "regions", "Red and blue: the class is certified; grey: poison may change it. Black: the "
+            "decision without poison."),
         ),
         tables=(table,),
     )  # fmt: skip

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import robust_plugins as rp
 from integration.lecture.parts import SEED, Option, Part, Table, picture, run
+from robust_plugins.benchmark.reporting.style import PANEL
 from robust_plugins.brackets.poisoning_plots import Curve, curve_figure
 
 OPTIONS = (
@@ -133,6 +134,8 @@ def measured(
 
 
 def make(options: argparse.Namespace) -> Part:
+    from matplotlib.ticker import ScalarFormatter
+
     task = diabetes() if options.household is None else household(options.household, options.seed)
     task = replace(task, pretraining=options.pretraining, epochs=options.epochs or task.epochs)
     before = task.error(task.model(options.seed))
@@ -154,13 +157,21 @@ def make(options: argparse.Namespace) -> Part:
     batch = len(task.batches[0][0])
     figure = curve_figure({task.title: curves}, score="mean squared error", nominal=nominal,
                           sizes={task.title: f"m: labels moved, of {batch} in a batch"})  # fmt: skip
+    axes = figure.axes[0]
+    axes.get_legend().remove()
+    axes.set(yscale="log", title="")
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(ScalarFormatter())
     trained = "trained"
     if task.pretraining:
-        figure.axes[0].axhline(before, color="0.5", linestyle="-.", linewidth=1, label="pre-trained")
-        figure.axes[0].legend(frameon=False, fontsize="small")
+        axes.axhline(before, color="0.5", linestyle="-.", linewidth=1, label="pre-trained, before")
         trained = (
             f"pre-trained on {task.pretraining} clean rows with small labels (error {before:.4f}), then fine-tuned"
         )
+    figure.set_size_inches(PANEL[0], 4.4)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize="small"
+    )
     table = Table(
         name="poisoning_regression",
         columns=("nu", "m", "certified MSE", "largest MSE that attacks reach", "without poison"), rows=tuple(rows),
