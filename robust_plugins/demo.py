@@ -15,7 +15,6 @@ from rich.console import Console
 
 from robust_plugins.balls import Linf
 from robust_plugins.brackets import compare, write_report
-from robust_plugins.brackets.comparison import comparison_table, conclusion
 from robust_plugins.data import dataset
 from robust_plugins.networks import model as model_named
 from robust_plugins.networks import train
@@ -40,14 +39,19 @@ def main(out: Path, samples: int, epochs: int) -> None:
     train(network, digits.x_train, digits.y_train, epochs=epochs, seed=0)
     network.eval()
     x, y = digits.x_test[:samples], digits.y_test[:samples]
-    comparisons = []
-    for eps in RADII:
-        say.print(f"attacking and certifying {len(x)} test images at eps = {eps} ...")
-        comparisons.append(compare(network, x, y, Linf(eps=eps, clip=digits.clip), COMPONENTS, seed=0, progress=True))
-    page = write_report(out / "demo.html", comparisons, title="A small CNN on digits, attacked and certified")
-    print(f"{comparison_table(comparisons)}\n\n{conclusion(comparisons)}")
+    say.print(f"attacking and certifying {len(x)} test images at eps = {', '.join(map(str, RADII))} ...")
+    balls = [Linf(eps=eps, clip=digits.clip) for eps in RADII]
+    comparisons = compare(network, x, y, balls, COMPONENTS, seed=0, progress=True)
+    about = {
+        "model": f"a small CNN of robust_plugins.networks, trained for {epochs} epochs with Adam",
+        "data": f"the first {len(x)} test images of scikit-learn's digits, 8 x 8 pixels in [0, 1]",
+        "command": f"python -m robust_plugins.demo --samples {samples} --epochs {epochs}",
+    }
+    title = "A small CNN on digits, attacked and certified"
+    page = write_report(out / "demo.html", comparisons, title=title, about=about)
+    print(comparisons)
     print(f"The page with plot and attacked images: {page} ({time.perf_counter() - start:.0f} s in all)")
-    sys.exit(3 if any(c.crossings for c in comparisons) else 0)
+    sys.exit(3 if comparisons.crossings else 0)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,17 @@ class Ball(ABC):
 
     norm: ClassVar[float]
 
+    def __new__(cls, *args: object, **fields: object) -> Ball:
+        """Checks that the fields are named, and that nobody has forgotten the clip range."""
+        if args or (fields and "clip" not in fields):  # without either when a ball is copied
+            given = [repr(value) for value in args] + [f"{name}={value!r}" for name, value in fields.items()]
+            raise ArgumentError(
+                f"rp.{cls.__name__}", f"called with {', '.join(given)}",
+                accepted="eps and clip, the valid range of inputs, both by name",
+                hint=f"Write rp.{cls.__name__}(eps=0.1, clip=(0, 1)), or clip=None where every value is valid.",
+            )  # fmt: skip
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "eps", _checked_eps(self.eps))
         object.__setattr__(self, "clip", _checked_clip(self.clip))

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args, overload
 
-from jaxtyping import Float, Shaped
-from torch import Tensor
-
 from robust_plugins.balls import Ball
 from robust_plugins.brackets.balls_comparison import BallsComparison
 from robust_plugins.brackets.comparison import Comparison
@@ -17,6 +14,7 @@ from robust_plugins.brackets.error_comparison import ErrorComparison
 from robust_plugins.brackets.labels import LabelsComparison, compare_labels
 from robust_plugins.brackets.regression import compare_errors
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.batches import Inputs, Labels, as_batch
 from robust_plugins.harness.evaluation import fresh_seed
 from robust_plugins.harness.wrappers import Model
 
@@ -25,36 +23,36 @@ Task = Literal["classes", "labels", "regression"]
 
 @overload
 def compare(
-    model: Model, x: Tensor, y: Tensor, ball: Ball, components: Components, *,
+    model: Model, x: Inputs, y: Labels | None, ball: Ball, components: Components, *,
     task: Literal["classes"] = ..., seed: int | None = ..., progress: bool = ...,
 ) -> Comparison: ...  # fmt: skip
 
 
 @overload
 def compare(
-    model: Model, x: Tensor, y: Tensor, ball: Sequence[Ball], components: Components, *,
+    model: Model, x: Inputs, y: Labels | None, ball: Sequence[Ball], components: Components, *,
     task: Literal["classes"] = ..., seed: int | None = ..., progress: bool = ...,
 ) -> BallsComparison: ...  # fmt: skip
 
 
 @overload
 def compare(
-    model: Model, x: Tensor, y: Tensor, ball: Ball, components: Components, *,
+    model: Model, x: Inputs, y: Labels | None, ball: Ball, components: Components, *,
     task: Literal["labels"], seed: int | None = ..., progress: bool = ...,
 ) -> LabelsComparison: ...  # fmt: skip
 
 
 @overload
 def compare(
-    model: Model, x: Tensor, y: Tensor | None, ball: Ball, components: Components, *,
+    model: Model, x: Inputs, y: Labels | None, ball: Ball, components: Components, *,
     task: Literal["regression"], seed: int | None = ..., progress: bool = ...,
 ) -> ErrorComparison: ...  # fmt: skip
 
 
 def compare(
     model: Model,
-    x: Float[Tensor, "batch *features"],
-    y: Shaped[Tensor, "batch *outputs"] | None,
+    x: Inputs,
+    y: Labels | None,
     ball: Ball | Sequence[Ball],
     components: Components,
     *,
@@ -66,7 +64,8 @@ def compare(
 
     - `model`: gives logits of shape (batch, classes), or one output per sample; an estimator of ART stands for its
       network with its normalisation in front.
-    - `y`: the true classes, integers of any type, shape (batch,).
+    - `x`, `y`: a batch (batch, *features), and the true classes, integers of any type, shape (batch,); tensors or
+      numpy arrays. Or `x` is a TensorDataset or a DataLoader of pairs, which is read once, whole, and `y` None.
     - `ball`: one, or a list of them, which gives a comparison for each ball and holds them together: an input that
       changes a decision in a narrow ball does so in a wider one.
     - `components`: registered names, with parameters where wanted (`"art:pgd(steps=100)"`), or components themselves;
@@ -93,21 +92,22 @@ def compare(
     """
     if task not in get_args(Task):
         raise ArgumentError("task", repr(task), accepted=", ".join(map(repr, get_args(Task))), hint="Choose one.")
+    samples, labels = as_batch(x, y, model)
     if isinstance(ball, Ball) or not isinstance(ball, Sequence):  # what is neither is refused by the call
         if task == "regression":
-            return compare_errors(model, x, y, ball, components, seed=seed, progress=progress)
+            return compare_errors(model, samples, labels, ball, components, seed=seed, progress=progress)
         if task == "labels":
-            return compare_labels(model, x, y, ball, components, seed=seed, progress=progress)
+            return compare_labels(model, samples, labels, ball, components, seed=seed, progress=progress)
     elif task != "classes" or not ball:
         raise ArgumentError(
             "ball", f"a list of {len(ball)}", accepted="one ball; for task='classes' also a list of one or more",
             hint="Compare in one ball after the other.",
         )  # fmt: skip
-    if y is None:
+    if labels is None:
         raise ArgumentError("y", "None", accepted="the true classes", hint="None is for task='regression' alone.")
     if isinstance(ball, Ball) or not isinstance(ball, Sequence):
-        return compare_decisions(model, x, y, ball, components, seed=seed, progress=progress)
+        return compare_decisions(model, samples, labels, ball, components, seed=seed, progress=progress)
     seed = fresh_seed() if seed is None else seed
     return BallsComparison(
-        tuple(compare_decisions(model, x, y, one, components, seed=seed, progress=progress) for one in ball)
+        tuple(compare_decisions(model, samples, labels, one, components, seed=seed, progress=progress) for one in ball)
     )

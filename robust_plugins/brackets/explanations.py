@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
@@ -29,6 +28,7 @@ from robust_plugins.explanations import (
 )
 from robust_plugins.explanations.attack import evicts, relative_deviation
 from robust_plugins.explanations.explained import Of, explained_by
+from robust_plugins.harness.batches import Inputs, Labels, as_batch
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import chunks
 from robust_plugins.harness.evaluation import fresh_seed
@@ -47,8 +47,8 @@ Chosen = Iterable[Each] | Mapping[str, Each] | Each
 
 def compare_explanations(
     model: Model,
-    x: Float[Tensor, "batch *features"],
-    y: Integer[Tensor, " batch"],
+    x: Inputs,
+    y: Labels | None,
     ball: Ball,
     components: Chosen = ("gradient:corner-pgd", "interval:relaxed"),
     *,
@@ -61,7 +61,8 @@ def compare_explanations(
 ) -> ExplanationComparison:
     """Runs attacks and certifiers of explanations on the same samples and holds their answers together.
 
-    `components` are registered names, with parameters where wanted, or components themselves. Each attack runs for
+    `x` and `y` are tensors or numpy arrays, or a TensorDataset or DataLoader of pairs and None. `components` are
+    registered names, with parameters where wanted, or components themselves. Each attack runs for
     three goals: the largest deviation, and other features than the most important one and the `k` most important ones
     (at most as many as there are features). `y`, `of` and `radius` say what is explained, as for
     `rp.ExplanationCertifier`; with `delta`, the width allowed to each feature, the share of robust samples is compared
@@ -72,29 +73,32 @@ def compare_explanations(
     Raises ArgumentError for an unusable model or ball and an unusable or empty batch, UnknownNameError for an unknown
     component.
     """
+    samples, labels = as_batch(x, y, model)
     named = resolved(
         components, {Kind.EXPLANATION_ATTACK: ExplanationAttack, Kind.EXPLANATION_CERTIFIER: ExplanationCertifier}
     )
     size = min((c.batch_size for _, c in named if c.batch_size is not None), default=None)
-    with calling(model, x, ball) as call:
+    with calling(model, samples, ball) as call:
         model, points = call.model, call.x.detach()
-        judged, explained = explained_by(model, points, ordinary(y), of, size=size)
-        parts = [explained[part].gradient(judged, points[part]) for part in chunks(len(x), size)]
+        judged, explained = explained_by(model, points, ordinary(labels), of, size=size)
+        parts = [explained[part].gradient(judged, points[part]) for part in chunks(len(samples), size)]
         value = torch.cat([points[:0], *parts])
-    if not len(x):
+    if not len(samples):
         raise ArgumentError("x", "empty", accepted="one sample or more", hint="Nothing can be compared.")
     if k < 1:
         raise ArgumentError("k", k, accepted="an integer of at least 1", hint="It counts features.")
     seed = fresh_seed() if seed is None else seed
-    task = _Task(model, x, y, ball, of, min(k, x[0].numel()), delta, radius, seed)
+    task = _Task(model, samples, labels, ball, of, min(k, samples[0].numel()), delta, radius, seed)
     rows: list[ExplanationRow] = []
-    with observed([name for name, _ in named], ball, seed=seed, samples=len(x)) as tell:
+    with observed([name for name, _ in named], ball, seed=seed, samples=len(samples)) as tell:
         for name, component in with_bar(named, progress):
             rows.append(task.row(name, component))
             for result in rows[-1].results:
                 tell(name, result)
     found = tuple(rows)
-    return ExplanationComparison(x, y, ball, of, task.k, delta, radius, seed, value, found, _crossings(found, task.k))
+    return ExplanationComparison(
+        samples, labels, ball, of, task.k, delta, radius, seed, value, found, _crossings(found, task.k)
+    )
 
 
 @dataclass(frozen=True, eq=False)

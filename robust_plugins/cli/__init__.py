@@ -9,13 +9,23 @@ from typing import Any
 import click
 
 from robust_plugins.cli import audit_results, bench, check_proof, compare, explain, poison, train, verify
+from robust_plugins.cli.debugging import VARIABLE, exceptions_shown
 from robust_plugins.cli.describe import describe
+from robust_plugins.cli.invocation import CALLED, called
 from robust_plugins.cli.listings import attacks, certifiers, data, models, plugins, recipes
+from robust_plugins.cli.printing import plain_warnings
 from robust_plugins.errors import PluginError, RobustPluginsError, UnknownNameError
-from robust_plugins.registry.information import Kind
+from robust_plugins.harness.failures import told
+from robust_plugins.registry.information import Kind, Status
 from robust_plugins.registry.registry import registry
 
 __all__ = ["commands", "main"]
+
+INTERRUPTED = 130
+"""The exit code of what Ctrl-C ended, as shells have it."""
+
+RESUMING = ("train", "poison")
+"""The commands that go on where they stopped; `bench run` says so itself."""
 
 
 class _Commands(click.Group):
@@ -37,17 +47,38 @@ class _Commands(click.Group):
             return _broken(cmd_name, error)
         return found
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[CALLED] = list(args)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            failed = [info for info in registry().plugins() if info.status is Status.FAILED]
+            causes = "; ".join(f"{info.name}: {info.error}" for info in failed)
+            further = f" It may be one of a plugin that failed: {causes}" if failed else ""
+            raise click.UsageError(error.message + further, ctx) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with plain_warnings():
+                return super().invoke(ctx)
         except RobustPluginsError as error:
+            exceptions_shown([error])
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2 if isinstance(error, ValueError | UnknownNameError) else 1)
+        except KeyboardInterrupt as error:
+            exceptions_shown([error])
+            goes_on = str(ctx.invoked_subcommand) in RESUMING
+            click.echo(f"interrupted; {f'go on with: {called(ctx)}' if goes_on else 'nothing was kept'}", err=True)
+            ctx.exit(INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
             if ctx.invoked_subcommand in self.commands:
                 raise  # ours, and a bug: the traceback is what helps
+            exceptions_shown([error])
             click.echo(f"Error: {_failure(str(ctx.invoked_subcommand), error)}", err=True)
             ctx.exit(1)
 
@@ -56,10 +87,14 @@ class _Commands(click.Group):
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 success; 1 a component or a plugin failed; 2 wrong usage; "
-    "3 an attack contradicts a certificate, so one of the two is wrong.",
+    "3 an attack contradicts a certificate, so one of the two is wrong; 130 interrupted.",
 )
 @click.version_option(package_name="robust_plugins")
-def commands() -> None:
+@click.option(
+    "--debug", is_flag=True,
+    help=f"Print the whole traceback of every error, also of components; so does {VARIABLE}=1 in the environment.",
+)  # fmt: skip
+def commands(debug: bool) -> None:
     """Attacks, certificates and robust training for PyTorch models, behind one interface."""
 
 
@@ -104,4 +139,4 @@ def _broken(name: str, error: Exception) -> click.Command:
 
 
 def _failure(name: str, error: Exception) -> str:
-    return f"command {name!r} of plugin {_plugin_commands().get(name)!r} failed: {type(error).__name__}: {error}"
+    return f"command {name!r} of plugin {_plugin_commands().get(name)!r} failed: {told(error)}"

@@ -13,8 +13,10 @@ import torch
 from robust_plugins.brackets import ExplanationComparison, compare_explanations, write_explanation_report
 from robust_plugins.brackets.ball_names import ball_name
 from robust_plugins.brackets.explanation_comparison import explanation_conclusion, explanation_table
+from robust_plugins.cli.debugging import exceptions_shown
 from robust_plugins.cli.folder import try_page
-from robust_plugins.cli.printing import as_json, print_json
+from robust_plugins.cli.invocation import called
+from robust_plugins.cli.printing import as_json, fitted, print_json
 from robust_plugins.cli.subject import Subject, available, with_subject
 from robust_plugins.decisions.results import Verdict
 from robust_plugins.explanations.explained import Of
@@ -95,15 +97,19 @@ def explain(
     ]
     if page is not None:
         title = f"Explanations of {subject.spec} on {subject.data.name}"
-        write_explanation_report(page, tables, title=title, feature_names=subject.data.feature_names)
+        write_explanation_report(
+            page, tables, title=title, feature_names=subject.data.feature_names,
+            about=subject.about() | {"command": called(ctx)},
+        )  # fmt: skip
     if as_json:
         print_json(subject.to_dict() | {"comparisons": [table.to_dict() for table in tables]})
     else:
         for table in tables:
-            click.echo(f"{ball_name(table.ball)}\n{explanation_table(table)}\n")
+            click.echo(f"{ball_name(table.ball)}\n{fitted(explanation_table(table))}\n")
         click.echo(explanation_conclusion(tables))
         if page is not None:
             click.echo(f"The page with the pictures: {page}")
+    exceptions_shown(row.exception for table in tables for row in table.rows)
     ctx.exit(_exit_code(tables))
 
 

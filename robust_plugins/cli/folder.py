@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from robust_plugins.brackets.pages import check_page
 from robust_plugins.errors import ArgumentError
 
 NAME = "settings.json"
@@ -58,8 +59,12 @@ def claimed(out: Path, settings: dict[str, Any], writes: Iterable[str] = ()) -> 
 
 
 def try_page(path: Path) -> None:
-    """Raises ArgumentError unless a page can be written to `path`; makes its folders, and leaves the file as it is."""
+    """Raises ArgumentError unless a page can be written to `path`; makes its folders, and leaves the file as it is.
+
+    A file that is there has to be such a page, which is then replaced.
+    """
     existed = path.exists()
+    check_page(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab"):

@@ -15,14 +15,19 @@ from torch import Tensor
 
 from robust_plugins.brackets import PoisoningBracket, poisoning_bracket
 from robust_plugins.cli.folder import claim
-from robust_plugins.cli.printing import as_json, finite, print_json
+from robust_plugins.cli.printing import as_json, finite, fitted, print_json
+from robust_plugins.cli.values import on_device
 from robust_plugins.data import Dataset, dataset
 from robust_plugins.harness.pictures import svg
+from robust_plugins.harness.table import Table
 from robust_plugins.networks import load_model
 from robust_plugins.poisoning import SGD, Adam, AdamW, NormClip, poisoning_attack
 from robust_plugins.poisoning.abstract.settings import Domain
 from robust_plugins.poisoning.budget_text import parse_budget
 from robust_plugins.poisoning.concrete.optimizers import Optimizer
+
+WRITES = (("checkpoint", ""), ("bracket", ".svg"))
+"""What is written into the folder for each budget, besides the record."""
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 
@@ -64,6 +69,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": Ada
     "--out", type=click.Path(path_type=Path), required=True,
     help="A folder: record.json, a picture per budget, and checkpoints from which an interrupted run goes on.",
 )  # fmt: skip
+@on_device
 @as_json
 @click.pass_context
 def poison(
@@ -89,6 +95,7 @@ def poison(
     attacks: tuple[str, ...],
     seed: int,
     out: Path,
+    device: torch.device,
     as_json: bool,
 ) -> None:
     """Train while data are poisoned: how bad can the model get, and how bad at most?"""
@@ -114,15 +121,15 @@ def poison(
         "domain": domain, "outward": outward, "double": double, "samples": samples, "attacks": list(attacks),
         "seed": seed, "torch": torch.__version__,
     }  # fmt: skip
-    claim(out, settings)
+    writes = ("record.json", *(f"{kind}-{n}{end}" for n in range(len(parsed)) for kind, end in WRITES))
+    claim(out, settings, writes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = load_model(model_spec, input_shape=data.input_shape, classes=data.classes, weights=weights).to(dtype)
-        batches = _batches(data, batch_size, dtype)
+        model = load_model(model_spec, input_shape=data.input_shape, classes=data.classes, weights=weights)
+        model = model.to(device, dtype)
+        batches = _batches(data, batch_size, device, dtype)
     brackets = []
     for number, budget in enumerate(parsed):
-        if not as_json:
-            click.echo(f"{budgets[number]}", err=True)
         brackets.append(
             poisoning_bracket(
                 model,
@@ -134,7 +141,7 @@ def poison(
                 clip_gradient=clip,
                 domain=domain,
                 parameters=trained or None,
-                validation=(data.x_test[:samples].to(dtype), data.y_test[:samples]),
+                validation=(data.x_test[:samples].to(device, dtype), data.y_test[:samples].to(device)),
                 rounding="outward" if outward else "nearest",
                 stop_when_vacuous=True,
                 checkpoint=out / f"checkpoint-{number}",
@@ -149,14 +156,16 @@ def poison(
         print_json(result)
     else:
         for text, bracket in zip(budgets, brackets, strict=True):
-            click.echo(f"{text}\n{bracket}\n")
+            table, *said = bracket.parts()
+            shown = fitted(table) if isinstance(table, Table) else table
+            click.echo("\n".join([text, shown, *map(str, said)]) + "\n")
         click.echo(f"The record and the pictures: {out}")
     ctx.exit(3 if any(bracket.crossings for bracket in brackets) else 0)
 
 
-def _batches(data: Dataset, size: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+def _batches(data: Dataset, size: int, device: torch.device, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     order = torch.randperm(len(data.x_train))
-    x, y = data.x_train[order].to(dtype), data.y_train[order]
+    x, y = data.x_train[order].to(device, dtype), data.y_train[order].to(device)
     return list(zip(x.split(size), y.split(size), strict=True))
 
 

@@ -1,10 +1,14 @@
-"""Printing of commands: tables for people, JSON for programs."""
+"""Printing of commands: tables for people, JSON for programs, warnings in one line."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -21,8 +25,48 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints rows of text under their columns' names."""
-    click.echo(str(Table(tuple(columns), tuple(map(tuple, rows)), words=len(columns))))
+    """Prints rows of text under their columns' names, in the width of the terminal."""
+    click.echo(fitted(Table(tuple(columns), tuple(map(tuple, rows)), words=len(columns))))
+
+
+def fitted(table: Table) -> str:
+    """The table in the width of the terminal; as wide as it is where the output is none."""
+    return table.text(terminal_width())
+
+
+def terminal_width() -> int | None:
+    """The columns of the terminal, or those that the environment variable COLUMNS states; None for files and pipes."""
+    stated = os.environ.get("COLUMNS", "")
+    if stated.isdigit() and int(stated):
+        return int(stated)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except (OSError, ValueError, AttributeError):  # no terminal, or no file at all
+        return None
+
+
+def one_stream() -> bool:
+    """Whether standard output and error end in the same place, a terminal or `2>&1`: nothing need be said on both."""
+    try:
+        out, err = os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):
+        return False
+    return os.path.samestat(out, err)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings as one line each on standard error, each text once, without the place in the code."""
+    told: set[str] = set()
+
+    def show(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+        if str(message) not in told:
+            told.add(str(message))
+            click.echo(f"Warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def finite(value: Any) -> Any:

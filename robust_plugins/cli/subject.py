@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_plugins.balls import BALLS, Ball
+from robust_plugins.cli.values import Number, on_device
 from robust_plugins.data import Dataset, dataset
 from robust_plugins.networks import is_file, load_model, train
 from robust_plugins.networks.loading import models
@@ -36,6 +37,12 @@ class Subject:
     y: Tensor
     balls: list[Ball]
 
+    def about(self) -> dict[str, str]:
+        """Where it came from, in words for a page."""
+        trained = f", trained for {self.epochs} epochs" if self.epochs else ""
+        weights = f", weights {self.weights}" if self.weights else ""
+        return {"model": f"{self.spec}{weights}{trained}", "data": f"{self.data.name}, test samples"}
+
     def to_dict(self) -> dict[str, Any]:
         """Where it came from, ready for JSON."""
         return {"model": self.spec, "weights": self.weights, "epochs": self.epochs, "data": self.data.name}
@@ -59,11 +66,12 @@ def with_subject(command: Callable[..., None]) -> Callable[..., None]:
         samples: int,
         seed: int,
         epochs: int | None,
+        device: torch.device,
         **kwargs: Any,
     ) -> None:
         if epochs and (weights or is_file(spec)):
             raise click.UsageError("--epochs trains a new network: leave it out for a model file and with --weights.")
-        load = partial(_load, spec, weights, data_name, radii, norm, clip, samples, seed, epochs)
+        load = partial(_load, spec, weights, data_name, radii, norm, clip, samples, seed, epochs, device)
         command(*args, load=load, seed=seed, **kwargs)
 
     for option in reversed(_OPTIONS):
@@ -92,7 +100,14 @@ _OPTIONS = [
     click.option(
         "--data", "data_name", required=True, help="A data set ('digits', 'mnist(folder=\"...\")') or path.npz."
     ),
-    click.option("--eps", "radii", type=float, multiple=True, required=True, help="A radius of the ball; repeatable."),
+    click.option(
+        "--eps",
+        "radii",
+        type=Number(min=0),
+        multiple=True,
+        required=True,
+        help="A radius of the ball, 0.03 or 8/255; repeatable.",
+    ),
     click.option("--norm", type=click.Choice(list(BALLS)), default="linf", show_default=True, help="The ball's norm."),
     click.option(
         "--clip", type=float, nargs=2, default=None, help="The valid range of the inputs, if not the data set's."
@@ -113,6 +128,7 @@ _OPTIONS = [
         help=f"Train so long on the data set's training part first. Default: {EPOCHS} for a network of the zoo without "
         "weights, which has learnt nothing yet; 0 for others.",
     ),
+    on_device,
 ]
 
 
@@ -126,14 +142,16 @@ def _load(
     samples: int,
     seed: int,
     epochs: int | None,
+    device: torch.device,
 ) -> Subject:
     data = dataset(data_name)
     balls = [BALLS[norm](eps=eps, clip=clip or data.clip) for eps in radii]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of the initialisation
         model = load_model(spec, input_shape=data.input_shape, classes=data.classes, weights=weights)
+    model = model.to(device)
     trained = _train(model, data, _epochs(spec, weights, epochs), seed)
-    x, y = data.x_test[:samples].to(_dtype(model)), data.y_test[:samples]
+    x, y = data.x_test[:samples].to(device, _dtype(model)), data.y_test[:samples].to(device)
     return Subject(spec=spec, weights=weights, epochs=trained, data=data, model=model, x=x, y=y, balls=balls)
 
 
@@ -146,8 +164,9 @@ def _epochs(spec: str, weights: str | None, epochs: int | None) -> int:
 
 def _train(model: nn.Module, data: Dataset, epochs: int, seed: int) -> int:
     if epochs:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
         click.echo(f"training on {len(data.x_train)} samples of {data.name} for {epochs} epochs", err=True)
-        train(model, data.x_train.to(_dtype(model)), data.y_train, epochs=epochs, seed=seed)
+        train(model, data.x_train.to(device, _dtype(model)), data.y_train.to(device), epochs=epochs, seed=seed)
     return epochs
 
 

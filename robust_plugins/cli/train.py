@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +19,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from robust_plugins.balls import BALLS
 from robust_plugins.cli.folder import claimed
 from robust_plugins.cli.loss_options import REGULARISERS, loss_of, ramp_of
-from robust_plugins.cli.printing import as_json, finite, print_json
+from robust_plugins.cli.printing import as_json, finite, one_stream, print_json
 from robust_plugins.cli.trial import suiting, tried
+from robust_plugins.cli.values import Number, on_device
 from robust_plugins.data import dataset
 from robust_plugins.decisions.registered import attack, certifier, first_available
 from robust_plugins.losses import ibp_initialisation
@@ -41,52 +40,34 @@ WRITES = ("checkpoint", "weights.pt", "record.json", "curve.svg")
 """What is written into the folder, besides its settings."""
 
 
-class _Number(click.FloatRange):
-    """A finite number in a range; click's own lets NaN through."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
-
-
-def _device(ctx: click.Context, param: click.Parameter, value: str) -> torch.device:
-    try:
-        device = torch.device(value)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown, not in this build, or not real
-        cause = str(error).splitlines()[0].partition(". ")[0]  # the rest is for the makers of torch
-        raise click.BadParameter(f"{value!r} is no device of this machine: {cause}. Try 'cpu'.") from None
-    return device
-
-
 @click.command(epilog="Exit codes: 0 success; 1 training or a component failed; 2 wrong usage.")
 @click.option("--recipe", "spec", required=True, help="How: 'ibp', 'madry', 'sabr(ratio=0.6)', ...")
 @click.option("--model", "model_spec", required=True, help="A network of the zoo, or 'package.module:factory'.")
 @click.option("--data", "data_name", required=True, help="A data set ('digits', 'mnist(folder=\"...\")') or path.npz.")
-@click.option("--eps", type=_Number(min=0), required=True, help="The radius to train for, and to evaluate at.")
-@click.option("--eval-eps", type=_Number(min=0), help="Another radius to evaluate at.")
+@click.option("--eps", type=Number(min=0), required=True, help="The radius to train for, and to evaluate at.")
+@click.option("--eval-eps", type=Number(min=0), help="Another radius to evaluate at.")
 @click.option("--norm", type=click.Choice(list(BALLS)), default="linf", show_default=True, help="The ball's norm.")
 @click.option("--clip", type=float, nargs=2, default=None, help="The valid range of the inputs, if not the data set's.")
 @click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True, help="Passes over the data.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True, help="Samples per step.")
-@click.option("--lr", type=_Number(min=0, min_open=True), default=1e-3, show_default=True, help="Adam's learning rate.")
+@click.option("--lr", type=Number(min=0, min_open=True), default=1e-3, show_default=True, help="Adam's learning rate.")
 @click.option(
     "--lr-decay", type=click.Choice(["none", "linear"]), default="none", show_default=True,
     help=f"'linear': constant for {CONSTANT:.0%} of the epochs, then, epoch by epoch, on a straight line to zero.",
 )  # fmt: skip
 @click.option(
-    "--clip-gradient", type=_Number(min=0, min_open=True), default=10.0, show_default=True,
+    "--clip-gradient", type=Number(min=0, min_open=True), default=10.0, show_default=True,
     help="The gradient's largest norm.",
 )  # fmt: skip
 @click.option(
-    "--ramp", "span", type=_Number(min=0), nargs=2, metavar="START END",
+    "--ramp", "span", type=Number(min=0), nargs=2, metavar="START END",
     help="The epochs, fractions allowed, between which eps and the weight of its loss grow. Recipes with bounds only; "
     "without it, theirs.",
 )  # fmt: skip
 @click.option("--ramp-shape", type=click.Choice(get_args(Shape)), help="Of --ramp.  [default: smooth]")
 @click.option("--ibp-init", is_flag=True, help="Draw the first weights so that boxes keep their width (Shi et al.).")
 @click.option("--warm-up", is_flag=True, help="Keep bounds small and ReLUs alive during the ramp (Shi et al.).")
-@click.option("--l1", type=_Number(min=0), default=0.0, show_default=True, help="Weight of the weights' L1 norm.")
+@click.option("--l1", type=Number(min=0), default=0.0, show_default=True, help="Weight of the weights' L1 norm.")
 @click.option(
     "--regulariser", "regularisers", multiple=True,
     help=f"Added to the loss; repeatable. One of {', '.join(map(repr, REGULARISERS))}, with parameters where wanted, "
@@ -101,7 +82,7 @@ def _device(ctx: click.Context, param: click.Parameter, value: str) -> torch.dev
     "--samples", type=click.IntRange(min=1), default=1000, show_default=True,
     help="Evaluates on the first test samples, at most so many.",
 )  # fmt: skip
-@click.option("--device", callback=_device, default="cpu", show_default=True, help="To train on: 'cpu', 'cuda', ...")
+@on_device
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of everything random.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True,
@@ -159,7 +140,7 @@ def train(
         "attack": attack_name, "certifier": certifier_name, "samples": samples, "device": str(device), "seed": seed,
         "torch": torch.__version__,
     }  # fmt: skip
-    with _plain_warnings(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with _ramps_told(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model = load_model(model_spec, input_shape=data.input_shape, classes=data.classes)
         if ibp_init:
@@ -196,7 +177,7 @@ def train(
     if as_json:
         print_json(result)
     else:
-        seen = fresh and sys.stdout.isatty() and sys.stderr.isatty()  # all lines are on the screen already
+        seen = fresh and one_stream()  # all lines are there already
         click.echo(("" if seen else f"{record}\n\n") + f"The weights, the record and the learning curve: {out}")
 
 
@@ -216,9 +197,8 @@ def _linear_decay(optimizer: torch.optim.Optimizer, epochs: int) -> torch.optim.
 
 
 @contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Warnings as one line each, without the place in the code; what is said of ramps is always said."""
+def _ramps_told() -> Iterator[None]:
+    """What is said of ramps is always said."""
     with warnings.catch_warnings():
         warnings.filterwarnings("always", "the ramp")
-        warnings.showwarning = lambda message, *_, **__: click.echo(f"Warning: {message}", err=True)
         yield

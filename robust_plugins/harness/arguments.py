@@ -10,7 +10,7 @@ from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.component import chunks
 from robust_plugins.harness.final_layer import before_sigmoid, before_softmax
-from robust_plugins.harness.wrappers import TwoLogits, Untouched, as_module
+from robust_plugins.harness.wrappers import Logits, TwoLogits, Untouched, as_module
 
 
 def check_inputs(model: object, x: Tensor, ball: Ball) -> nn.Module:
@@ -112,6 +112,7 @@ def decided(
       left out, so that the decision is that of the probability 1/2.
     - A softmax or log-softmax at the end is left out, which changes no decision, unless `outputs`: then the numbers
       that `model` returns are wanted and no others.
+    - A model that returns a record with the field `logits`, as those of transformers do, gives these.
     - A model whose forward changes its input in place is given copies.
 
     Any other model is returned as it is. `size` is the number of samples that it may see at a time, None for all.
@@ -133,6 +134,8 @@ def decided(
         ) from error
     if given._version:
         model = Untouched(model)
+    if not isinstance(out, Tensor) and isinstance(getattr(out, "logits", None), Tensor):
+        model, out = Logits(model), out.logits
     if isinstance(out, Tensor) and len(out.shape) and len(out) == len(first) and out.shape[1:] in ((), (1,)):
         before = before_sigmoid(model, first, out)
         if before is not None:

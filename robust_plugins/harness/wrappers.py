@@ -157,6 +157,18 @@ class TwoLogits(nn.Module):
         return torch.cat((-z, z), 1)
 
 
+class Logits(nn.Module):
+    """A model that returns a record with the field `logits`, as the tensor of these."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Any) -> Any:  # tracing sends stand-ins for tensors
+        """Logits of shape (batch, classes)."""
+        return self.model(x).logits
+
+
 class Landed(nn.Module):
     """A model that sees each input at the nearest point of a set with gaps, and whose gradients are those there."""
 

@@ -37,7 +37,7 @@ def model(name: str, /, **parameters: Any) -> nn.Module:
 
 
 def load_model(
-    spec: str,
+    spec: str | nn.Module,
     *,
     input_shape: Sequence[int] | None = None,
     classes: int | None = None,
@@ -45,6 +45,7 @@ def load_model(
 ) -> nn.Module:
     """The model that `spec` names, for inputs of `input_shape` and so many `classes`; ONNX files know these themselves.
 
+    - a module itself, which is returned;
     - the name of a registered network, with parameters where wanted: `"mlp(widths=(64, 64))"`; such names come first;
     - a file: ONNX, plain or gzipped; TorchScript, or a program of torch.export that was exported in evaluation mode
       and for any batch size;
@@ -55,7 +56,14 @@ def load_model(
     unpickled. An import path runs the code that it names. A network from an ONNX file was compared with onnxruntime.
     Raises ArgumentError, UnknownNameError, PluginError and ComponentError with what to do about it.
     """
-    if spec.lower().endswith(ONNX):
+    if isinstance(spec, nn.Module):
+        found = spec
+    elif not isinstance(spec, str):
+        raise ArgumentError(
+            "model", f"a {type(spec).__name__}", accepted="a name, a file, an import path, or a torch.nn.Module",
+            hint="rp.models() lists the names.",
+        )  # fmt: skip
+    elif spec.lower().endswith(ONNX):
         found = read_classifier(spec, input_shape, classes)
     elif input_shape is None or classes is None:
         raise ArgumentError(

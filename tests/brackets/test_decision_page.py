@@ -72,6 +72,6 @@ def test_an_empty_batch_with_a_radius_per_sample_is_printed(tmp_path) -> None:
 def test_what_is_missing_is_named(tmp_path, monkeypatch) -> None:
     with pytest.raises(rp.ArgumentError, match="`comparisons` is empty"):
         rp.write_report(tmp_path / "x.html", [], title="none")
-    monkeypatch.setattr(sys.modules["robust_plugins.brackets.decision_page"], "find_spec", lambda module: None)
+    monkeypatch.setattr(sys.modules["robust_plugins.brackets.pages"], "find_spec", lambda module: None)
     with pytest.raises(rp.PluginError, match=r"robust_plugins\[report\]"):
         rp.write_report(tmp_path / "x.html", _comparisons(), title="none")

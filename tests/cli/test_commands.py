@@ -250,7 +250,7 @@ def test_a_failed_component_is_exit_code_1(says: str) -> None:
         (("--model", "none.pt2"), "no file"),
         (("--data", "moon"), "Did you mean 'moons'"),
         (("--data", "none.npz"), "existing .npz file"),
-        (("--eps", "-1"), "`eps` is -1.0"),
+        (("--eps", "-1"), "-1.0 is not in the range"),
         (("--clip", "1", "0"), "`clip` is"),
         (("--norm", "l3"), "'l3' is not one of"),
         (("--samples", "0"), "--samples"),
@@ -289,7 +289,9 @@ def test_commands_of_plugins() -> None:
     ):
         result = run(name)
         assert result.exit_code == 1
-        assert result.stderr == f"Error: command {name!r} of plugin 'toy' failed: {cause}\n"
+        assert result.stderr.startswith(f"Error: command {name!r} of plugin 'toy' failed: {cause}")
+        assert result.stderr.count("\n") == 1
+        assert (f"{Path(__file__).name}:" in result.stderr) == (name != "no-command")  # whose code it is
     assert run("gret").exit_code == 2
 
 

@@ -310,7 +310,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     with monkeypatch.context() as patch:
         patch.setattr(importlib.import_module("robust_plugins.cli.train"), "Scores", Interrupting)
-        assert run(*arguments, "--out", str(tmp_path / "run")).exit_code == 1
+        assert run(*arguments, "--out", str(tmp_path / "run")).exit_code == 130
     assert not (tmp_path / "run" / "weights.pt").exists()
     other = run(*arguments, "--attack", "art:pgd(steps=2)", "--out", str(tmp_path / "run"))
     assert other.exit_code == 2
