@@ -198,7 +198,7 @@ def _linear_decay(optimizer: torch.optim.Optimizer, epochs: int) -> torch.optim.
 
 @contextmanager
 def _ramps_told() -> Iterator[None]:
-    """What is said of ramps is always said."""
+    """Warnings of ramps are told, however often they were told before."""
     with warnings.catch_warnings():
         warnings.filterwarnings("always", "the ramp")
         yield
