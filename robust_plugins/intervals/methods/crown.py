@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Integer
 from torch import Tensor, nn
 
 from robust_plugins.errors import UnsupportedModelError
@@ -61,14 +62,13 @@ def _continued(
     memory: int,
     support: Support | None,
     entries: Literal["all", "bent"],
-    credit: float = 0.0,
+    zonotopes: Zonotopes | None = None,
 ) -> list[Interval]:
-    """The intervals of all nodes from those of the first ones."""
+    """The intervals of all nodes from those of the first ones, and from what a pass forward has learned there."""
     relaxation = Relaxation(network, values, memory=memory, support=support)
-    zonotopes = None
     exactly = not torch.is_grad_enabled() and not rounding.active() and _of_points(network)
-    if entries == "bent" and support is None and exactly:
-        zonotopes = Zonotopes(network, values, memory=memory, credit=credit)
+    if zonotopes is None and entries == "bent" and support is None and exactly:
+        zonotopes = Zonotopes(network, values, memory=memory)
     readers: dict[int, list[int]] = {}
     for index, node in enumerate(network.nodes):
         if index and not network.rules[index].affine:
@@ -86,28 +86,31 @@ def _continued(
         if needed is None or zonotopes is None:
             values[index] = relaxation.sharpened(index, needed)
             continue
-        wanted = int(needed.sum())
-        if samples := zonotopes.samples(index, wanted):
-            if samples < len(value):
-                share = zonotopes.credit * samples / len(value)
-                parts = [slice(i, i + samples) for i in range(0, len(value), samples)]
-                found = [
-                    _continued(
-                        network, [v[p] for v in values[:index]], {k: v[p] for k, v in known.items()},
-                        memory, support, entries, share,
-                    )
-                    for p in parts
-                ]  # fmt: skip
-                return [Interval.cat(nodes) for nodes in zip(*found, strict=True)]
+        wanted = _counted(needed)
+        parts = zonotopes.parts(index, wanted)
+        if len(parts) > 1:
+            found = []
+            for part in parts:
+                known_there = {k: v[part] for k, v in known.items()}
+                values_there = [v[part] for v in values[:index]]
+                carried = zonotopes.of(part, values_there)
+                found.append(_continued(network, values_there, known_there, memory, support, entries, carried))
+            order = torch.cat(parts).argsort()
+            return [Interval.cat(nodes)[order] for nodes in zip(*found, strict=True)]
+        if zonotopes.pays(index, wanted).any():
             values[index] = value.agreeing(zonotopes.interval(index))
             needed = bent(network, readers[index], values[index])
             assert needed is not None  # it was not before
-        rows, work = int(needed.sum()), relaxation.work
+        rows = _counted(needed)
         values[index] = relaxation.sharpened(index, needed)
         left = bent(network, readers[index], values[index])
         assert left is not None
-        zonotopes.learn(wanted, rows, rows - int(left.sum()), relaxation.work - work)
+        zonotopes.learn(index, wanted, rows, rows - _counted(left))
     return values
+
+
+def _counted(entries: Bool[Tensor, "batch *shape"]) -> Integer[Tensor, " batch"]:
+    return entries.flatten(1).sum(1)
 
 
 def _of_points(network: Network) -> bool:

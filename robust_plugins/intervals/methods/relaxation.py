@@ -42,10 +42,6 @@ Both bounds, before and after it, their absolute values and products, and the co
 """
 
 
-PASS = 8
-"""How many multiplications take the time of a number that is read and written."""
-
-
 class Relaxation(Substitution):
     """Linear relaxations of a network over a box of inputs, as far as its nodes' bounds are known.
 
@@ -67,9 +63,6 @@ class Relaxation(Substitution):
             raise ArgumentError("support", "given with outward rounding", accepted="None", hint="Leave it out.")
         super().__init__(network, values, support)
         self.memory = memory
-        self.work = 0.0
-        """What was computed so far, in about as many multiplications."""
-        self.efforts = efforts(network)
         self._part: tuple[slice, Relaxation] = (slice(0, 0), self)
 
     def bounds(self, node: int, spec: Float[Tensor, "batch rows *shape"] | None = None) -> Interval:
@@ -132,8 +125,6 @@ class Relaxation(Substitution):
             inside = entries[(entries >= samples.start * size) & (entries < samples.stop * size)]
             if len(inside):
                 found.append(part._of_dense(node, inside - samples.start * size, count))
-                if part is not self:
-                    self.work, part.work = self.work + part.work, 0.0
         low, up = zip(*found, strict=True)
         return torch.cat(low), torch.cat(up)
 
@@ -189,7 +180,6 @@ class Relaxation(Substitution):
                     whole.add(index, (table, table if upper is lower else places.table(upper)))
                     largest = max(largest, places.samples * places.width * self._largest(index))
                 else:
-                    self.work += self.efforts[index] * w.rows * w.values[0].numel() * (2 if w.split else 1)
                     low, up = lower_sum(low, step.lower), upper_sum(up, step.upper)
                     for source, below in zip(self.network.nodes[index].inputs, step.inputs, strict=bool(step.inputs)):
                         if source in waiting:
@@ -199,8 +189,6 @@ class Relaxation(Substitution):
                             below = waiting[source].plus(below)
                         waiting[source] = below
             whole.step(index)
-        if (part := whole.relaxation) is not self:
-            self.work, part.work = self.work + part.work, 0.0
         shape = (places.samples, places.width)
         others = (places.flat(end.expand(shape)) for end in (whole.low, whole.up))
         return lower_sum(low, next(others)), upper_sum(up, next(others)), largest
@@ -331,8 +319,6 @@ class _Pass:
             least, most = self.relaxation.over_inputs(*pair)
             self._number(least, most)
             return
-        sizes = {id(t): t.numel() for t in pair if t is not None}
-        self.relaxation.work += self.relaxation.efforts[index] * sum(sizes.values())
         step = self.relaxation.substituted(index, *pair)
         self._number(step.lower, step.upper)
         for source, below in zip(network.nodes[index].inputs, step.inputs, strict=bool(step.inputs)):
@@ -363,9 +349,3 @@ class _Pass:
             t if t.dim() == 0 else t.expand(len(pick), t.shape[1]).gather(1, pick) for t in (self.low, self.up)
         )
         self.pick = None
-
-
-def efforts(network: Network) -> list[int]:
-    """For each node, about how many multiplications a number of its output costs, in either direction."""
-    weights = [next((p for p in ps.values() if p is not None), None) for ps in network.parameters]
-    return [PASS + (0 if w is None or w.lower.dim() < 2 else w.lower[0].numel()) for w in weights]

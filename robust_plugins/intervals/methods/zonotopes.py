@@ -10,26 +10,25 @@ for those few are all that is needed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from math import prod
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Integer
 from torch import Tensor
 
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.methods.affine_forms import strip
 from robust_plugins.intervals.methods.piecewise import piecewise_linear
-from robust_plugins.intervals.methods.relaxation import CHUNK, efforts
+from robust_plugins.intervals.methods.relaxation import CHUNK
+from robust_plugins.intervals.methods.row_costs import efforts, row_cost
 from robust_plugins.intervals.network.graph import Network
 from robust_plugins.intervals.rules.elementwise import Activation, activation_of
 
 MAGNIFIED = 2.0**20
 """By how much directions are enlarged on their way: layers add their constant parts, which are taken away again, and
 the rounding error of that then counts a millionth."""
-
-GROWTH = 8.0
-"""By how much a node's rows are expected to cost more than those of the one before it, at most."""
 
 
 class Zonotope(NamedTuple):
@@ -47,12 +46,12 @@ class Zonotopes:
     `values` are sound intervals of the nodes' outputs, `values[0]` the box itself; more are appended while bounds are
     computed. Neurons that rows were spent on in vain are credited, and the pass forward is made once it costs no more
     than they did, and than the next node's are expected to: in the worst case both together take some two or three
-    times as long as the better one. Directions take `memory` bytes at most. Sound in real arithmetic, in evaluation
-    mode.
+    times as long as the better one. Each sample has its own credit, and what is decided for it does not depend on the
+    others of its batch. Directions take `memory` bytes at most. Sound in real arithmetic, in evaluation mode.
     """
 
     def __init__(self, network: Network, values: Sequence[Interval], *, memory: int, credit: float = 0.0) -> None:
-        self.network, self.values, self.credit = network, values, credit
+        self.network, self.values = network, values
         box = values[0].lower.detach()
         self.moving = (values[0].radius.detach() > 0).flatten(1).any(0).nonzero().flatten()
         self.room = max(0, memory - CHUNK) // box.element_size()
@@ -60,45 +59,75 @@ class Zonotopes:
         self.efforts = efforts(network)
         self.last = {j: index for index, node in enumerate(network.nodes) for j in node.inputs}
         self.done = 0
+        self.credit = torch.full((len(box),), credit, dtype=torch.float64, device=box.device)
+        """What each sample may spend, in multiplications."""
+        self.in_vain = torch.zeros_like(self.credit)
+        """The share of rows at the last node that were spent in vain."""
+        self.directions = (values[0].radius.detach() > 0).flatten(1).sum(1)
+        """How many directions each sample has where the pass has come to."""
         self._made: dict[int, Zonotope] = {}
-        self._per_row = self._in_vain = 0.0
-        self._growth = 1.0
 
-    def samples(self, node: int, wanted: int) -> int:
-        """How many samples may be handled at a time up to a node of which `wanted` entries would need rows.
+    def of(self, samples: Tensor, values: Sequence[Interval]) -> Zonotopes:
+        """The same of some of the samples, whose intervals are `values`."""
+        found = copy(self)
+        found.values = values
+        found.credit, found.in_vain, found.directions = (
+            t[samples] for t in (self.credit, self.in_vain, self.directions)
+        )
+        found._made = {i: Zonotope(z.center[samples], z.directions[samples]) for i, z in self._made.items()}
+        return found
 
-        None where it is not worth it, or cannot be done.
-        """
+    def parts(self, node: int, wanted: Integer[Tensor, " batch"]) -> list[Integer[Tensor, " part"]]:
+        """The samples that are better handled together up to a node of which they would need `wanted` rows each."""
+        pays, every = self.pays(node, wanted), torch.arange(len(wanted), device=wanted.device)
+        if not bool(pays.any()):
+            return [every]
+        found = [] if bool(pays.all()) else [every[~pays]]
+        return [*every[pays].split(self._together(node, pays)), *found]
+
+    def pays(self, node: int, wanted: Integer[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
+        """For which samples the pass up to a node is possible, and worth its cost beside `wanted` rows."""
         network, steps = self.network, range(self.done + 1, node + 1)
         if not all(network.rules[i].affine or _line(network, i) is not None for i in steps):
-            return 0
-        found = self._made.get(self.done)
-        directions = len(self.moving) if found is None else found.directions.shape[1]
-        cost = sum(self.efforts[i] * prod(self.values[i].shape) for i in steps) * directions
-        if cost > self.credit + wanted * self._in_vain * self._per_row * self._growth:
-            return 0
+            return torch.zeros_like(wanted, dtype=torch.bool)
+        shapes = [v.shape[1:] for v in self.values[: node + 1]]
+        cost = sum(self.efforts[i] * prod(shapes[i]) for i in steps) * self.directions
+        saved = wanted * self.in_vain * row_cost(network, node, shapes, self.efforts)
+        return (cost <= self.credit + saved) & (self._numbers(node) <= self.room)
+
+    def learn(
+        self,
+        node: int,
+        wanted: Integer[Tensor, " batch"],
+        rows: Integer[Tensor, " batch"],
+        straight: Integer[Tensor, " batch"],
+    ) -> None:
+        """Credits each sample with what rows cost that could have been left out.
+
+        Of `wanted` entries a zonotope left `rows`, of which `straight` turned out to need none.
+        """
+        spared = (wanted - rows + straight).double()
+        self.in_vain = spared / wanted.clamp(min=1)
+        shapes = [v.shape[1:] for v in self.values[: node + 1]]
+        self.credit = self.credit + spared * row_cost(self.network, node, shapes, self.efforts)
+
+    def _numbers(self, node: int) -> Integer[Tensor, " batch"]:
+        """How many numbers the directions of each sample are at most, on the way to a node."""
+        network, steps = self.network, range(self.done + 1, node + 1)
         alive, numbers = {*(self._made or [0])}, 0
         for i in steps:
             alive.add(i)
             numbers = max(numbers, sum(prod(self.values[j].shape[1:]) for j in alive))
             alive -= {j for j in network.nodes[i].inputs if self.last[j] == i}
-        more = max(
-            (int(self._bent(i).flatten(1).sum(1).max()) for i in steps if not network.rules[i].affine), default=0
-        )
-        each = max(1, (directions + more) * numbers)
+        more = [self._bent(i).flatten(1).sum(1) for i in steps if not network.rules[i].affine]
+        most = torch.stack(more).amax(0) if more else 0
+        return (self.directions + most).clamp(min=1) * numbers
+
+    def _together(self, node: int, samples: Bool[Tensor, " batch"]) -> int:
+        """How many samples go to a node at a time."""
+        each = max(1, int(self._numbers(node)[samples].max()))
         # Samples share nothing on this way: together they are no quicker than what the caches of a processor hold.
         return int(min(self.room // each, max(1, CHUNK // (each * self.values[0].lower.element_size()))))
-
-    def learn(self, wanted: int, rows: int, straight: int, work: float) -> None:
-        """Credits what rows cost that could have been left out.
-
-        Of `wanted` entries a zonotope left `rows`, of which `straight` turned out to need none; they took `work`.
-        """
-        if rows:
-            before, self._per_row = self._per_row, work / rows
-            self._growth = min(GROWTH, self._per_row / before) if before else 1.0
-        self._in_vain = (wanted - rows + straight) / max(1, wanted)
-        self.credit += wanted * self._in_vain * self._per_row
 
     @torch.no_grad()
     def interval(self, node: int) -> Interval:
@@ -109,7 +138,9 @@ class Zonotopes:
             before = [self._made[j] for j in self.network.nodes[index].inputs]
             affine = self.network.rules[index].affine
             found = self._through_affine(index, before) if affine else self._through_activation(index, before[0])
-            self.credit -= self.efforts[index] * found.directions.numel()
+            if not affine:
+                self.directions = self.directions + self._bent(index).flatten(1).sum(1)
+            self.credit = self.credit - self.efforts[index] * self.directions * prod(found.center.shape[1:])
             self._made[index] = found
             self.done = index
             for j in {*self.network.nodes[index].inputs}:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.image_networks import image_network
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from robust_plugins.intervals import Interval, Network, crown, trace
 from robust_plugins.intervals.methods import crown as module
@@ -26,7 +27,9 @@ def around(x: Tensor, eps: float) -> Interval:
 def found(network: Network, values: Sequence[Interval]) -> list[Interval]:
     """The intervals of all nodes by zonotopes alone."""
     forward = Zonotopes(network, values, memory=MEMORY, credit=torch.inf)
-    assert forward.samples(len(values) - 1, 0) >= len(values[0])
+    none = torch.zeros(len(values[0]), dtype=torch.int64)
+    assert [len(part) for part in forward.parts(len(values) - 1, none)] == [len(none)]
+    assert bool(forward.pays(len(values) - 1, none).all())
     return [forward.interval(index) for index in range(len(values))]
 
 
@@ -110,7 +113,7 @@ def test_rows_that_are_spared_leave_the_bounds_of_the_output(monkeypatch: pytest
     with torch.no_grad():
         plain, before = crown(network, box, entries="bent"), sum(rows)
         rows.clear()
-        monkeypatch.setattr(module, "Zonotopes", lambda *a, credit, **k: Zonotopes(*a, credit=torch.inf, **k))
+        monkeypatch.setattr(module, "Zonotopes", lambda *a, **k: Zonotopes(*a, credit=torch.inf, **k))
         spared, after = crown(network, box, entries="bent"), sum(rows)
         # Where the memory is enough for the zonotopes of one sample at a time:
         one = CHUNK + 8 * 4 * (x[0].numel() + 400) * 400
@@ -125,16 +128,22 @@ def test_rows_that_are_spared_leave_the_bounds_of_the_output(monkeypatch: pytest
     assert all(torch.allclose(i.lower, j.lower, atol=1e-9 * size) for i, j in zip(spared, parts, strict=True))
 
 
-@pytest.mark.parametrize(("eps", "starts"), [(1e-4, True), (3.0, False)])
-def test_the_pass_forward_is_made_where_rows_were_spent_in_vain(
-    eps: float, starts: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def deep() -> nn.Sequential:
+    """A network in which interval propagation finds nearly all neurons unstable."""
     torch.manual_seed(0)
     wide = [layer for _ in range(6) for layer in (nn.Linear(80, 80), nn.ReLU())]
     model = nn.Sequential(nn.Linear(6, 80), nn.ReLU(), *wide, nn.Linear(80, 3)).double()
     for layer in model:
         if isinstance(layer, nn.Linear):
-            layer.weight.data *= 3  # so that interval propagation finds nearly all neurons unstable
+            layer.weight.data *= 3
+    return model
+
+
+@pytest.mark.parametrize(("eps", "starts"), [(1e-4, True), (3.0, False)])
+def test_the_pass_forward_is_made_where_rows_were_spent_in_vain(
+    eps: float, starts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = deep()
     x = torch.randn(2, 6, dtype=torch.float64)
     made: list[int] = []
     interval = Zonotopes.interval
@@ -155,23 +164,47 @@ def test_a_batch_costs_no_more_than_its_samples(forced: bool, monkeypatch: pytes
     model, x = image_network("residual", torch.float32)
     x = torch.cat([x, torch.rand_like(x)])
     network, box = trace(model, x), around(x, 0.01)
-    passes: list[Relaxation] = []
-    made = Relaxation.__init__
 
-    def counted(self: Relaxation, *args: Any, **more: Any) -> None:
-        made(self, *args, **more)
-        passes.append(self)
-
-    def work(boxes: Sequence[Interval]) -> float:
-        passes.clear()
-        with torch.no_grad():
+    def work(boxes: Sequence[Interval]) -> int:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
             for part in boxes:
                 crown(network, part, entries="bent")
-        return sum(relaxation.work for relaxation in passes)
+        return counter.get_total_flops()
 
-    monkeypatch.setattr(Relaxation, "__init__", counted)
     if forced:
-        monkeypatch.setattr(module, "Zonotopes", lambda *a, credit, **k: Zonotopes(*a, credit=torch.inf, **k))
+        monkeypatch.setattr(module, "Zonotopes", lambda *a, **k: Zonotopes(*a, credit=torch.inf, **k))
     alone, together = work([box[i : i + 1] for i in range(4)]), work([box])
     # On whole images all samples have as many rows as the one with the most, which costs some of these few a third.
     assert 0 < together < 4 / 3 * alone
+
+
+@pytest.mark.parametrize("kind", ["deep", "residual"])
+@pytest.mark.parametrize("memory", [MEMORY, CHUNK + 2**20])
+def test_bounds_of_a_sample_do_not_depend_on_its_batch(kind: str, memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "deep":
+        model, x = deep(), torch.randn(6, 6, dtype=torch.float64)
+    else:
+        model, x = image_network("residual")
+        x = torch.cat([x, torch.rand_like(x), torch.rand_like(x)])[:6]
+    network = trace(model, x)
+    radius = torch.logspace(-4, 0.5, 6, dtype=x.dtype).view(-1, *[1] * (x.dim() - 1))
+    box = Interval(x - radius, x + radius)
+    groups: list[int] = []
+    parts = Zonotopes.parts
+
+    def noted(self: Zonotopes, node: int, wanted: Tensor) -> list[Tensor]:
+        found = parts(self, node, wanted)
+        groups.append(len(found))
+        return found
+
+    monkeypatch.setattr(Zonotopes, "parts", noted)
+    with torch.no_grad():
+        together = crown(network, box, entries="bent", memory=memory)
+        mixed = max(groups) > 1
+        for i in range(6):
+            alone = crown(network, box[i : i + 1], entries="bent", memory=memory)
+            for one, all_of_them in zip(alone, together, strict=True):
+                room = 1e-9 * float(one.magnitude.max())
+                assert torch.allclose(one.lower, all_of_them.lower[i : i + 1], rtol=0, atol=room)
+                assert torch.allclose(one.upper, all_of_them.upper[i : i + 1], rtol=0, atol=room)
+    assert mixed or kind != "deep"

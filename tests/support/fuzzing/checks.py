@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 import robust_plugins as rp
+from robust_plugins.decisions.certifiers import AlphaCROWN
 from support.fuzzing.drawing import Case
 from support.fuzzing.reaching import ERRORS, Reached, outside
 from support.fuzzing.traces import changed, snapshot
@@ -87,11 +88,9 @@ def _findings(
         if not full:
             return
         # Adam's steps have the size of its rate where a slope is all but 0, with the sign that rounding gives it.
-        # And whether a pass forward saves rows is asked of the whole batch (`memory`, `Zonotopes`): the intervals of
-        # straight entries are the tighter after one, and the output's own is intersected with what they give.
         same = 0.05 if getattr(certifier, "method", "") == "alpha-CROWN" else 1e-3
-        if hasattr(certifier, "memory") and type(certifier).__name__ != "CROWNIBP":
-            same = max(same, 0.02)
+        if isinstance(certifier, AlphaCROWN):
+            same = 0.02
         for i in range(len(x) if "batch" in case.written.flags else 1):
             alone = certifier.bounds(model, x[i : i + 1], case.ball[i : i + 1])
             for one, many in ((alone.lower[0], logits.lower[i]), (alone.upper[0], logits.upper[i])):
