@@ -166,6 +166,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "--seed 1", "--clip-gradient 0.01", "--batch-size 96", "--lr 0.004", "--lr-decay linear", "--ramp 0 5",
     "--ramp-shape linear", "--ibp-init", "--warm-up", "--l1 0.001", "--eps 0.03",
 ])  # fmt: skip
+@pytest.mark.slow
 def test_every_option_changes_the_training(option: str, plain: Path, tmp_path: Path) -> None:
     trained(tmp_path, *SHORT, *option.split(" "))
     assert not same(weights(tmp_path), weights(plain))

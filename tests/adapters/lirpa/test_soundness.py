@@ -153,6 +153,7 @@ LAYERS: dict[str, object] = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.slow
 def test_further_layers_are_sound_or_refused(name: str) -> None:
     torch.manual_seed(0)
     layer = LAYERS[name] if isinstance(LAYERS[name], nn.Module) else Call(LAYERS[name])

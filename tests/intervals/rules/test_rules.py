@@ -86,6 +86,7 @@ def test_wider_sets_give_wider_bounds(kind: type[nn.Module], layer: nn.Module, s
 
 
 @indices
+@pytest.mark.slow
 def test_broken_rules_are_caught(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case, hull = _searched(index)
     rules, sound = BUILTIN.entry(EXAMPLES[index][0]), bounds_of(case)
@@ -119,6 +120,7 @@ def _broken(rule: Any, mutate: Any) -> Any:
 
 
 @indices
+@pytest.mark.slow
 def test_broken_relaxations_are_caught(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     kind, layer, shape = EXAMPLES[index]
     rules, case = BUILTIN.entry(kind), _case(layer, shape, eps=2.0)

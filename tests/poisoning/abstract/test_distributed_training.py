@@ -48,6 +48,7 @@ def _rank(rank: int, folder: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:update")
 @pytest.mark.filterwarnings("ignore:the budget has")
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
     one = _runs(data(25), None)
