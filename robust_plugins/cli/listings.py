@@ -9,8 +9,10 @@ from dataclasses import asdict
 
 import click
 
+from robust_plugins.cli.conformance import check_conformance
 from robust_plugins.cli.printing import as_json, print_json, print_table
 from robust_plugins.errors import UnknownNameError
+from robust_plugins.registry.hookspecs import PROJECT
 from robust_plugins.registry.information import ComponentInfo, Kind, PluginInfo, Status
 from robust_plugins.registry.registry import registry
 
@@ -36,18 +38,28 @@ def list_plugins(as_json: bool) -> None:
 
 
 @plugins.command("check")
-@click.argument("name")
+@click.argument("name", required=False)
+@click.option("--conformance", is_flag=True, help="Run every conformance check of every component. Needs pytest.")
 @as_json
-def check_plugin(name: str, as_json: bool) -> None:
+def check_plugin(name: str | None, conformance: bool, as_json: bool) -> None:
     """Show what became of the plugin NAME: status, error, hooks, components and their parameters.
 
-    The exit code is 1 where it failed, is blocked, or where a component lacks its backend.
+    The exit code is 1 where it failed, is blocked, where a component lacks its backend, or where a function is named
+    like a hook without being one; with --conformance, where a check failed. Without NAME --conformance checks every
+    plugin that does not come with this package.
     """
     found = {info.name: info for info in registry().plugins()}
-    if name not in found:
+    if name is None and not conformance:
+        raise click.UsageError("NAME is missing; only --conformance goes without.")
+    if name is not None and name not in found:
         raise UnknownNameError("plugin", name, found)
-    info = found[name]
-    components = [c for kind in Kind for c in registry().components(kind) if c.plugin == name]
+    every = [c for kind in Kind for c in registry().components(kind)]
+    if conformance:
+        names = [name] if name else [n for n, info in found.items() if info.distribution != PROJECT]
+        check_conformance([found[n] for n in names], [c for c in every if c.plugin in names], as_json)
+        return
+    info = found[str(name)]
+    components = [c for c in every if c.plugin == name]
     if as_json:
         print_json(asdict(info) | {"components": [asdict(c) for c in components]})
     else:
