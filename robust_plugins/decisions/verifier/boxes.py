@@ -141,8 +141,8 @@ class Bounds:
             (layer, slice(a, b)) for layer, a, b in zip(self.layers, self.starts[:-1], self.starts[1:], strict=False)
         ]
 
-    def bounded(self, boxes: Boxes, *, closely: bool = False) -> Bounded:
-        """Bounds on all neurons; `closely`: on those that stay open by two lines for each function too."""
+    def bounded(self, boxes: Boxes) -> Bounded:
+        """Bounds on all neurons."""
         centre, radius = boxes.centre, boxes.radius
         low, up, size = boxes.low.clone(), boxes.up.clone(), centre.abs() + radius
         strips: list[Strip] = []
@@ -156,13 +156,28 @@ class Bounds:
                 middle = found.b + applied(found.a, centre)
                 spread = found.off + applied(found.a.abs(), radius)
                 _narrow(lo, hi, found.at, middle - spread, middle + spread)
-            if closely and strips and layer.bends:
+            strip, size = _strip(layer, lo, hi, size)
+            strips.append(strip)
+        return Bounded(replace(boxes, low=low, up=up), strips, middles, self._outputs(size))
+
+    def closer(self, found: Bounded) -> Bounded:
+        """Better bounds on the neurons that are open still, by two lines for each function."""
+        boxes = found.boxes
+        centre, radius = boxes.centre, boxes.radius
+        low, up, size = boxes.low.clone(), boxes.up.clone(), centre.abs() + radius
+        strips: list[Strip] = []
+        for layer, place in self._places():
+            lo, hi = low[:, place], up[:, place]
+            size = size @ layer.weight.abs().t() + layer.size
+            if strips and layer.bends:
                 self._both_sides(layer, lo, hi, strips, size, centre, radius)
             strip, size = _strip(layer, lo, hi, size)
             strips.append(strip)
+        return Bounded(replace(boxes, low=low, up=up), strips, found.middles, self._outputs(size))
+
+    def _outputs(self, size: Tensor) -> Tensor:
         last = self.layers[-1]
-        size = size @ last.weight.abs().t() + last.size
-        return Bounded(replace(boxes, low=low, up=up), strips, middles, size)
+        return size @ last.weight.abs().t() + last.size
 
     def _middles(self, layer: Layer, lo: Tensor, hi: Tensor, strips: list[Strip], size: Tensor) -> Middles | None:
         if layer.function is None:

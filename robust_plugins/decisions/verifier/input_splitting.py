@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,8 +32,10 @@ LAST = 30
 """The same where no neuron is open, so that this combination decides."""
 FIRST = 2**9
 """After so many boxes each is worth more effort: until then simple bounds may well do."""
-SLOPES = 12
-"""Steps towards the best slopes of a box's ReLUs then."""
+SLOPES = 6
+"""Steps towards the best slopes of a box's ReLUs then,"""
+PAYS = 0.25
+"""and closer bounds of all its ReLUs, while they exclude such a share of the boxes; else tried every so often."""
 STORED = 2**11
 """With more open boxes than that, the last ones are split first, so that they need no more memory."""
 CLOSEST, EVERY = 64, 8
@@ -89,6 +92,19 @@ def _next(stack: list[Boxes]) -> Boxes:
     return boxes
 
 
+class _Left(NamedTuple):
+    """Boxes that are not excluded."""
+
+    found: Bounded
+    a: Tensor
+    b: Tensor
+    """Lines `a x + b` below the rows."""
+    weights: Tensor
+    """Of these lines, where they matter together."""
+    points: list[Tensor]
+    """Inputs in each box that may be witnesses."""
+
+
 class _Search:
     def __init__(self, chain: Chain, unsafe: Unsafe, confirm: Confirm, notes: BoxNotes | None) -> None:
         self.chain, self.confirm, self.count, self.aside, self.deepened = chain, confirm, 0, False, 0
@@ -103,6 +119,8 @@ class _Search:
         picked = torch.stack([part[torch.arange(most).clamp(max=len(part) - 1)] for part in at])
         self.rows, self.offsets = unsafe.weights[picked], unsafe.offsets[picked]
         self.bounding = Bounds(chain, self.rows.shape[2], 1.0 if notes is None else notes.room)
+        self.gain = 1.0
+        """The share of boxes that closer bounds excluded last."""
         self.made = len(self.rows)
         """Boxes that have a number."""
         self.least = torch.full((len(sizes),), torch.inf, dtype=torch.float64)
@@ -127,8 +145,18 @@ class _Search:
     def step(self, boxes: Boxes) -> tuple[Tensor | None, Boxes | None]:
         """A witness; or the parts of the boxes that are not excluded."""
         self.count += len(boxes)
-        closely = self.notes is None and self.chain.bends and self.count > FIRST
-        found = self.bounding.bounded(boxes, closely=closely)
+        left = self._left(self.bounding.bounded(boxes))
+        if self.notes is None and self.chain.bends and self.count > FIRST:
+            left = self._optimised(left)
+            before = len(left.found.boxes)
+            if before and (self.gain >= PAYS or self.batches % EVERY == 0):
+                left = self._optimised(self._left(self.bounding.closer(left.found)))
+                self.gain = 1 - len(left.found.boxes) / before
+        return self._parts(left) if len(left.found.boxes) else (None, None)
+
+    def _left(self, found: Bounded) -> _Left:
+        """The boxes that their rows do not exclude."""
+        boxes = found.boxes
         rows, offsets = self.rows[boxes.asked], self.offsets[boxes.asked]
         a, b = self.bounding.rows(found, rows, offsets)
         size = applied(rows.abs(), found.size) + offsets.abs()
@@ -137,45 +165,24 @@ class _Search:
         count = rows.shape[1]
         best = torch.maximum(least[:, :count], least[:, count:])
         better = best if self.joint else best.amax(1, keepdim=True)
-        boxes = replace(found.boxes, proved=torch.maximum(boxes.proved, better))
+        boxes = replace(boxes, proved=torch.maximum(boxes.proved, better))
         # Bounds that contradict each other are those of no input.
         none = (boxes.low > boxes.up + (0 if self.notes is None else self.notes.spared)).any(1)
         left = ~((boxes.proved.amin(1) > 0) | none)
         self.least = self.bounds(boxes.take(~left & ~none))
-        if not bool(left.any()):
-            return None, None
         at = left.nonzero().flatten()
         found, a, b, least = found._replace(boxes=boxes).select(at), a[at], b[at], least[at]
-        return (
-            self._jointly(found, a, b, least, closely) if self.joint else self._combining(found, a, b, least, closely)
-        )
-
-    def _jointly(
-        self, found: Bounded, a: Tensor, b: Tensor, least: Tensor, closely: bool
-    ) -> tuple[Tensor | None, Boxes | None]:
-        """All rows have to be positive, each by itself."""
-        if closely:
-            at, row = (~(found.boxes.proved > 0)).nonzero().unbind(1)
-            rows, offsets = self.rows[0, row].unsqueeze(1), self.offsets[0, row].unsqueeze(1)
-            lines = optimised(self.bounding, found.select(at), rows, offsets, torch.ones_like(offsets), SLOPES)
-            proved = found.boxes.proved.clone()
-            proved[at, row] = torch.maximum(proved[at, row], lines.value)
-            found = found._replace(boxes=replace(found.boxes, proved=proved))
-            left = ~(proved > 0).all(1)
-            self.least = self.bounds(found.boxes.take(~left))
-            at = left.nonzero().flatten()
-            found, a, b, least = found.select(at), a[at], b[at], least[at]
-        row = least.argmin(1)
+        if not len(at):
+            return _Left(found, a, b, b, [])
+        row = least.argmin(1) if self.joint else least.argmax(1)
         lowest = _corner(a[torch.arange(len(row)), row], found.boxes)
+        if not self.joint:
+            return self._combining(found, a, b, lowest)
         open_rows = (least <= 0) & ~(found.boxes.proved > 0).repeat(1, 2)
-        return self._parts(found, a, b, open_rows.double(), [lowest])
+        return _Left(found, a, b, open_rows.double(), [lowest])
 
-    def _combining(
-        self, found: Bounded, a: Tensor, b: Tensor, least: Tensor, closely: bool
-    ) -> tuple[Tensor | None, Boxes | None]:
-        """Some combination of the rows has to be positive."""
-        row, count = least.argmax(1), self.rows.shape[1]
-        lowest = _corner(a[torch.arange(len(row)), row], found.boxes)
+    def _combining(self, found: Bounded, a: Tensor, b: Tensor, lowest: Tensor) -> _Left:
+        """The boxes that no combination of the rows excludes."""
         value, weights, between = _combined(a, b, found.boxes, COMBINATIONS)
         open_neurons = self.bounding.open(found.boxes).sum(1)
         last = ((open_neurons == 0) & ~(value > 0)).nonzero().flatten()
@@ -187,26 +194,41 @@ class _Search:
         boxes = found.boxes.take(at)
         if len(at) < len(value):
             self.least = self.least.clamp(max=0)  # a combination says nothing about the rows' own size
-        of_rows = value[at] / weights[at, : 2 * count].sum(1).clamp(min=1e-300)
+        of_rows = value[at] / weights[at].sum(1).clamp(min=1e-300)
         boxes = replace(boxes, proved=torch.maximum(boxes.proved, of_rows.unsqueeze(1)))
-        found, a, b, weights = found.select(at)._replace(boxes=boxes), a[at], b[at], weights[at]
-        points = [lowest[at], between[at]]
-        if not closely or not len(at):
-            return self._parts(found, a, b, weights, points)
-        rows, offsets = self.rows[boxes.asked], self.offsets[boxes.asked]
-        begun = weights[:, :count] + weights[:, count : 2 * count]
-        lines = optimised(self.bounding, found, rows, offsets, begun, SLOPES)
-        boxes = replace(boxes, proved=torch.maximum(boxes.proved, lines.value.unsqueeze(1)))
-        closed = lines.value > 0
-        self.least = self.bounds(boxes.take(closed))
+        return _Left(found.select(at)._replace(boxes=boxes), a[at], b[at], weights[at], [lowest[at], between[at]])
+
+    def _optimised(self, left: _Left) -> _Left:
+        """The boxes that no choice of slopes excludes that is found."""
+        found, weights = left.found, left.weights
+        if not len(found.boxes):
+            return left
+        count = weights.shape[1] // 2
+        begun = weights[:, :count] + weights[:, count:]
+        proved = found.boxes.proved.clone()
+        if self.joint:  # each row by itself
+            at, row = (~(proved > 0)).nonzero().unbind(1)
+            rows, offsets = self.rows[0, row].unsqueeze(1), self.offsets[0, row].unsqueeze(1)
+            lines = optimised(self.bounding, found.select(at), rows, offsets, torch.ones_like(offsets), SLOPES)
+            proved[at, row] = torch.maximum(proved[at, row], lines.value)
+        else:
+            rows, offsets = self.rows[found.boxes.asked], self.offsets[found.boxes.asked]
+            lines = optimised(self.bounding, found, rows, offsets, begun, SLOPES)
+            proved[:, 0] = torch.maximum(proved[:, 0], lines.value)
+        found = found._replace(boxes=replace(found.boxes, proved=proved))
+        closed = (proved > 0).all(1)
+        self.least = self.bounds(found.boxes.take(closed))
         at = (~closed).nonzero().flatten()
-        boxes = boxes.take(at)
-        # The best line goes before all others from here on.
-        a, b = (torch.cat([t[at].unsqueeze(1), all_[at]], 1) for t, all_ in ((lines.a, a), (lines.b, b)))
-        weights = torch.zeros_like(b)
-        weights[:, 0] = 1
-        points = [points[0][at], points[1][at], _corner(lines.a[at], boxes)]
-        return self._parts(found.select(at)._replace(boxes=boxes), a, b, weights, points)
+        a, b, weights, points = left.a[at], left.b[at], weights[at], [point[at] for point in left.points]
+        found = found.select(at)
+        if self.joint:
+            weights = weights * ~(found.boxes.proved > 0).repeat(1, 2)
+        else:  # the best line is what matters from here on
+            a, b = torch.cat([lines.a[at].unsqueeze(1), a], 1), torch.cat([lines.b[at].unsqueeze(1), b], 1)
+            weights = torch.zeros_like(b)
+            weights[:, 0] = 1
+            points.append(_corner(lines.a[at], found.boxes))
+        return _Left(found, a, b, weights, points)
 
     def _last(self, a: Tensor, b: Tensor, boxes: Boxes) -> tuple[Tensor, Tensor, Tensor]:
         """The same where the chain is linear: what a longer ascent leaves open, linear programmes decide."""
@@ -220,12 +242,9 @@ class _Search:
                 value[i], weights[i] = found[0], best[0]
         return value, weights, between
 
-    def _parts(
-        self, found: Bounded, a: Tensor, b: Tensor, weights: Tensor, points: list[Tensor]
-    ) -> tuple[Tensor | None, Boxes | None]:
+    def _parts(self, left_over: _Left) -> tuple[Tensor | None, Boxes | None]:
+        found, a, b, weights, points = left_over
         boxes = found.boxes
-        if not len(boxes):
-            return None, None
         witness, left = self._witness(boxes, [*points, boxes.centre])
         if witness is not None:
             return witness, None

@@ -1,9 +1,10 @@
 """`optimised`: the best line under a combination of rows in each box, over the slopes of its open ReLUs.
 
 The line below an open ReLU may have any slope in [0, 1], and rows that are asked about together any weights >= 0: both
-ascend at once. The derivative of a bound by a slope is `max(a, 0) z`, where a is the coefficient that reaches the ReLU
-and z the argument that the bound's minimiser has when it is sent forward through the chosen lines; that by a row's
-weight is the row's value there.
+ascend at once, in single precision. What is found is evaluated once more in double precision, and counts as that.
+The derivative of a bound by a slope is `max(a, 0) z`, where a is the coefficient that reaches the ReLU and z the
+argument that the bound's minimiser has when it is sent forward through the chosen lines; that by a row's weight is the
+row's value there.
 
 Xu et al. 2021, "Fast and complete: enabling complete neural network verification with rapid and massively parallel
 incomplete verifiers".
@@ -12,6 +13,7 @@ incomplete verifiers".
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -62,27 +64,32 @@ def optimised(
     - `found`: of a chain whose functions are ReLUs
     - `weights`: to begin with, positive ones
     """
-    now, best = _begun(found, rows, offsets, weights), found.boxes.lower.new_full((len(rows),), -torch.inf)
-    a, b = torch.zeros_like(now.centre), torch.zeros_like(best)
-    off = _off(bounds, found, rows, offsets)
-    live = torch.arange(len(rows))
+    now = _begun(found, rows, offsets, weights)
+    slopes, weights = now.slopes.clone(), now.weights.clone()
+    fast = tuple(replace(layer, weight=layer.weight.float(), bias=layer.bias.float()) for layer in bounds.layers)
+    quick = _Now(*(t.float() for t in now))
+    best, live = torch.full((len(rows),), -torch.inf), torch.arange(len(rows))
     for step in range(steps + 1):
-        reached, line, constant = _backward(bounds.layers, bounds.starts, now)
-        value = constant + (line * now.centre).sum(1) - (line.abs() * now.radius).sum(1) - off[live]
+        reached, line, constant = _backward(fast, bounds.starts, quick)
+        value = constant + (line * quick.centre).sum(1) - (line.abs() * quick.radius).sum(1)
         better = value > best[live]
         at = live[better]
-        best[at], a[at], b[at] = value[better], line[better], (constant - off[live])[better]
+        best[at], slopes[at], weights[at] = value[better], quick.slopes[better].double(), quick.weights[better].double()
         stay = ~(value > 0)
         left = int(stay.sum())
         if step == steps or not left:
             break
-        point = now.centre - line.sign() * now.radius
+        point = quick.centre - line.sign() * quick.radius
         if 4 * left <= 3 * len(stay):
             chosen = stay.nonzero().flatten()
             live, point, reached = live[chosen], point[chosen], reached[chosen]
-            now = _Now(*(t[chosen] for t in now))
-        now = _moved(bounds.layers, bounds.starts, now, reached, point, step)
-    return Lines(best, a, b)
+            quick = _Now(*(t[chosen] for t in quick))
+        quick = _moved(fast, bounds.starts, quick, reached, point, step)
+    slopes = torch.where(now.movable > 0, slopes.clamp(0, 1), now.slopes)
+    now = now._replace(slopes=slopes, weights=weights / weights.sum(1, keepdim=True))
+    _, a, b = _backward(bounds.layers, bounds.starts, now)
+    b = b - _off(bounds, found, rows, offsets)
+    return Lines(b + (a * now.centre).sum(1) - (a.abs() * now.radius).sum(1), a, b)
 
 
 def _begun(found: Bounded, rows: Tensor, offsets: Tensor, weights: Tensor) -> _Now:

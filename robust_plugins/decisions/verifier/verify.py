@@ -28,8 +28,8 @@ from robust_plugins.intervals.network.graph import Network
 
 INPUTS = 24
 """With more inputs than that, halving boxes does not end."""
-TURNS = ((True, 0.02), (False, 0.15), (True, 0.5), (False, 1.0))
-"""Whether neurons are split, else boxes of inputs, for which part of the time left, where either may be better: what is
+FIRST_TURN = 0.25
+"""Seconds; where splitting either neurons or boxes of inputs may be better, they take turns that double: what is
 decided at all mostly is soon, by one of them."""
 
 
@@ -134,16 +134,20 @@ def decide(
     elif not read.piecewise_linear:
         found = split_relaxed(model, lower, upper, unsafe, confirmed, clock, most=INPUTS, tell=tell)
     else:
-        found, domains = Found("timeout", None, proved, 0), 0
-        for neurons, part in ((True, 1.0),) if few is None else TURNS:
-            limited = clock if part == 1 else clock.share(part)
+        found, domains, neurons, turn = Found("timeout", None, proved, 0), 0, few is None, FIRST_TURN
+        given_up: set[bool] = set() if few is not None else {False}
+        while clock.left > 0 and len(given_up) < 2:
+            limited = clock if given_up or 2 * turn > clock.left else Clock(turn, clock.cpu)
             if few is None or neurons:
                 found = Stages(read.relu, box, unsafe, confirmed, limited, engine, tell).run()
             else:
                 found = split_inputs(few, unsafe, confirmed, limited, tell, None if notes is None else notes.afresh())
             proved, domains = torch.maximum(proved, found.bounds), domains + found.domains
-            if found.answer in ("unsat", "sat"):
+            if found.answer in ("unsat", "sat") or (limited is clock and found.answer == "timeout"):
                 break
+            if found.answer == "unknown":
+                given_up.add(neurons)
+            neurons, turn = neurons if (not neurons) in given_up else not neurons, 2 * turn
         found = replace(found, domains=domains)
     found = replace(found, bounds=torch.maximum(found.bounds, proved))
     if found.witness is None:
