@@ -3,6 +3,7 @@
 # make compare    speed beside ART, auto_LiRPA, torchattacks, foolbox and loops by hand: a page in out/, in 20 minutes
 # make lecture    every table and figure of the lecture: a page in out/lecture, in a quarter of an hour
 # make docs       the pages and the reference, in out/docs; warnings are errors, and examples run first
+# make notebooks  the notebooks of integration/notebooks, executed, in out/notebooks
 # make check      lint, formatting, types, and which part may import which
 # make clean      removes the virtual environment and everything built
 
@@ -22,7 +23,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 DOCS_STAMP := .venv/docs-installed
 
-.PHONY: demo test test-all compare lecture docs check clean
+.PHONY: demo test test-all compare lecture docs notebooks check clean
 
 demo: $(STAMP)
 	$(BIN)/python -m robust_plugins.demo
@@ -48,6 +49,9 @@ docs: $(DOCS_STAMP)
 	$(PYTEST) tests/docs -m "not slow"
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs out/docs
 	@echo "out/docs/index.html"
+
+notebooks: $(DOCS_STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python integration/notebooks/render.py --out out/notebooks
 
 check: $(STAMP)
 	$(BIN)/ruff check .
