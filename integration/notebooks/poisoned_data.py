@@ -7,13 +7,12 @@ on intervals of parameters from the other.
 """
 
 # %%
-import matplotlib.pyplot as plt
 import torch
 from sklearn.datasets import make_moons
 from sklearn.tree import DecisionTreeClassifier
 
 import robust_plugins as rp
-from robust_plugins.brackets.poisoning_plots import bracket_figure, region_figure
+from robust_plugins.brackets.poisoning_plots import region_figure
 
 plane, classes = (torch.tensor(part) for part in make_moons(900, noise=0.1, random_state=0))
 powers = torch.cat([plane, plane**2, plane**3], 1)
@@ -50,8 +49,7 @@ assert not bracket.crossings
 # Every trained parameter ends inside its interval, whatever the poison; attacks show how much of it they can use.
 
 # %%
-bracket_figure(bracket)
-plt.show()
+bracket.plot()
 
 # %% [markdown]
 # ## Where the decision is certain
@@ -64,11 +62,10 @@ runs = {
     )
     for points in (2, 12, 30)
 }
-region_figure(runs, features, (plane[600:], classes[600:]), limits=(-1.6, 2.6, -1.1, 1.6), columns=3)
-plt.show()
 accuracies = [run.certified_accuracy(*held) for run in runs.values()]
 print([round(accuracy, 3) for accuracy in accuracies])
 assert accuracies == sorted(accuracies, reverse=True)
+region_figure(runs, features, (plane[600:], classes[600:]), limits=(-1.6, 2.6, -1.1, 1.6), columns=3)
 
 # %% [markdown]
 # ## Changed labels
