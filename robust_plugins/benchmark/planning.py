@@ -73,6 +73,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.own)
 
+    @property
+    def asked(self) -> list[Asked]:
+        """Its rows under the names that the study gives them."""
+        rows = [{"component": self.component} | self.common | own for own in self.own]
+        return [
+            Asked(identity, *(row[name] for name in Asked._fields[1:]))
+            for identity, row in zip(self.identities, rows, strict=True)
+        ]
+
     def answered(self, answers: Answers) -> list[Record]:
         """The records with their answers."""
         rows = zip(self.own, answers.rows, strict=True)

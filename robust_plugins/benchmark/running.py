@@ -79,10 +79,17 @@ def run(
     """
     start, created = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     there = store.identities(answered=retry)
-    found = plan(configuration, subjects, there, created, store.asked())
-    trainings = list(poisoned_batches(configuration, folder, created))
-    left = found.batches + [batch for batch in trainings if not there.issuperset(batch.identities)]
-    total = found.total + sum(map(len, trainings))
+    named = store.asked()
+    found = plan(configuration, subjects, there, created, named)
+    left, total = found.batches, found.total
+    for batch in poisoned_batches(configuration, folder, created):
+        total += len(batch)
+        if not there.issuperset(batch.identities):
+            left.append(batch)
+        for row in batch.asked:  # the same training, or input, under another name is answered once
+            if row.identity in there and row not in named:
+                found.aliases.append(row)
+            there.add(row.identity)
     outcome = Outcome(store.path, total, total - sum(map(len, left)))
     begun(left, total)
     store.insert((), _kept(configuration, subjects))

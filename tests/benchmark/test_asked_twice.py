@@ -78,3 +78,24 @@ def test_aliases_wait_for_their_records(tmp_path: Path) -> None:
     assert len(rows(found)) == 30
     assert found.run().written == 21
     assert len(rows(found)) == 72
+
+
+def test_a_poisoned_training_under_two_names_is_done_once(tmp_path: Path) -> None:
+    def poisoned(name: str, *attacks: str) -> dict[str, object]:
+        return {"name": name, "model": "net", "data": "points", "budget": "labels=1", "batch_size": 6, "lr": 0.02,
+                "attacks": list(attacks)}  # fmt: skip
+
+    random, ascent = "poison:random(count=2)", "poison:loss-ascent(steps=2)"
+    keys = {"models": [{"name": "net", "source": "mlp(widths=(4,))"}], "components": [], "balls": []}
+    outcome = study(tmp_path, **keys, poisoning=[poisoned("one", random), poisoned("other", random)]).run()
+    assert (outcome.total, outcome.written, outcome.there) == (48, 24, 24)
+    wider = study(tmp_path, **keys, poisoning=[poisoned("one", random), poisoned("third", random, ascent)])
+    assert wider.run().failures == {}
+    found = rows(wider)
+    counts = {name: sum(r.component == name for r in found) for name in {r.component for r in found}}
+    assert counts == dict.fromkeys(
+        ("one", "other", "third", f"one: {random}", f"other: {random}", f"third: {random}", f"third: {ascent}"), 12
+    )
+    margins = {name: [r.margin for r in found if r.component == name] for name in ("one", "other", "third")}
+    assert margins["one"] == margins["other"] == margins["third"]
+    assert wider.run().written == 0

@@ -38,7 +38,7 @@ class Shape:
         return float(radius.min()) if radius.size else 1.0
 
     def sides(self, features: tuple[int, ...]) -> Sides:
-        """What the set says of each feature of inputs of this shape."""
+        """The set, feature by feature, for inputs of this shape."""
         said = json.loads(self.box) if self.box else {}
         low, high = json.loads(self.clip) if self.clip else (-math.inf, math.inf)
 
@@ -86,7 +86,7 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """What a set says of each feature, flattened: its radius where eps is 1, its range, and whether it is whole."""
+    """A set feature by feature, flattened: radii where eps is 1, ranges, whole numbers, and one-hot groups."""
 
     radius: NDArray[np.float64]
     lower: NDArray[np.float64]

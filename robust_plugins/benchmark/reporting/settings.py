@@ -66,7 +66,7 @@ class Setting:
 
     @property
     def units(self) -> str:
-        """What a radius is of: the norm and the unit."""
+        """The norm and the unit of its radii, in words."""
         return f"{self.norm}, {'times those of the features' if self.box else 'input units'}"
 
     @property
