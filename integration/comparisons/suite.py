@@ -121,6 +121,13 @@ def _bounds(name: str, model: nn.Module, shape: tuple[int, ...], batch: int) -> 
 BY_HAND = {training_speed.IBP: training_speed.ibp_by_hand, training_speed.PGD: training_speed.pgd_by_hand}
 
 
+CTRAIN = (
+    "CTRAIN 0.6, which wraps the trainings of auto_LiRPA: it needs Gurobi, whose licence not everybody has who would "
+    "repeat this, and a numpy below 2, so that it cannot be installed beside the others"
+)
+"""Why it is not compared."""
+
+
 def trainings(quick: bool, vnncomp: Path | None) -> Section:
     found = Section(
         "Training: epochs against standard training",
@@ -128,6 +135,7 @@ def trainings(quick: bool, vnncomp: Path | None) -> Section:
         "`rp.fit`: recipes, the least that PyTorch allows for the same loss (by hand), and ART's own trainers.",
         packages=("adversarial-robustness-toolbox", "auto_LiRPA"),
     )
+    found.skipped.append(CTRAIN)
     subjects = ["ibp", training_speed.IBP, "crown-ibp", "madry(gamma=0.5)", training_speed.PGD, "trades"]
     if not _lacking(found, auto_LiRPA="pip install --no-deps auto_LiRPA==0.3"):
         subjects.append('ibp(certifier="lirpa:ibp")')

@@ -83,4 +83,6 @@ def test_everything_runs(compare, tmp_path, monkeypatch):
                  "ART AdversarialTrainer, PGD-7", 'relaxation="auto"', "interval:relaxed"):  # fmt: skip
         assert f"| {name} |" in text
     assert "failed" not in text
+    assert "Left out: CTRAIN 0.6" in text
+    assert text.count("CPU seconds in all") >= 5
     assert json.dumps(compare.machine())[1:-1] in text
