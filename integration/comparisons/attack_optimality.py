@@ -3,9 +3,9 @@
     python -m integration.comparisons.attack_optimality [--part radii published contradictions] [--samples 20]
         [--attacks rp:margin-pgd rp:fmn ...] [--models ../shared/models/eran] [--write FILE]
 
-- `radii`: six small networks, trained here. Their critical radii on L-infinity are found by `milp:exact`, on L2 by
-  branch and bound, starting from the nearest input that any attack found; every attack bisects its own. The optimality
-  of an attack is AttackBench's: the area above its curve of accuracy against the radius, up to the largest critical
+- `radii`: six small networks, trained here. Their critical radii on L-infinity are found by `milp:exact`, on L2 by the
+  walk through their linear regions in `exact_l2.py`, starting from the nearest input that any attack found; every
+  attack bisects its own. The optimality of an attack is AttackBench's: the area above its curve of accuracy against the radius, up to the largest critical
   radius, over that above the exact curve. `exact / found` is the ratio of the areas below. Passes are forward and
   backward ones for each sample, over the whole bisection; attacks that look for the smallest norm themselves are called
   once.
@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 import robust_plugins as rp
+from integration.comparisons.exact_l2 import nearest_other_class
 from integration.lecture.certification_networks import load
 
 TOLERANCE = 1e-3
@@ -38,11 +39,13 @@ TOLERANCE = 1e-3
 
 LARGEST = {"linf": 0.5, "l2": 4.0}
 BALLS: dict[str, type[rp.Ball]] = {"linf": rp.Linf, "l2": rp.L2}
-JUDGES = {
-    "linf": ("milp:exact(timeout=5)", "interval:branch-and-bound(timeout=30)"),
-    "l2": ("interval:branch-and-bound(timeout=10)",),
+JUDGES = ("milp:exact(timeout=5)", "interval:branch-and-bound(timeout=30)")
+"""Of radii on L-infinity: each is asked where those before it leave one open."""
+
+SAID = {
+    "linf": f"critical radii by {' and '.join(f'`{judge}`' for judge in JUDGES)}",
+    "l2": "critical radii by the walk of `exact_l2.py`",
 }
-"""Each is asked where those before it leave a radius open."""
 
 PORTFOLIO = "rp:auto(certifier=None)"
 """Without its certifier, whose passes would not be counted."""
@@ -79,7 +82,7 @@ class Counted(nn.Module):
 @dataclass(frozen=True, eq=False)
 class Network:
     name: str
-    model: nn.Module
+    model: nn.Sequential
     x: Tensor
     y: Tensor
 
@@ -111,7 +114,7 @@ def networks(samples: int, wanted: list[str]) -> Iterator[Network]:
         yield Network(name, model, data.x_test[right], data.y_test[right])
 
 
-def trained(data_name: str, widths: tuple[int, ...], recipe: str, eps: float) -> tuple[nn.Module, rp.Dataset]:
+def trained(data_name: str, widths: tuple[int, ...], recipe: str, eps: float) -> tuple[nn.Sequential, rp.Dataset]:
     data = rp.dataset(data_name)
     torch.manual_seed(0)
     model = rp.model("mlp", input_shape=data.input_shape, classes=data.classes, widths=widths)
@@ -163,13 +166,21 @@ def radii(network: Network, ball: rp.Ball, attack: rp.Attack, *, once: bool) -> 
     return found.double(), passes["passes"] / len(network.x), seconds / len(network.x)
 
 
-def exact(network: Network, ball: rp.Ball, judges: tuple[str, ...], best: Tensor) -> tuple[Tensor, int]:
+def exact(network: Network, ball: rp.Ball, best: Tensor) -> tuple[Tensor, int]:
     """The critical radii, to within TOLERANCE of the nearest witness; and how many stayed undecided.
 
     An undecided sample has the distance of the nearest input that is known.
     """
-    certifier = rp.cascade(judges)
     found, undecided = best.clone(), 0
+    if isinstance(ball, rp.L2):
+        for i in range(len(best)):
+            between = nearest_other_class(
+                network.model, network.x[i], int(network.y[i]), known=float(best[i]), clip=(0.0, 1.0)
+            )
+            found[i] = between.upper
+            undecided += between.lower < (1 - TOLERANCE) * between.upper
+        return found, undecided
+    certifier = rp.cascade(JUDGES)
     for i in range(len(best)):
         low, high, step = 0.0, float(best[i]), TOLERANCE
         while high - low > TOLERANCE * high:
@@ -205,14 +216,14 @@ def measure(norm: str, samples: int, wanted: list[str], parts: list[str], say: l
             measured[name] = radii(network, ball, attack, once=name in single)
             print(f"{network.name}, {norm}, {name}: {measured[name][2]:.3f} s a sample", file=sys.stderr, flush=True)
         best = torch.stack([found for found, _, _ in measured.values()]).amin(0)
-        truth, undecided = exact(network, ball, JUDGES[norm], best)
+        truth, undecided = exact(network, ball, best)
         scores = ", ".join(f"{name} {scored(found, truth)[0]:.3f}" for name, (found, _, _) in measured.items())
         print(f"{network.name}, {norm}, {undecided} undecided: {scores}", file=sys.stderr, flush=True)
         notes.append(f"{network.name}: mean {float(truth.mean()):.4f}, {undecided} of {len(truth)} undecided")
         for name, (found, number, seconds) in measured.items():
             totals.setdefault(name, []).append(Line(name, *scored(found, truth), number, seconds))
     say += [
-        f"\n## {norm}: critical radii by {' and '.join(f'`{judge}`' for judge in JUDGES[norm])}\n",
+        f"\n## {norm}: {SAID[norm]}\n",
         "; ".join(notes) + ".\n",
         "| attack | optimality: mean | least | exact / found | passes a sample | CPU s a sample |",
         "|---|---|---|---|---|---|",
