@@ -5,10 +5,10 @@
 
 - `radii`: six small networks, trained here. Their critical radii on L-infinity are found by `milp:exact`, on L2 by the
   walk through their linear regions in `exact_l2.py`, starting from the nearest input that any attack found; every
-  attack bisects its own. The optimality of an attack is AttackBench's: the area above its curve of accuracy against the radius, up to the largest critical
-  radius, over that above the exact curve. `exact / found` is the ratio of the areas below. Passes are forward and
-  backward ones for each sample, over the whole bisection; attacks that look for the smallest norm themselves are called
-  once.
+  attack bisects its own. The optimality of an attack is AttackBench's: the area above its curve of accuracy against the
+  radius, up to the largest critical radius, over that above the exact curve. `exact / found` is the ratio of the areas
+  below. Passes are forward and backward ones for each sample, over the whole bisection; attacks that look for the
+  smallest norm themselves are called once.
 - `published`: on the first 20 images that each published network classifies correctly, what the portfolio breaks, in
   CPU seconds beside ART's AutoAttack.
 - `contradictions`: 1000 images on networks that were trained for interval bounds; no attack may break a certified one.
