@@ -27,7 +27,7 @@ from robust_plugins.explanations.band import with_room
 from robust_plugins.explanations.explained import explained_by
 from robust_plugins.explanations.quadrature import Method, quadrature
 from robust_plugins.harness.call import calling, ordinary
-from robust_plugins.harness.component import check_final
+from robust_plugins.harness.component import check_final, chunks
 from robust_plugins.harness.wrappers import Model
 from robust_plugins.intervals import Interval
 
@@ -54,14 +54,39 @@ class Attribution(ABC):
         check_final(cls)
 
     @final
-    def attribute(self, inputs: Float[Tensor, "batch *features"], target: Target) -> Float[Tensor, "batch *features"]:
-        """The attribution of every feature, shaped like `inputs`. Raises ArgumentError for unusable arguments."""
+    def attribute(
+        self,
+        inputs: Float[Tensor, "batch *features"],
+        target: Target,
+        *,
+        abs: bool | None = None,
+        internal_batch_size: int | None = None,
+    ) -> Float[Tensor, "batch *features"]:
+        """The attribution of every feature, shaped like `inputs`. Raises ArgumentError for unusable arguments.
+
+        - `abs`: of `Saliency`, in the place of its own; None is its own.
+        - `internal_batch_size`: so many points, at most, go through the model at a time; None: all of them.
+        """
+        if abs is not None:
+            if not isinstance(self, Saliency):
+                raise ArgumentError(
+                    "abs", abs, accepted=f"nothing for {type(self).__name__}",
+                    hint="It is an option of Saliency: leave it out, or take the absolute value of the attribution.",
+                )  # fmt: skip
+            return replace(self, abs=abs).attribute(inputs, target, internal_batch_size=internal_batch_size)
+        if internal_batch_size is not None and internal_batch_size < 1:
+            raise ArgumentError(
+                "internal_batch_size", internal_batch_size, accepted="an integer of at least 1, or None",
+                hint="None takes all points at once.",
+            )  # fmt: skip
         with calling(self.model, inputs, Linf(eps=0.0, clip=None)) as call:
             x = call.x.detach()
             model, explained = explained_by(call.model, x, ordinary(classes_of(inputs, target)), "logit")
 
             def gradients(points: Tensor) -> Tensor:
-                return explained.repeated(len(points)).gradient(model, points.flatten(0, 1)).view_as(points)
+                flat, whole = points.flatten(0, 1), explained.repeated(len(points))
+                parts = [whole[part].gradient(model, flat[part]) for part in chunks(len(flat), internal_batch_size)]
+                return torch.cat(parts).view_as(points)
 
             return self.value(x, gradients)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations.attack import ExplanationAttack
 from robust_plugins.explanations.attributions import Attribution, Target, classes_of
+from robust_plugins.explanations.captum_objects import of_captum
 from robust_plugins.explanations.certificate import euclidean, least, most, upward
 from robust_plugins.explanations.certifier import ExplanationCertifier
 from robust_plugins.explanations.explained import Explained, explained_by
@@ -24,8 +26,8 @@ from robust_plugins.harness.component import chunks
 from robust_plugins.harness.evaluation import fresh_seed
 from robust_plugins.harness.guard import TOLERATED
 
-Explaining = Attribution | Callable[..., Tensor]
-"""An explanation of `rp.explain`, or its method `attribute`."""
+Explaining = Attribution | Callable[..., Tensor] | Any
+"""An explanation of `rp.explain`, or an object of Captum, or the method `attribute` of either."""
 Divisor = Callable[[Tensor, Tensor], Tensor]
 """From the norms of the explanations at the inputs, and those of the inputs, to what changes are divided by."""
 
@@ -174,12 +176,14 @@ class Run:
 
 def explanation_of(name: str, given: Explaining) -> Attribution:
     """The explanation itself, for one that was given as it or its `attribute`; `name` is the argument's."""
+    if (theirs := of_captum(name, given)) is not None:
+        return theirs
     found = getattr(given, "__self__", given)
     if not isinstance(found, Attribution):
         raise ArgumentError(
             name,
             type(found).__name__,
-            accepted="an explanation of rp.explain, or its attribute",
+            accepted="an explanation of rp.explain or of Captum, or its attribute",
             hint="For example rp.explain.Saliency(model): of others nothing can be proved.",
         )
     return found

@@ -43,7 +43,10 @@ class Table:
         titles = "".join(f"<th>{escape(title)}</th>" for title in self.columns)
         sides = ["left"] * self.words + ["right"] * (len(self.columns) - self.words)
         lines = (
-            "".join(f'<td style="text-align:{side}">{escape(cell)}</td>' for side, cell in zip(sides, row, strict=True))
+            "".join(
+                f'<td style="text-align:{side};padding:.1em .6em">{escape(cell)}</td>'
+                for side, cell in zip(sides, row, strict=True)
+            )
             for row in self.rows
         )
         rows = "".join(f"<tr>{line}</tr>" for line in lines)

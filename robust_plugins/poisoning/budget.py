@@ -116,7 +116,12 @@ class PoisoningBudget:
                                 hint="Classes have a target, numbers a radius.")  # fmt: skip
         for name, count, size in (("eps", self.points, self.largest), ("label_radius", self.labels, self.label_radius)):
             if count and size == 0:
-                raise ArgumentError(name, size, accepted="above 0 where samples may change", hint="Or allow none.")
+                counted = "points" if name == "eps" else "labels"
+                raise ArgumentError(
+                    counted, f"{count}, but {name}, how far they may move, is {size}",
+                    accepted=f"{name} above 0 with it",
+                    hint=f"Give both, for example {counted}={count} and {name}=0.01.",
+                )  # fmt: skip
 
     def _check_unlimited(self) -> None:
         if not self.k:
