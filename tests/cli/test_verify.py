@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from support.onnx_files import sum_of_relus
+from support.onnx_files import published, sum_of_relus
 from support.workers import moody
 
 from robust_plugins.adapters.onnx import read_network, running
@@ -21,6 +21,7 @@ from robust_plugins.adapters.onnx.properties import read_property
 from robust_plugins.cli import commands
 from robust_plugins.cli import verify as command
 from robust_plugins.errors import ArgumentError
+from robust_plugins.proof_check import records
 
 
 def run(*arguments: Any) -> Result:
@@ -58,6 +59,21 @@ def test_a_proof_is_held_against_network_and_property(folder: Path) -> None:
     assert (wider.exit_code, json.loads(wider.stdout)["property_proved"]) == (1, False)
     refused = run("--instances", "instances.csv", "--results", "r.csv", "--proof", "run.proof")
     assert (refused.exit_code, "none of --onnx" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("network", ["1_1", "1_2"])
+def test_published_properties_are_proved_by_boxes_of_inputs(network: str, tmp_path: Path) -> None:
+    """A conjunction over five inputs, which takes some hundred boxes; of another network the proof says nothing."""
+    folder = published() / "acasxu"
+    onnx, other = (folder / "onnx" / f"ACASXU_run2a_{name}_batch_2000.onnx" for name in (network, "4_4"))
+    instance, proof = ("--vnnlib", folder / "vnnlib" / "prop_3.vnnlib"), tmp_path / "run.proof"
+    assert run("--onnx", onnx, *instance, "--proof", proof).stdout == "unsat\n"
+    sample = list(records(proof))[1]
+    assert (sample.arrays["boxes.split"] >= 0).sum() > 50
+    arguments = ["check-proof", str(proof), *map(str, instance), "--model"]
+    found = CliRunner().invoke(commands, [*arguments, str(onnx)])
+    assert (found.exit_code, found.stdout.splitlines()[-1].endswith("proved, all of it")) == (0, True)
+    assert CliRunner().invoke(commands, [*arguments, str(other)]).exit_code != 0
 
 
 def test_a_property_that_does_not_hold_writes_its_counterexample(folder: Path) -> None:
