@@ -91,6 +91,8 @@ from robust_plugins.registry.hookspecs import Backend, hookimpl
 from robust_plugins.registry.registry import plugins, register, unregister
 from robust_plugins.training import Scores, TrainingRecord, fit
 
+__version__ = "0.1.0"
+
 __all__ = [
     "L1",
     "L2",
