@@ -22,7 +22,7 @@ import robust_plugins as rp
 from integration.lecture.attack_networks import subject
 from integration.lecture.certification_networks import MissingFileError, load
 from integration.lecture.parts import DATA, SEED, Option, Part, picture, run
-from robust_plugins.brackets.decision_plots import show_image
+from robust_plugins.harness.pictures import show_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,7 +92,7 @@ def make(options: argparse.Namespace) -> Part:
     return Part(
         title="A small noise, another decision", data=example.data,
         sentence="A noise that is small in every pixel, and chosen by the gradient, changes what the network sees, and "
-        "the network can be as sure of it as it was before.",
+        "it can be nearly as sure of that as before.",
         pictures=(picture(draw(example, options.eps), "adversarial_example", caption),),
     )  # fmt: skip
 

@@ -60,7 +60,7 @@ def subject(folder: Path, out: Path, *, images: int, seed: int, updates: int = 1
     `updates` of batches of 64, on few images as on many: 1875 are two epochs of MNIST.
     """
     data = mnist(folder)
-    path = out / f"weights-{data.name}-{updates}-{seed}.pt"
+    path = out / f"weights-{data.name}-{updates}-{seed}-{torch.__version__}.pt"
     torch.manual_seed(seed)
     model = network()
     if path.exists():

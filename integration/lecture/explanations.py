@@ -22,8 +22,8 @@ from torch import Tensor, nn
 import robust_plugins as rp
 from integration.lecture.parts import SEED, Option, Part, Table, percent, picture, run
 from robust_plugins.benchmark.reporting.style import COLOURS, PANEL
-from robust_plugins.brackets.decision_plots import show_image
 from robust_plugins.explanations import ExplanationAttackResult
+from robust_plugins.harness.pictures import show_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -47,7 +47,7 @@ def trained(
 ) -> nn.Module:
     """The network after its training on the first `samples`, or read from `folder`, where `name` stands for `loss`."""
     model = network(data, seed)
-    path = folder / f"notebook-{name}-{data.name}-{samples}-{epochs}-{seed}.pt"
+    path = folder / f"notebook-{name}-{data.name}-{samples}-{epochs}-{seed}-{torch.__version__}.pt"
     if path.exists():
         model.load_state_dict(torch.load(path, weights_only=True))
     else:

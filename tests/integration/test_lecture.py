@@ -98,6 +98,7 @@ def test_every_command_of_the_page_is_there() -> None:
         text = (INTEGRATION / "lecture" / f"{name}.py").read_text()
         assert f"python -m integration.lecture.{name}" in text, "its docstring says how it is run"
         assert ("DATA" in text) == takes_data
+        assert callable(script(f"lecture/{name}.py").main)
 
 
 def test_five_times_two_to_four_is_ten_to_twenty() -> None:
