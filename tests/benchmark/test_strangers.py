@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from support.studies import Moods
+from support.studies import Moods, answers, study
 
 import robust_plugins as rp
 from robust_plugins.cli import commands
@@ -139,3 +139,43 @@ def test_the_time_is_measured_where_that_is_asked(folder: Path) -> None:
     assert not (folder / "s.sqlite").exists()
     assert "training" not in bench("run", "study.toml").output
     assert "400 records, 400 of them in the store" in bench("check", "study.toml").output
+
+
+@pytest.mark.parametrize("isolate", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_components_that_print_move_or_leave(isolate: bool, folder: Path) -> None:
+    moods = ("prints", "moves", "doubles", "leaves")
+    asked = [{"use": "test:moody", "name": mood, "parameters": {"mood": mood}} for mood in moods]
+    found = study(
+        folder, balls=[{"eps": [0.2]}], components=[*asked, {"use": "interval:ibp"}],
+        run={"batch_size": 12, "isolate": isolate},
+    )  # fmt: skip
+    outcome = found.run()
+    assert outcome.written == 6 * 12
+    rows = answers(found).values()
+    said = {mood: {r["error"] for r in rows if r["component"] == mood} for mood in moods}
+    assert said["prints"] == {""}
+    assert said["leaves"] == {"SystemExit: 0"}
+    for mood in ("moves", "doubles"):
+        (cause,) = said[mood]
+        assert "ComponentError" in cause or "RuntimeError" in cause, cause
+    whole = study(folder / "whole", balls=[{"eps": [0.2]}], components=[{"use": "interval:ibp"}],
+                  run={"batch_size": 12, "isolate": False})  # fmt: skip
+    whole.run()
+    undisturbed = answers(whole)
+    assert {i: r for i, r in answers(found).items() if r["component"] in ("clean", "interval:ibp")} == undisturbed
+
+
+def test_two_runs_on_one_store(folder: Path) -> None:
+    """The second is refused in a sentence, and the audit of what is there goes on."""
+    Path("study.toml").write_text(SMALL)
+    first = rp.load_study("study.toml")
+    assert bench("run", "study.toml", "--quiet").exit_code == 0
+    from robust_plugins.benchmark.store import Store
+
+    with Store(first.store_path, write=True):
+        refused = bench("run", "study.toml", "--quiet")
+        assert refused.exit_code == 2
+        assert "being written by another run" in refused.output
+        for command in ("audit", "verify"):
+            assert bench(command, "s.sqlite").exit_code == 0
+        assert bench("check", "study.toml").exit_code == 0

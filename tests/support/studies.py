@@ -28,6 +28,15 @@ class Moody(rp.Attack):
             time.sleep(1000)
         elif self.mood == "crashes" or (self.mood == "crashes on some" and bool((x[:, 0] > 0.69).any())):
             os.kill(os.getpid(), signal.SIGSEGV)
+        elif self.mood == "prints":
+            print("words", flush=True)
+            os.write(1, b"bytes\n")
+        elif self.mood == "moves":
+            model.to("meta")
+        elif self.mood == "doubles":
+            model.double()
+        elif self.mood == "leaves":
+            raise SystemExit(0)
         elif self.mood == "tells":
             raise RuntimeError(f"process {os.getpid()}")
         elif self.mood == "fails":
