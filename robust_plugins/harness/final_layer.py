@@ -123,4 +123,6 @@ def _call_left_out(model: nn.Module, x: Tensor, kinds: tuple[type[nn.Module], ..
     output.args = (source,)
     for node in reversed(list(graph.nodes)[list(graph.nodes).index(final) : -1]):
         graph.erase_node(node)
-    return fx.GraphModule(root, graph).train(model.training)
+    found = fx.GraphModule(root, graph)
+    found.training = model.training  # its alone: the modules inside are the model's own
+    return found

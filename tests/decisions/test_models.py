@@ -251,6 +251,9 @@ MONOTONE: dict[str, Callable[[], nn.Module]] = {
     "F.log_softmax": lambda: Applied(_body(4), lambda z: F.log_softmax(input=z, dim=1)),
     "twice": lambda: nn.Sequential(_body(4), nn.LogSoftmax(1), nn.Softmax(1)),
     "method": lambda: Applied(_body(4), lambda z: z.softmax(-1)),
+    "behind a layer in place": lambda: Applied(
+        nn.Sequential(nn.LeakyReLU(1.0, inplace=True), _body(4)), lambda z: z.log_softmax(1)
+    ),
 }
 
 
