@@ -9,6 +9,7 @@ from typing import Any
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.progress import shows_bars
 from robust_plugins.registry.information import Kind
 from robust_plugins.registry.registry import registry
 
@@ -63,11 +64,12 @@ def with_bar(named: list[tuple[str, Any]], progress: bool) -> Iterator[tuple[str
     from rich.progress import Progress, SpinnerColumn
 
     console = Console(file=sys.stderr)
-    with Progress(SpinnerColumn(), *Progress.get_default_columns(), console=console, transient=True) as bar:
+    bars, columns = shows_bars(console), (SpinnerColumn(), *Progress.get_default_columns())
+    with Progress(*columns, console=console, transient=True, disable=not bars) as bar:
         task = bar.add_task("", total=len(named))
         for name, component in named:
             bar.update(task, description=name)
-            if not console.is_terminal:
+            if not bars:
                 console.print(f"comparing: {name}", highlight=False)
             yield name, component
             bar.advance(task)

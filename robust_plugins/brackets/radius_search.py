@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
 from robust_plugins.brackets.answers import NO_ANSWER, causes
-from robust_plugins.brackets.components import resolved, with_bar
+from robust_plugins.brackets.components import Components, resolved, with_bar
 from robust_plugins.brackets.crossing import Crossing, crossings
 from robust_plugins.brackets.radii import CriticalRadius, RadiusRow
 from robust_plugins.decisions.attack import Attack
@@ -20,6 +20,7 @@ from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.decisions.results import Verdict
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.arguments import as_labels, decided
+from robust_plugins.harness.batches import Inputs, Labels, as_batch
 from robust_plugins.harness.bisection import Bisection
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.evaluation import fresh_seed
@@ -31,10 +32,10 @@ ROUNDING = 1e-6
 
 
 def critical_radius(
-    component: str | Attack | Certifier | Sequence[str | Attack | Certifier],
+    component: Components,
     model: Model,
-    x: Float[Tensor, "batch *features"],
-    y: Integer[Tensor, " batch"],
+    x: Inputs,
+    y: Labels | None,
     ball: Ball,
     *,
     tolerance: float = 0.01,
@@ -44,8 +45,9 @@ def critical_radius(
 ) -> CriticalRadius:
     """Bisects, for all samples at once, the radius at which the decision can be changed.
 
-    - `component`: an attack, a certifier, or several, each by its registered name or itself. Each makes its own
-      bisection, so that one can contradict another.
+    - `component`: an attack, a certifier, or several, each by its registered name or itself, or a dictionary that
+      gives them names of your own. Each makes its own bisection, so that one can contradict another.
+    - `x`, `y`: tensors or numpy arrays; or a TensorDataset or a DataLoader of pairs, and None.
     - `ball`: its norm and clip range, and the largest radius to ask for: one, or one per sample.
     - `tolerance`: a sample is done, and is in no further call, when the radii next to its critical one are within this
       part of the larger.
@@ -72,27 +74,27 @@ def critical_radius(
         )
     if not isinstance(calls, int) or isinstance(calls, bool) or calls < 1:
         raise ArgumentError("calls", repr(calls), accepted="an integer of at least 1", hint="20 is enough for most.")
-    components = [component] if isinstance(component, str | Attack | Certifier) else component
-    named = resolved(components, {Kind.ATTACK: Attack, Kind.CERTIFIER: Certifier})
+    samples, labels = as_batch(x, y, model)
+    named = resolved(component, {Kind.ATTACK: Attack, Kind.CERTIFIER: Certifier})
     if not named:
         raise ArgumentError("component", "an empty list", accepted="attacks or certifiers", hint="Name one.")
     size = min((c.batch_size for _, c in named if c.batch_size is not None), default=None)
-    with torch.no_grad(), calling(model, x, ball) as call:
-        module, x = call.model, call.x.detach()
-        _, logits = decided(module, x, size=size)
-        y = as_labels(ordinary(y), x, logits.shape[1])
-    right = (logits.argmax(1) == y) & ~logits.isnan().any(1)
+    with torch.no_grad(), calling(model, samples, ball) as call:
+        module, samples = call.model, call.x.detach()
+        _, logits = decided(module, samples, size=size)
+        labels = as_labels(ordinary(labels), samples, logits.shape[1])
+    right = (logits.argmax(1) == labels) & ~logits.isnan().any(1)
     seed = fresh_seed() if seed is None else seed
     rows: list[RadiusRow] = []
-    nearest, witness = torch.full_like(logits[:, 0], torch.inf), torch.full_like(x, torch.nan)
+    nearest, witness = torch.full_like(logits[:, 0], torch.inf), torch.full_like(samples, torch.nan)
     for name, one in with_bar(named, progress):
         start = perf_counter()
-        search = _Search(one, module, x, y, ball, right, seed)
+        search = _Search(one, module, samples, labels, ball, right, seed)
         search.run(tolerance, calls)
         rows.append(search.row(name, perf_counter() - start))
         nearer = search.found < nearest
         nearest, witness = torch.where(nearer, search.found, nearest), _where(nearer, search.witness, witness)
-    return CriticalRadius.joined(rows, ball=ball, seed=seed, witness=witness, crossings=_crossings(rows, x))
+    return CriticalRadius.joined(rows, ball=ball, seed=seed, witness=witness, crossings=_crossings(rows, samples))
 
 
 @dataclass(eq=False)

@@ -40,6 +40,12 @@ def test_arrays_loaders_and_data_sets_give_what_tensors_give() -> None:
         (pairs, None), (DataLoader(pairs, batch_size=5), None),
     ):  # fmt: skip
         assert bracket(model, samples, labels) == expected
+    radii = [
+        rp.critical_radius({"ibp": "interval:ibp"}, model, *given, BALL, calls=3, seed=0).certified
+        for given in ((x, y), (x.numpy(), y.numpy()), (pairs, None))
+    ]
+    assert torch.equal(radii[0], radii[1])
+    assert torch.equal(radii[0], radii[2])
     explained = [
         rp.compare_explanations(model, *given, BALL, ["interval:ibp"], seed=0).value
         for given in ((x, y), (x.numpy(), y.numpy()), (DataLoader(pairs, batch_size=5), None))
