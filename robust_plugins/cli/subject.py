@@ -11,9 +11,10 @@ import click
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.balls import BALLS, Ball
+from robust_plugins.balls import BALLS, Ball, Box
 from robust_plugins.cli.values import Number, on_device
 from robust_plugins.data import Dataset, dataset
+from robust_plugins.errors import ArgumentError
 from robust_plugins.networks import is_file, load_model, train
 from robust_plugins.networks.loading import models
 from robust_plugins.registry.information import Kind, Status
@@ -62,6 +63,7 @@ def with_subject(command: Callable[..., None]) -> Callable[..., None]:
         data_name: str,
         radii: tuple[float, ...],
         norm: str,
+        box: str | None,
         clip: tuple[float, float] | None,
         samples: int,
         seed: int,
@@ -71,7 +73,9 @@ def with_subject(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         if epochs and (weights or is_file(spec)):
             raise click.UsageError("--epochs trains a new network: leave it out for a model file and with --weights.")
-        load = partial(_load, spec, weights, data_name, radii, norm, clip, samples, seed, epochs, device)
+        if box is not None and norm != "linf":
+            raise click.UsageError("--box is a set of its own: leave --norm out.")
+        load = partial(_load, spec, weights, data_name, radii, norm, box, clip, samples, seed, epochs, device)
         command(*args, load=load, seed=seed, **kwargs)
 
     for option in reversed(_OPTIONS):
@@ -110,6 +114,11 @@ _OPTIONS = [
     ),
     click.option("--norm", type=click.Choice(list(BALLS)), default="linf", show_default=True, help="The ball's norm."),
     click.option(
+        "--box",
+        help="A box in the place of a norm, as rp.Box takes it: 'radius=[0.1, 5, 1], integers=[1]', and clip, one_hot, "
+        "immutable; --eps multiplies the radii.",
+    ),
+    click.option(
         "--clip", type=float, nargs=2, default=None, help="The valid range of the inputs, if not the data set's."
     ),
     click.option(
@@ -138,14 +147,16 @@ def _load(
     data_name: str,
     radii: tuple[float, ...],
     norm: str,
+    box: str | None,
     clip: tuple[float, float] | None,
     samples: int,
     seed: int,
     epochs: int | None,
     device: torch.device,
 ) -> Subject:
-    data = dataset(data_name)
-    balls = [BALLS[norm](eps=eps, clip=clip or data.clip) for eps in radii]
+    data, sides = dataset(data_name), {} if box is None else _sides(box)
+    valid = clip or data.clip
+    balls = [BALLS[norm](eps=e, clip=valid) if box is None else Box(**{"eps": e, "clip": valid} | sides) for e in radii]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of the initialisation
         model = load_model(spec, input_shape=data.input_shape, classes=data.classes, weights=weights)
@@ -153,6 +164,24 @@ def _load(
     trained = _train(model, data, _epochs(spec, weights, epochs), seed)
     x, y = data.x_test[:samples].to(device, _dtype(model)), data.y_test[:samples].to(device)
     return Subject(spec=spec, weights=weights, epochs=trained, data=data, model=model, x=x, y=y, balls=balls)
+
+
+SIDES = ("radius", "clip", "one_hot", "integers", "immutable")
+"""The arguments of a box that its option takes."""
+
+
+def _sides(text: str) -> dict[str, Any]:
+    """What a box says of each feature; raises ArgumentError for text that is not of the form `radius=[0.1, 5]`."""
+    try:
+        found = parse_component(f"box({text})")[1]
+    except ArgumentError:
+        found = {}
+    if "radius" not in found or found.keys() - set(SIDES):
+        raise ArgumentError(
+            "--box", repr(text), accepted=f"radius=..., and any of {', '.join(SIDES[1:])}, as Python literals",
+            hint="For example --box 'radius=[0.1, 5, 1], integers=[1]'; 1e999 is infinity.",
+        )  # fmt: skip
+    return found
 
 
 def _epochs(spec: str, weights: str | None, epochs: int | None) -> int:
