@@ -152,3 +152,13 @@ def test_links_lead_somewhere(page) -> None:
     for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
         if "://" not in link and not link.startswith(MADE):
             assert (page.path.parent / link).exists(), f"{page.name} links {link}"
+
+
+def test_the_extras_that_are_explained_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "installing.md").read_text(), flags=re.MULTILINE)
+    explained = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert explained <= set(extras)
+    assert set(extras) - explained <= {"test", "check", "lightning", "transformers"}, (
+        "explain them in docs/installing.md"
+    )
