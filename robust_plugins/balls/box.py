@@ -13,6 +13,19 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from robust_plugins.balls.ball import Ball, Draw, Support, random_like
+from robust_plugins.balls.box_arguments import (
+    each_feature,
+    feature_groups,
+    feature_indices,
+    flat_numbers,
+    greatest,
+    is_plain,
+    least,
+    pairs_are_ordered,
+    refuse_row,
+    shown,
+    wrong_clip,
+)
 from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import Interval
 
@@ -60,30 +73,30 @@ class Box(Ball):
     norm: ClassVar[float] = math.inf
 
     def __post_init__(self) -> None:
-        _refuse_row(self.eps)
+        refuse_row(self.eps)
         clip = self.clip
-        if clip is not None and not _is_plain(clip):
+        if clip is not None and not is_plain(clip):
             if not isinstance(clip, tuple | list) or len(clip) != 2:
-                raise _wrong_clip(clip)
-            low, high = (_each("clip", end) for end in clip)
+                raise wrong_clip(clip)
+            low, high = (each_feature("clip", end) for end in clip)
             self._set(lower=low, upper=high)
-            if not _pairs_are_ordered(low, high):
-                raise _wrong_clip(clip)
-            self._set(clip=(_least(low), _greatest(high)))
+            if not pairs_are_ordered(low, high):
+                raise wrong_clip(clip)
+            self._set(clip=(least(low), greatest(high)))
             if self.clip is not None and self.clip[0] == self.clip[1]:
                 self._set(clip=None)
         super().__post_init__()
         self._set(
-            radius=_each("radius", self.radius),
-            lower=None if self.lower is None else _each("lower", self.lower),
-            upper=None if self.upper is None else _each("upper", self.upper),
-            immutable=_indices("immutable", self.immutable),
-            one_hot=_groups(self.one_hot),
-            integers=_indices("integers", self.integers),
+            radius=each_feature("radius", self.radius),
+            lower=None if self.lower is None else each_feature("lower", self.lower),
+            upper=None if self.upper is None else each_feature("upper", self.upper),
+            immutable=feature_indices("immutable", self.immutable),
+            one_hot=feature_groups(self.one_hot),
+            integers=feature_indices("integers", self.integers),
         )
-        if _least(cast(float, self.radius)) < 0:
+        if least(cast(float, self.radius)) < 0:
             raise ArgumentError(
-                "radius", _shown(self.radius), accepted="numbers >= 0", hint="0 keeps a feature as it is."
+                "radius", shown(self.radius), accepted="numbers >= 0", hint="0 keeps a feature as it is."
             )
         grouped = [i for group in self.one_hot for i in group]
         for what, found in (
@@ -104,11 +117,11 @@ class Box(Ball):
                 )  # fmt: skip
 
     def __repr__(self) -> str:
-        parts = [f"eps={_shown(self.eps)}"]
+        parts = [f"eps={shown(self.eps)}"]
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
             if field.name in ("clip", "radius") or value not in (None, ()):
-                parts.append(f"{field.name}={_shown(value)}")
+                parts.append(f"{field.name}={shown(value)}")
         return f"Box({', '.join(parts)})"
 
     def eps_for(self, x: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch *broadcast"]:
@@ -232,7 +245,7 @@ class Box(Ball):
     def unclipped(self, x: Float[Tensor, "batch *features"]) -> Ball:
         """A box for inputs like `x` whose points are as far from its centre, and which can be put around any centre."""
         set_ = self._set_like(x.double())
-        smallest = min((r for r in _numbers(self.radii) if r > 0), default=1.0)
+        smallest = min((r for r in flat_numbers(self.radii) if r > 0), default=1.0)
         radius = torch.where(set_.anywhere, (set_.upper - set_.lower) / smallest, set_.radius)
         radius = torch.where(set_.whole & (radius > 0), radius * (1 + NEAR) + 4 * NEAR / smallest, radius)
         return Box(eps=self.radii, clip=None, radius=radius[0] * (1 + NEAR), immutable=self.immutable)
@@ -376,96 +389,3 @@ def _broadcast(name: str, value: object, like: Tensor) -> Tensor:
             hint="It has the shape of one sample; `eps` is what differs from sample to sample.",
         )  # fmt: skip
     return given.expand(features).unsqueeze(0)
-
-
-def _refuse_row(eps: object) -> None:
-    row = isinstance(eps, list) or (isinstance(eps, Tensor | np.ndarray) and eps.ndim == 1 and len(eps) > 1)
-    if row:
-        raise ArgumentError(
-            "eps", "a row of numbers", accepted="one number, or one per sample in a tensor of shape (batch, 1)",
-            hint="For one per feature give radius=...; for one per sample eps.reshape(-1, 1).",
-        )  # fmt: skip
-
-
-def _is_plain(clip: object) -> bool:
-    """Whether it is a pair of numbers, as of every ball."""
-    return isinstance(clip, tuple | list) and len(clip) == 2 and all(isinstance(end, int | float) for end in clip)
-
-
-def _each(name: str, value: object) -> Any:
-    """A number, or nested tuples of numbers."""
-    try:
-        tensor = torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        tensor = torch.tensor(math.nan)
-    if bool(tensor.isnan().any()) or isinstance(value, bool):
-        raise ArgumentError(
-            name, _shown(value), accepted="a number, or one for each feature",
-            hint="Give a tensor or lists of the shape of one sample.",
-        )  # fmt: skip
-    return _tuples(tensor.tolist())
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
-
-
-def _indices(name: str, value: object) -> tuple[int, ...]:
-    given: Any = value.tolist() if isinstance(value, Tensor | np.ndarray) else value
-    try:
-        found = tuple(int(i) for i in given)
-        valid = all(i == j and not isinstance(j, bool) and i >= 0 for i, j in zip(found, given, strict=True))
-    except (TypeError, ValueError):
-        found, valid = (), False
-    if not valid or len(set(found)) < len(found):
-        raise ArgumentError(
-            name, _shown(value), accepted="different indices of features, from 0",
-            hint="Features are counted in the flattened sample, without the batch.",
-        )  # fmt: skip
-    return tuple(sorted(found))
-
-
-def _groups(value: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    try:
-        given = list(value)
-    except TypeError:
-        given = [value]  # type: ignore[list-item]
-    groups = tuple(_indices("one_hot", group) for group in given)
-    if any(len(group) < 2 for group in groups):
-        raise ArgumentError(
-            "one_hot", _shown(value), accepted="groups of two features or more",
-            hint="For example one_hot=[[3, 4, 5], [6, 7]].",
-        )  # fmt: skip
-    return groups
-
-
-def _numbers(value: Any) -> list[float]:
-    return [n for v in value for n in _numbers(v)] if isinstance(value, tuple) else [float(value)]
-
-
-def _least(value: Any) -> float:
-    return min(_numbers(value), default=0.0)
-
-
-def _greatest(value: Any) -> float:
-    return max(_numbers(value), default=0.0)
-
-
-def _pairs_are_ordered(low: Any, high: Any) -> bool:
-    try:
-        return bool((torch.tensor(low, dtype=torch.float64) <= torch.tensor(high, dtype=torch.float64)).all())
-    except RuntimeError:
-        return False
-
-
-def _wrong_clip(clip: object) -> ArgumentError:
-    return ArgumentError(
-        "clip", _shown(clip), accepted="a pair (low, high), each a number or one per feature, low <= high, or None",
-        hint="For example clip=(0, 1), or clip=(lower, upper) with two tensors of the shape of one sample.",
-    )  # fmt: skip
-
-
-def _shown(value: object) -> str:
-    """At most about forty characters of it."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:45]}... ({len(_numbers(value)) if isinstance(value, tuple) else '?'})"

@@ -54,9 +54,6 @@ class FeatureCollision(PoisoningAttack):
     def name(self) -> str:  # noqa: D102 (inherited)
         return "feature collision"
 
-    def trainings(self, parameters: int) -> int:  # noqa: D102 (inherited)
-        return 1
-
     def poison(  # noqa: D102 (inherited)
         self,
         case: Case,
@@ -98,9 +95,6 @@ class GradientMatching(PoisoningAttack):
     @property
     def name(self) -> str:  # noqa: D102 (inherited)
         return "gradient matching"
-
-    def trainings(self, parameters: int) -> int:  # noqa: D102 (inherited)
-        return 1
 
     def poison(  # noqa: D102 (inherited)
         self,

@@ -39,6 +39,9 @@ RERUN = 32
 PART = 20
 """with one step for so many of its own."""
 
+SMALLER = 0.5
+"""One of these runs is in a ball of so large a part of the radius, which the ball itself contains."""
+
 
 @dataclass(frozen=True, eq=False)
 class Ran:
@@ -67,10 +70,11 @@ def health(
     - gradients that are zero, or absent; for attacks on cross-entropy, that its gradient is rounding at most samples;
     - random corners of the ball that break what the attack did not;
     - samples that an attack without gradients broke, and one with gradients did not;
-    - attacks with a parameter `steps` are run again with a twentieth of them, once as they are and once in a ball that
-      holds every input: success that does not rise with steps, or with the radius, says little about the model.
+    - attacks with a parameter `steps` are run again with a twentieth of them: in the ball, in one of half the radius,
+      and in one that holds every input: success that does not rise with steps, or with the radius, says little about
+      the model.
 
-    Most of it costs a few evaluations for the whole comparison, the last a tenth of the attack or less. Of a model that
+    Most of it costs a few evaluations for the whole comparison, the last a sixth of the attack or less. Of a model that
     draws at random only the gradients are looked at: what it confirms is counted by the attack itself, whose notes say
     so.
     """
@@ -142,6 +146,10 @@ def _of_reruns(one: Ran, call: Call, model: nn.Module, x: Tensor, y: Tensor, bal
         lost = int((few & ~full).sum())
         if lost > len(at) // 10:
             says.append(f"in {steps // PART} steps it breaks {lost} of {len(at)} samples that it does not in {steps}")
+        inner = _success(short, call, model, x[at], y[at], chosen(ball, at).scaled(SMALLER))
+        lost = int((inner & ~full).sum())
+        if lost > len(at) // 10:
+            says.append(f"in half the radius it breaks {lost} of {len(at)} samples that it does not in the whole")
         if not bool(full.all()) and isinstance(ball, Linf | L2 | L1):  # others may hold features that never move
             every = _success(short, call, model, x[at], y[at], _everything(ball, x[at]))
             if int(every.sum()) <= max(int(full.sum()), len(at) // 4):

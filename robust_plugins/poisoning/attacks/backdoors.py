@@ -46,9 +46,6 @@ class Backdoor(PoisoningAttack):
         """The samples with the trigger in them."""
         return torch.where(self.place(x), x.new_tensor(self.value), x)
 
-    def trainings(self, parameters: int) -> int:  # noqa: D102 (inherited)
-        return 1
-
     def poison(  # noqa: D102 (inherited)
         self,
         case: Case,

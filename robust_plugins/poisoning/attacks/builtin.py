@@ -69,9 +69,6 @@ class LossAscent(PoisoningAttack):
     def name(self) -> str:  # noqa: D102 (inherited)
         return "loss ascent"
 
-    def trainings(self, parameters: int) -> int:  # noqa: D102 (inherited)
-        return 1
-
     def poison(  # noqa: D102 (inherited)
         self,
         case: Case,
@@ -189,9 +186,6 @@ class GradientAlignment(GuidedPoisoning):
     @property
     def name(self) -> str:  # noqa: D102 (inherited)
         return "gradient alignment"
-
-    def trainings(self, parameters: int) -> int:  # noqa: D102 (inherited)
-        return 1
 
     def direction(  # noqa: D102 (inherited)
         self,

@@ -37,9 +37,6 @@ class BullseyePolytope(PoisoningAttack):
     def name(self) -> str:  # noqa: D102 (inherited)
         return "bullseye polytope"
 
-    def trainings(self, parameters: int) -> int:  # noqa: D102 (inherited)
-        return 1
-
     def poison(  # noqa: D102 (inherited)
         self,
         case: Case,

@@ -50,7 +50,8 @@ class Case:
 class PoisoningAttack(Component, ABC):
     """Poisons the batches of a training, inside a budget: a lower bound on what poisoned data can do.
 
-    To write one, implement `trainings` and `poison`, and freeze it as a dataclass whose fields are its parameters.
+    To write one, implement `poison`, and `trainings` where there are several, and freeze it as a dataclass whose fields
+    are its parameters.
     `batch_size` is the number of samples whose scores an attack computes at a time; None: all of a batch.
     """
 
@@ -59,9 +60,9 @@ class PoisoningAttack(Component, ABC):
         """The attack's name in a table's row."""
         return type(self).__name__
 
-    @abstractmethod
     def trainings(self, parameters: int) -> int:
-        """How many trainings it poisons, of a model with so many trained parameters."""
+        """How many trainings it poisons, of a model with so many trained parameters: one, unless it is overridden."""
+        return 1
 
     @abstractmethod
     def poison(

@@ -131,6 +131,20 @@ def test_success_that_does_not_rise_with_the_radius_is_said() -> None:
     assert f"{SignStep()}: doubtful: success" not in text
 
 
+def test_success_in_half_the_radius_alone_is_said() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Timid(Stands):
+        """Searches small balls alone."""
+
+        def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: rp.Ball, *, targeted: bool) -> Tensor:
+            return SignStep().perturb(model, x, y, ball, targeted=targeted) if ball.largest < 0.1 else x
+
+    case = _case()
+    table = rp.compare(case.model, case.x, case.y, BALL, [Timid(), "rp:margin-pgd"], seed=0)
+    assert any("in half the radius it breaks" in reason for reason in table.rows[0].health)
+    assert table.rows[1].health == ()
+
+
 def test_random_models_are_left_to_the_confirmed_counts() -> None:
     table = _compared(lambda body, x: body(x + 0.05 * torch.randn_like(x)), [SignStep(), "rp:auto"])
     assert [row.health for row in table.rows] == [(), ()]
