@@ -12,7 +12,7 @@ from math import prod
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Pair = Sequence[int]
@@ -76,6 +76,13 @@ class Windows:
         eye = torch.eye(channels, dtype=like.dtype, device=like.device).view(channels, 1, 1, channels)
         at = place % (height * width)
         return cls(eye, entries // prod(shape), at // width, at % width, kind=place // (height * width))
+
+    def signed(self, negative: Bool[Tensor, " rows"]) -> Windows:
+        """The same, with the coefficients of some rows negated, while rows share them."""
+        assert self.kind is not None
+        return replace(
+            self, values=torch.cat((self.values, -self.values)), kind=self.kind + len(self.values) * negative.long()
+        )
 
     @property
     def size(self) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.layers import Scale, Shift
+from robust_plugins.intervals.methods.piecewise import piecewise_linear
 from robust_plugins.intervals.methods.relaxation import MEMORY, Relaxation
 from robust_plugins.intervals.methods.substitution import Support
 from robust_plugins.intervals.methods.zonotopes import Zonotopes
@@ -74,7 +75,7 @@ def _continued(
         if index and not network.rules[index].affine:
             for j in node.inputs:
                 readers.setdefault(j, []).append(index)
-    last = len(network.nodes) - 1
+    last, sharpening = len(network.nodes) - 1, _Rows(relaxation, values)
     for index in range(len(values), len(network.nodes)):
         value = network.step(index, values)
         if index in known:
@@ -84,7 +85,7 @@ def _continued(
             continue
         needed = bent(network, readers[index], value) if entries == "bent" and index != last else None
         if needed is None or zonotopes is None:
-            values[index] = relaxation.sharpened(index, needed)
+            values[index] = sharpening.sharpened(index, readers.get(index, ()), needed)
             continue
         wanted = _counted(needed)
         parts = zonotopes.parts(index, wanted)
@@ -102,7 +103,7 @@ def _continued(
             needed = bent(network, readers[index], values[index])
             assert needed is not None  # it was not before
         rows = _counted(needed)
-        values[index] = relaxation.sharpened(index, needed)
+        values[index] = sharpening.sharpened(index, readers[index], needed)
         left = bent(network, readers[index], values[index])
         assert left is not None
         zonotopes.learn(index, wanted, rows, rows - _counted(left))
@@ -111,6 +112,56 @@ def _continued(
 
 def _counted(entries: Bool[Tensor, "batch *shape"]) -> Integer[Tensor, " batch"]:
     return entries.flatten(1).sum(1)
+
+
+MOSTLY = 0.4
+"""The share of a node's entries that turned out to be bent, up to which most of the next are expected not to be."""
+
+
+class _Rows:
+    """Sharpens the intervals of a network's nodes by rows.
+
+    With outward rounding no `Zonotopes` spare most of them. Where few of the entries that need a row are expected to be
+    bent, by the share of them at the node before, the end is looked at first that has to be tight for an entry to keep
+    the sign that it has in the middle of the box.
+    """
+
+    def __init__(self, relaxation: Relaxation, values: list[Interval]) -> None:
+        self.relaxation, self.network, self.values = relaxation, relaxation.network, values
+        self.share = values[0].lower.new_ones(len(values[0]))
+        self.middle: list[Interval] = []
+
+    def sharpened(self, index: int, readers: Sequence[int], needed: Tensor | None) -> Interval:
+        """The node's interval, by rows for what is needed by the nodes that read it."""
+        relaxation, network = self.relaxation, self.network
+        if needed is None or torch.is_grad_enabled() or not rounding.active():
+            return relaxation.sharpened(index, needed)
+        rows, few = needed, self.share <= MOSTLY
+        if bool(few.any()) and all(_turns_at_zero(network.layers[r]) for r in readers):
+            few = few.view(-1, *[1] * (needed.dim() - 1))
+            self.values[index] = relaxation.inclined(index, rows & few, self._in_the_middle(index).center > 0)
+            still = bent(network, readers, self.values[index])
+            assert still is not None  # it was not before
+            rows = rows & still
+        value = relaxation.sharpened(index, rows)
+        left = bent(network, readers, value)
+        if left is not None:
+            self.share = _counted(left & needed) / _counted(needed).clamp(min=1)
+        return value
+
+    def _in_the_middle(self, index: int) -> Interval:
+        """The node's output for the middle of the box, about."""
+        if not self.middle:
+            self.middle = [Interval.point(self.values[0].center)]
+        with rounding.outward(False):
+            for later in range(len(self.middle), index + 1):
+                self.middle.append(self.network.step(later, self.middle))
+        return self.middle[index]
+
+
+def _turns_at_zero(layer: nn.Module) -> bool:
+    function = piecewise_linear(layer)
+    return function is not None and [at for at, _ in function.kinks] == [0.0]
 
 
 def _of_points(network: Network) -> bool:

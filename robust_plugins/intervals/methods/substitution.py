@@ -24,7 +24,7 @@ from robust_plugins.intervals.methods.coefficients import (
     parts,
     upper_sum,
 )
-from robust_plugins.intervals.methods.reach import Reach, arriving, dot, reach_of_affine, refusal, terms_of
+from robust_plugins.intervals.methods.reach import ARRIVING, Reach, arriving, dot, reach_of_affine, refusal, terms_of
 from robust_plugins.intervals.methods.window_steps import WindowSteps
 from robust_plugins.intervals.network.graph import Network
 from robust_plugins.intervals.rules.registry import LinearBound
@@ -40,7 +40,10 @@ class Substitution:
 
     def __init__(self, network: Network, values: Sequence[Interval], support: Support | None) -> None:
         self.network, self.values, self.support = network, values, support
-        self.steps = WindowSteps(network, values, self._reach, self._lines)
+        self.once = False
+        """Whether upper bounds take the coefficients of the lower ones while both are the same, see `apart`."""
+        self.steps = WindowSteps(network, values, self._reach, self._lines, self.apart)
+        self._gaps: dict[int, Tensor | None] = {}
         self._reaches: dict[int, Reach] = {}
         self._bounds: dict[int, tuple[LinearBound, LinearBound] | None] = {}
 
@@ -67,6 +70,12 @@ class Substitution:
                 None if lower is None else reach.least(lower), None if upper is None else reach.most(upper), []
             )
         under, over = lines
+        if lower is upper and lower is not None and (gap := self.apart(node)) is not None:
+            positive, negative = parts(lower)
+            first, second, terms = dot(positive, under.offset), dot(negative, over.offset), under.offset[0].numel()
+            most = upper_sum(upper_sum(first, second, terms), dot(lower.abs(), gap), terms)
+            same = each(under.transpose(positive), over.transpose(negative))
+            return Substituted(lower_sum(first, second, terms), most, [(t, t) for t in same])
         low = up = None
         below: list[Tensor | None] = [None] * len(self.network.nodes[node].inputs)
         above = list(below)
@@ -79,6 +88,19 @@ class Substitution:
             up = upper_sum(dot(positive, over.offset), dot(negative, under.offset), under.offset[0].numel())
             above = each(over.transpose(positive), under.transpose(negative))
         return Substituted(low, up, list(zip(below, above, strict=True)))
+
+    def apart(self, node: int) -> Float[Tensor, "batch *shape"] | None:
+        """The most that a node's lines are apart, where one set of coefficients serves both ends, else None.
+
+        A lower bound takes the lower line for positive coefficients a and the upper one for negative ones; with `|a|`
+        times this added, what it takes is an upper bound too.
+        """
+        if not self.once:
+            return None
+        if node not in self._gaps:
+            lines, z = self._lines(node), self.values[self.network.nodes[node].inputs[0]]
+            self._gaps[node] = None if lines is None else _gap(*lines, z)
+        return self._gaps[node]
 
     def over_inputs(
         self, lower: Float[Tensor, "..."] | None, upper: Float[Tensor, "..."] | None
@@ -189,6 +211,19 @@ class Substitution:
         if terms_of(self.network, node, [self.values[j] for j in sources]) != (0, 0):
             return True
         return all(self._settles(j) for j in sources)
+
+
+def _gap(under: LinearBound, over: LinearBound, z: Interval) -> Tensor | None:
+    """The most that two lines are apart on an interval, with room for errors of what is computed with it."""
+    if under.slope is None or over.slope is None:
+        return None
+    rise = over.slope - under.slope
+    found = (over.offset - under.offset + torch.maximum(rise * z.lower, rise * z.upper)).clamp(min=0)
+    if not rounding.active():
+        return found
+    terms = found[0].numel() + ARRIVING
+    size = (under.slope.abs() + over.slope.abs()) * z.magnitude + under.offset.abs() + over.offset.abs()
+    return found + 2 * rounding.once(terms, found.dtype) * size + rounding.underflow(terms, found.dtype)
 
 
 def deviation(p: Interval) -> Interval:

@@ -87,8 +87,10 @@ class WindowSteps:
         values: Sequence[Interval],
         reach: Callable[[int], Reach],
         lines: Callable[[int], Lines],
+        apart: Callable[[int], Tensor | None],
     ) -> None:
-        self.network, self.values, self.reach, self.lines = network, values, reach, lines
+        self.network, self.values, self.reach, self.lines, self.apart = network, values, reach, lines, apart
+        self._gaps: dict[int, Picture] = {}
         self._pictures: dict[int, _Affine | _Bent | None] = {}
         self._box: _Pictures | None = None
         self._arriving: dict[int, Picture] = {}
@@ -106,7 +108,7 @@ class WindowSteps:
             return None
         found = self._picture(index, shape)
         if isinstance(found, _Bent):
-            return _bent(found, w)
+            return _bent(found, w, None if w.split else self._apart(index))
         if found is None:
             return None
         if found.factors:
@@ -140,6 +142,13 @@ class WindowSteps:
         """The parameters of a node, or the middles of their intervals."""
         parameters = self.network.parameters[index]
         return {k: p if p is None or p.is_point else Interval.point(p.center) for k, p in parameters.items()}
+
+    def _apart(self, index: int) -> Picture | None:
+        if (gap := self.apart(index)) is None:
+            return None
+        if index not in self._gaps:
+            self._gaps[index] = Picture(gap)
+        return self._gaps[index]
 
     def _picture(self, index: int, shape: Sequence[int]) -> _Affine | _Bent | None:
         if index not in self._pictures:
@@ -182,8 +191,10 @@ class WindowSteps:
         return [None if bool((d == 1).all()) else Picture(d) for d in diagonals]
 
 
-def _bent(found: _Bent, w: Windows) -> WindowStep:
+def _bent(found: _Bent, w: Windows, gap: Picture | None) -> WindowStep:
     """`a middle + |a| half` for lower bounds and `a middle - |a| half` for upper ones; offsets by the sign of a.
+
+    With `gap` the upper bounds take the coefficients of the lower ones, as `Substitution.apart` says.
 
     What is sent on is off by at most ten roundings of `|a| (|slope| + |other slope|)`; for a ReLU relative to itself.
     """
@@ -197,6 +208,8 @@ def _bent(found: _Bent, w: Windows) -> WindowStep:
     if found.over is not None:
         shown = found.over.seen(w)
         below, above = below + dot(low.clamp(max=0), shown), above + dot(up.clamp(min=0), shown)
+    if gap is not None:
+        above = below + dot(size_low, gap.seen(w))
     if rounding.active():
         floor = torch.full_like(below, rounding.underflow(2 * low[0].numel(), low.dtype))
         below, above = rounding.lessened(below, floor), rounding.increased(above, floor)
@@ -205,7 +218,10 @@ def _bent(found: _Bent, w: Windows) -> WindowStep:
         values = low * middle if up is low else torch.cat((low * middle, up * middle))
         split = up is not low
     else:
-        half, split = found.half.seen(w), True
+        half, split = found.half.seen(w), gap is None
+        if gap is not None:
+            values = (size_low * half).addcmul_(low, middle)
+            return WindowStep(below, above, [replace(w.own, values=values, split=False, inside=True)])
         one, other = size_low * half, (size_low if up is low else size_up) * half
         if up is low:
             straight = low * middle
