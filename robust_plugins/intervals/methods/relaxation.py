@@ -105,8 +105,10 @@ class Relaxation(Substitution):
     def inclined(
         self, node: int, needed: Bool[Tensor, "batch *shape"], positive: Bool[Tensor, "batch *shape"]
     ) -> Interval:
-        """As `sharpened`, for half the cost: only the lower ends of `positive` entries are as tight, and the upper
-        ends of the others. So it is seen of most entries that keep their sign that they do.
+        """The interval of `node`'s output, one end of each entry as tight as by `sharpened`, for half the cost.
+
+        It is the lower end of `positive` entries, and the upper end of others: so it is seen of most entries that keep
+        their sign that they do. Both ends hold.
         """
         entries = needed.flatten().nonzero().squeeze(1)
         if not len(entries):
