@@ -18,6 +18,7 @@ from robust_plugins.decisions.verifier.attack import Confirm
 from robust_plugins.decisions.verifier.boxes import Bounded, Bounds, Boxes, applied
 from robust_plugins.decisions.verifier.chains import Chain
 from robust_plugins.decisions.verifier.clock import Clock
+from robust_plugins.decisions.verifier.combining import certain, combined, least_of, lowest_corner, programme
 from robust_plugins.decisions.verifier.linear import solvable
 from robust_plugins.decisions.verifier.proofs.boxes import BoxNotes
 from robust_plugins.decisions.verifier.properties import Unsafe
@@ -161,7 +162,7 @@ class _Search:
         a, b = self.bounding.rows(found, rows, offsets)
         size = applied(rows.abs(), found.size) + offsets.abs()
         b = b - (1 if self.notes is None else 2) * self.bounding.gamma * size.repeat(1, 2)
-        least = _least(a, b, boxes)
+        least = least_of(a, b, boxes)
         count = rows.shape[1]
         best = torch.maximum(least[:, :count], least[:, count:])
         better = best if self.joint else best.amax(1, keepdim=True)
@@ -175,7 +176,7 @@ class _Search:
         if not len(at):
             return _Left(found, a, b, b, [])
         row = least.argmin(1) if self.joint else least.argmax(1)
-        lowest = _corner(a[torch.arange(len(row)), row], found.boxes)
+        lowest = lowest_corner(a[torch.arange(len(row)), row], found.boxes)
         if not self.joint:
             return self._combining(found, a, b, lowest)
         open_rows = (least <= 0) & ~(found.boxes.proved > 0).repeat(1, 2)
@@ -183,7 +184,7 @@ class _Search:
 
     def _combining(self, found: Bounded, a: Tensor, b: Tensor, lowest: Tensor) -> _Left:
         """The boxes that no combination of the rows excludes."""
-        value, weights, between = _combined(a, b, found.boxes, COMBINATIONS)
+        value, weights, between = combined(a, b, found.boxes, COMBINATIONS)
         open_neurons = self.bounding.open(found.boxes).sum(1)
         last = ((open_neurons == 0) & ~(value > 0)).nonzero().flatten()
         if len(last):
@@ -227,16 +228,16 @@ class _Search:
             a, b = torch.cat([lines.a[at].unsqueeze(1), a], 1), torch.cat([lines.b[at].unsqueeze(1), b], 1)
             weights = torch.zeros_like(b)
             weights[:, 0] = 1
-            points.append(_corner(lines.a[at], found.boxes))
+            points.append(lowest_corner(lines.a[at], found.boxes))
         return _Left(found, a, b, weights, points)
 
     def _last(self, a: Tensor, b: Tensor, boxes: Boxes) -> tuple[Tensor, Tensor, Tensor]:
         """The same where the chain is linear: what a longer ascent leaves open, linear programmes decide."""
-        value, weights, between = _combined(a, b, boxes, LAST)
+        value, weights, between = combined(a, b, boxes, LAST)
         for i in (~(value > 0)).nonzero().flatten().tolist() if solvable() else ():
             one = boxes.take(slice(i, i + 1))
-            best, point = _programme(a[i], b[i], one)
-            found = _certain(best, a[i : i + 1], b[i : i + 1], applied(a[i : i + 1].mT, best), one.centre, one.radius)
+            best, point = programme(a[i], b[i], one)
+            found = certain(best, a[i : i + 1], b[i : i + 1], applied(a[i : i + 1].mT, best), one.centre, one.radius)
             between[i] = point
             if float(found) > float(value[i]):
                 value[i], weights[i] = found[0], best[0]
@@ -342,68 +343,6 @@ class _Search:
         return best
 
 
-def _least(a: Tensor, b: Tensor, boxes: Boxes) -> Tensor:
-    return b + applied(a, boxes.centre) - applied(a.abs(), boxes.radius)
-
-
-def _corner(a: Tensor, boxes: Boxes) -> Tensor:
-    return torch.where(a > 0, boxes.lower, boxes.upper)
-
-
-def _combined(a: Tensor, b: Tensor, boxes: Boxes, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The least value of the best combination of lines that was found, its weights, and where all lines are low.
-
-    Where it is positive not all lines can be below zero. Any weights >= 0 are sound; these ascend by multiplication, in
-    units of what each line moves by in the box, and the mean of the points at which they are lowest tends to where
-    their largest is least.
-    """
-    centre, radius = boxes.centre, boxes.radius
-    middle = b + applied(a, centre)
-    units = _units(a, b, radius)
-    weights = torch.full_like(b, 1 / b.shape[1])
-    best, kept, corner = torch.full_like(b[:, 0], -torch.inf), weights, torch.zeros_like(centre)
-    for step in range(steps):
-        scaled = weights * units
-        line = applied(a.mT, scaled)
-        value = _certain(scaled, a, b, line, centre, radius)
-        better = value > best
-        best, kept = torch.where(better, value, best), torch.where(better.unsqueeze(1), scaled, kept)
-        lowest = -line.sign() * radius
-        corner = corner + (lowest - corner) * (2 / (step + 2))
-        slope = ((middle + applied(a, lowest)) * units).clamp(-8, 8)
-        weights = torch.softmax((weights + 1e-12).log() + 2 / (1 + 0.3 * step) * slope, 1)
-    return best, kept, centre + corner
-
-
-def _units(a: Tensor, b: Tensor, radius: Tensor) -> Tensor:
-    """The factor that makes each line move by about 1 in its box."""
-    return 1 / ((a.abs() * radius.unsqueeze(1)).sum(2) + 1e-12 * (1e-3 + b.abs()))
-
-
-def _programme(a: Tensor, b: Tensor, box: Boxes) -> tuple[Tensor, Tensor]:
-    """The best combination of one box's lines, and where the largest of them is least, by HiGHS."""
-    from scipy.optimize import linprog
-
-    units = _units(a.unsqueeze(0), b.unsqueeze(0), box.radius)
-    lines = (a * units[0].unsqueeze(1) * box.radius).numpy()
-    matrix = torch.cat([torch.from_numpy(lines), -torch.ones(len(lines), 1, dtype=torch.float64)], 1).numpy()
-    right = -((b + a @ box.centre[0]) * units[0]).numpy()
-    n = a.shape[1]
-    found = linprog([0.0] * n + [1.0], A_ub=matrix, b_ub=right, bounds=[(-1, 1)] * n + [(None, None)], method="highs")
-    if found.status != 0:
-        return torch.zeros_like(units), box.centre[0]
-    weights = torch.tensor(-found.ineqlin.marginals).clamp(min=0).unsqueeze(0) * units
-    return weights, box.centre[0] + box.radius[0] * torch.tensor(found.x[:n])
-
-
-def _certain(weights: Tensor, a: Tensor, b: Tensor, line: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
-    """The least value of a combination of lines, less its own rounding."""
-    value = (weights * b).sum(1) + (line * centre).sum(1) - (line.abs() * radius).sum(1)
-    size = (weights * (b.abs() + applied(a.abs(), centre.abs() + radius))).sum(1)
-    sums = 2 * (a.shape[1] + a.shape[2]) + 16  # over lines and inputs, whatever their order
-    return value - 2.0**-52 * sums * size
-
-
 def _cut(boxes: Boxes, a: Tensor, b: Tensor, spared: float) -> tuple[Boxes, Tensor]:
     """The boxes without the margins in which some row is positive, and which of them are left.
 
@@ -413,7 +352,7 @@ def _cut(boxes: Boxes, a: Tensor, b: Tensor, spared: float) -> tuple[Boxes, Tens
     room_for_rounding = (1e-12 + spared) * (1 + boxes.lower.abs() + boxes.upper.abs()).unsqueeze(1)
     for _ in range(2):
         lower, upper = boxes.lower, boxes.upper
-        least = _least(a, b, boxes)
+        least = least_of(a, b, boxes)
         # How far an input may be from the end at which the row is lowest.
         room = ((-least).clamp(min=0).unsqueeze(2) / a.abs()) * (1 + 1e-9 + spared) + room_for_rounding
         room = torch.where(a.abs() > 1e-9 + spared, room, torch.inf)

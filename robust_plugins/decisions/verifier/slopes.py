@@ -36,7 +36,7 @@ class Lines(NamedTuple):
 
 
 class _Now(NamedTuple):
-    """What the boxes that are left have; of neurons (boxes, neurons), layer after layer."""
+    """The boxes that are left, with all that moves; tensors of neurons are (boxes, neurons), layer after layer."""
 
     centre: Tensor
     radius: Tensor
@@ -108,7 +108,7 @@ def _begun(found: Bounded, rows: Tensor, offsets: Tensor, weights: Tensor) -> _N
 
 
 def _off(bounds: Bounds, found: Bounded, rows: Tensor, offsets: Tensor) -> Tensor:
-    """What rounding moves a line by at most, whatever its slopes and weights are: those of any row, twice."""
+    """The most that rounding moves a line by, whatever its slopes and weights are: that of any row, twice."""
     size = found.boxes.centre.abs() + found.boxes.radius
     for layer, strip in zip(bounds.layers[:-1], found.strips, strict=True):
         size = size @ layer.weight.abs().t() + layer.size
