@@ -104,3 +104,74 @@ def test_an_interrupt_ends_a_run_at_once_and_leaves_nothing_running(tmp_path: Pa
     assert count % 2 == 0
     time.sleep(1)
     assert written(tmp_path) == count
+
+
+STUDY = """store = "k.sqlite"
+keep = ["examples"]
+[[models]]
+name = "standard"
+source = "mlp(widths=(32,))"
+train = { epochs = 3 }
+[[models]]
+name = "certified"
+source = "mlp(widths=(32,))"
+train = { recipe = "ibp", eps = 0.05, epochs = 3 }
+[[data]]
+name = "digits"
+samples = 40
+[[balls]]
+eps = [0.01, 0.03, 0.06, 0.1]
+[[components]]
+use = "rp:fgsm"
+[[components]]
+use = "rp:pgd(steps=20)"
+[[components]]
+use = "rp:apgd(steps=20)"
+[[components]]
+use = "interval:ibp"
+[[components]]
+use = "interval:crown"
+[[components]]
+use = "interval:alpha-crown"
+[run]
+batch_size = 5
+jobs = 2
+"""
+ROWS = 2 * 40 * (1 + 4 * 6)
+
+
+def test_a_study_of_real_components_is_killed_and_resumed(tmp_path: Path) -> None:
+    def run(folder: Path) -> subprocess.Popen[bytes]:
+        folder.mkdir(exist_ok=True)
+        (folder / "k.toml").write_text(STUDY)
+        code = "from robust_plugins.cli import main; main()"
+        command = [sys.executable, "-c", code, "bench", "run", str(folder / "k.toml"), "--quiet"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+
+    def count() -> int:
+        try:
+            with Store(tmp_path / "part" / "k.sqlite") as store:
+                return len(store)
+        except rp.ArgumentError:
+            return 0
+
+    draw, kills = random.Random(1), length(2, 10)
+    counts = [0]
+    for number in range(kills):
+        process = run(tmp_path / "part")
+        enough = counts[-1] + draw.randrange(1, (ROWS - counts[-1]) // (kills + 1 - number))
+        while count() < enough and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+        counts.append(count())
+    assert 0 < counts[1] <= counts[-1] < ROWS
+    assert counts == sorted(counts)
+    for folder in ("part", "whole"):
+        said, _ = (process := run(tmp_path / folder)).communicate()
+        assert process.returncode == 0, said.decode()
+        assert b"no violation" in said
+    whole, part = (answers(rp.load_study(tmp_path / folder / "k.toml")) for folder in ("whole", "part"))
+    assert len(whole) == ROWS
+    assert part == whole
