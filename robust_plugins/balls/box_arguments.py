@@ -1,4 +1,4 @@
-"""What a `Box` accepts: its arguments as plain nested numbers, or one sentence that says what is wrong."""
+"""The arguments of a `Box`: checked, as plain nested numbers, or one sentence that says what is wrong."""
 
 from __future__ import annotations
 

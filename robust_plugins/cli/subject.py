@@ -171,7 +171,7 @@ SIDES = ("radius", "clip", "one_hot", "integers", "immutable")
 
 
 def _sides(text: str) -> dict[str, Any]:
-    """What a box says of each feature; raises ArgumentError for text that is not of the form `radius=[0.1, 5]`."""
+    """Reads what a box says of each feature; raises ArgumentError for text unlike `radius=[0.1, 5]`."""
     try:
         found = parse_component(f"box({text})")[1]
     except ArgumentError:

@@ -1,4 +1,4 @@
-"""What rows of coefficients cost on their way back through a network, by its structure alone."""
+"""The cost of rows of coefficients on their way back through a network, by its structure alone."""
 
 from __future__ import annotations
 
