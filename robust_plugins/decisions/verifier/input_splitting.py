@@ -57,8 +57,9 @@ def split_inputs(
 
     `unsat` holds in real arithmetic: bounds are computed in double precision, and what that can be off by is bounded
     too, box by box, and taken off. `confirm` judges the witness of `sat`, (1, inputs), all of them and flattened.
-    `unknown`: inputs reach the set in double precision, and none that `confirm` accepts was found. With `notes`, what a
-    proof needs is written down, of ReLU networks: boxes have their simple bounds alone then.
+    `unknown`: inputs reach the set in double precision, or up to its rounding, and none that `confirm` accepts was
+    found. With `notes`, what a proof needs is written down, of ReLU networks: boxes have their simple bounds alone
+    then.
     """
     search = _Search(chain, unsafe, confirm, notes)
     stack = [search.root()]
@@ -147,7 +148,7 @@ class _Search:
         """A witness; or the parts of the boxes that are not excluded."""
         self.count += len(boxes)
         left = self._left(self.bounding.bounded(boxes))
-        if self.notes is None and self.chain.bends and self.count > FIRST:
+        if self.notes is None and self.chain.bends and self.bounding.neurons and self.count > FIRST:
             left = self._optimised(left)
             before = len(left.found.boxes)
             if before and (self.gain >= PAYS or self.batches % EVERY == 0):
@@ -246,7 +247,7 @@ class _Search:
     def _parts(self, left_over: _Left) -> tuple[Tensor | None, Boxes | None]:
         found, a, b, weights, points = left_over
         boxes = found.boxes
-        witness, left = self._witness(boxes, [*points, boxes.centre])
+        witness, left = self._witness(found, [*points, boxes.centre])
         if witness is not None:
             return witness, None
         if not self.joint:
@@ -255,12 +256,22 @@ class _Search:
             left &= inside
             if self.notes is not None:
                 self.notes.cut(whole, boxes)
+        narrow = left & ~self._halvable(boxes).any(1)
+        if bool(narrow.any()):
+            left, self.aside = left & ~narrow, True
+            self.least = self.bounds(boxes.take(narrow))
         at = left.nonzero().flatten()
         if not len(at):
             return None, None
         found, a, weights = found._replace(boxes=boxes).select(at), a[at], weights[at]
         slopes = torch.einsum("br,bri->bi", weights, a.abs())
         return None, self._halves(found, slopes)
+
+    def _halvable(self, boxes: Boxes) -> Tensor:
+        """Which sides of boxes are wide enough that a half of one differs by more than rounding, (boxes, inputs)."""
+        lower, upper = boxes.lower, boxes.upper
+        least = 2.0**-50 * torch.maximum(lower.abs(), upper.abs()) + 2.0**-60 * (self.chain.upper - self.chain.lower)
+        return upper - lower > least
 
     def _halves(self, found: Bounded, slopes: Tensor) -> Boxes:
         """Both halves, along the input that matters most to the rows and to the open neurons of each layer."""
@@ -271,7 +282,8 @@ class _Search:
             if known is not None:
                 part = applied(known.a.abs().mT, opened.gather(1, start + known.at).double())
                 score = score + part / part.sum(1, keepdim=True).clamp(min=1e-9)
-        at = (score * (boxes.upper - boxes.lower)).argmax(1, keepdim=True)
+        score = (score * (boxes.upper - boxes.lower)).masked_fill(~self._halvable(boxes), -1.0)
+        at = score.argmax(1, keepdim=True)
         middle = boxes.centre.gather(1, at)
         first = self._numbered(len(boxes))
         if self.notes is not None:
@@ -285,13 +297,21 @@ class _Search:
         self.made += 2 * boxes
         return found
 
-    def _witness(self, boxes: Boxes, points: list[Tensor]) -> tuple[Tensor | None, Tensor]:
+    def _witness(self, found: Bounded, points: list[Tensor]) -> tuple[Tensor | None, Tensor]:
         """An input that reaches the set, among some in each box; else the boxes without those set aside."""
+        boxes = found.boxes
         x, asked = torch.cat(points), boxes.asked.repeat(len(points))
         excess = self._excess(x, asked)
         reached = (excess <= 0).nonzero().flatten()
         left = torch.ones(len(boxes), dtype=torch.bool)
         self.batches += 1
+        most = self._error(found.size, boxes.asked).amax(1).repeat(len(points))
+        close = ((excess > 0) & (excess <= most)).nonzero().flatten()
+        close = close[self._in_doubt(x[close], asked[close], excess[close])]
+        if len(close):
+            left[close % len(boxes)] = False
+            self.aside = True
+            self.least = self.bounds(boxes.take(~left))
         if not len(reached):
             return self._nearby(x, asked, excess) if self.batches % EVERY == 0 else None, left
         for i in reached[excess[reached].argsort()[:3]].tolist():
@@ -325,6 +345,21 @@ class _Search:
             x = x if layer.function is None else layer.function.f(x)
         values = applied(self.rows[asked], x) + self.offsets[asked]
         return values.amin(1) if self.joint else values.amax(1)
+
+    def _error(self, size: Tensor, asked: Tensor) -> Tensor:
+        """What rounding is taken to move each row by, where terms of the outputs come to `size`."""
+        return self.bounding.gamma * (applied(self.rows[asked].abs(), size) + self.offsets[asked].abs())
+
+    def _in_doubt(self, x: Tensor, asked: Tensor, excess: Tensor) -> Tensor:
+        """Which inputs are so close to the set that no box that holds them will be excluded."""
+        size = x.abs()
+        for layer in self.chain.layers:
+            size = size @ layer.weight.abs().t() + layer.size
+            x = torch.addmm(layer.bias, x, layer.weight.t())
+            if layer.function is not None:
+                x = layer.function.f(x)
+                size = torch.where(x > 0, size, 0.0) if layer.bends else x.abs()
+        return excess <= self._error(size, asked).amin(1)
 
     def _deeper(self, x: Tensor, asked: Tensor) -> Tensor:
         """Inputs further inside the set, or closer to it, by steps down the farthest row."""

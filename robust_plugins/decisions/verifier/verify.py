@@ -73,6 +73,7 @@ def verify_property(
     low, up = lower.detach().unsqueeze(0), upper.detach().unsqueeze(0)
     with torch.no_grad(), calling(model, low) as call:
         outputs = call.model(low.clone())
+        _check_finite(call.model, outputs)
         asked = Unsafe(unsafe, outputs.shape[1])
         read = prepared(call.model, low)
         notes, file = Notes(), None if proof is None else proof_file(proof, lambda: read.relu, lower.shape)
@@ -203,6 +204,15 @@ def reaching(model: nn.Module, unsafe: Unsafe) -> Callable[[Tensor], bool]:
         return bool((unsafe.excess(unsafe.values(model(x).cpu().double())) <= 0).any())
 
     return confirm
+
+
+def _check_finite(model: nn.Module, outputs: Tensor) -> None:
+    wrong = [f"has the weight {name!r} with" for name, p in model.named_parameters() if not bool(p.isfinite().all())]
+    if wrong or not bool(outputs.isfinite().all()):
+        raise ArgumentError(
+            "model", f"one that {wrong[0] if wrong else 'returns at `lower`'} values that are not finite",
+            accepted="finite weights, and finite outputs at `lower`", hint="Nothing is known of such networks.",
+        )  # fmt: skip
 
 
 def _check_box(lower: Tensor, upper: Tensor) -> None:

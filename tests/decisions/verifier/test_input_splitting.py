@@ -254,6 +254,34 @@ def test_the_time_is_kept_and_what_was_proved_is_told() -> None:
     assert -torch.inf < float(found.bounds) <= float(longer.bounds) <= 3 * float(top)
 
 
+@pytest.mark.parametrize("function", [nn.ReLU, nn.Tanh, None])
+def test_margins_below_rounding_are_unknown_at_once(function: type[nn.Module] | None) -> None:
+    """What separates the set from the least sum of two functions, at a corner of the box, decides."""
+    first, last = nn.Linear(2, 2).double(), nn.Linear(2, 3).double()
+    first.weight.data, first.bias.data = torch.eye(2).double(), torch.ones(2).double()
+    last.weight.data, last.bias.data = torch.ones(3, 2).double(), torch.zeros(3).double()
+    model = nn.Sequential(first, *([function()] if function else []), last).requires_grad_(False)
+    row, other = torch.eye(3, dtype=torch.float64)[:2].split(1)
+    least = model(torch.full((1, 2), -0.5, dtype=torch.float64))[0, :1]
+    for margin, answer in ((1e-15, "unknown"), (1e-9, "unsat"), (-1e-9, "sat")):
+        one, far = Halfspaces(row, margin - least), Halfspaces(other, 1 - least)
+        both = Halfspaces(torch.cat([row, other]), torch.cat([margin - least, -least - 1]))
+        for unsafe in ([one], [one, far], [both], [far, both]):
+            found = answered(model, unsafe, seconds=5)
+            assert found.answer == answer, (margin, unsafe)
+            assert found.domains < 200
+
+
+def test_sides_too_narrow_to_be_halved_end_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the shorter way out: no box that holds the corner is excluded, however small."""
+    monkeypatch.setattr(input_splitting._Search, "_in_doubt", lambda self, x, asked, excess: excess < 0)
+    model = nn.Linear(1, 3).double().requires_grad_(False)
+    model.weight.fill_(1)
+    model.bias.fill_(1)
+    row = Halfspaces(torch.eye(3, dtype=torch.float64)[:1], torch.tensor([1e-15 - 0.5], dtype=torch.float64))
+    assert answered(model, [row], inputs=1).answer == "unknown"
+
+
 def test_certifier_decides_smooth_networks_and_few_inputs() -> None:
     for function in (nn.Tanh, nn.ReLU):
         torch.manual_seed(0)

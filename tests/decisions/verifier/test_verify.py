@@ -94,6 +94,17 @@ def test_constants_of_a_box_that_is_a_point() -> None:
         assert verify_property(model, x, x, [rows]).answer == answer
 
 
+class Added(nn.Module):
+    """A constant that is no parameter, added to its input."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.value
+
+
 def test_refusals() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU()).eval()
     low, up, rows = torch.zeros(2), torch.ones(2), Halfspaces(torch.eye(2), torch.zeros(2))
@@ -105,5 +116,12 @@ def test_refusals() -> None:
         verify_property(model, low, up, [Halfspaces(torch.eye(3), torch.zeros(3))])
     with pytest.raises(rp.ArgumentError, match="upper"):
         verify_property(model, low, up.double(), [rows])
+    for value in (torch.inf, torch.nan):
+        broken = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).eval()
+        broken[2].weight.data[0, 0] = value
+        with pytest.raises(rp.ArgumentError, match=r"`model`.*2\.weight"):
+            verify_property(broken, low, up, [rows])
+        with pytest.raises(rp.ArgumentError, match=r"`model`.*returns at `lower`"):
+            verify_property(Added(value), low, up, [rows])
     answer = verify_property(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()).eval(), low, up, [rows]).answer
     assert answer in ("unsat", "sat")
