@@ -9,7 +9,7 @@
   radius, up to the largest critical radius, over that above the exact curve. `exact / found` is the ratio of the areas
   below. Passes are forward and backward ones for each sample, over the whole bisection; attacks that look for the
   smallest norm themselves are called once.
-- `published`: on the first 20 images that each published network classifies correctly, what the portfolio breaks, in
+- `published`: on the first images that each published network classifies correctly, what the portfolio breaks, in
   CPU seconds beside ART's AutoAttack.
 - `contradictions`: 1000 images on networks that were trained for interval bounds; no attack may break a certified one.
 
@@ -57,7 +57,7 @@ BISECTED = (
 )  # fmt: skip
 PUBLISHED = ("rp:auto", "art:pgd", "art:auto")
 ONCE = (
-    "rp:fmn", "rp:ddn", "rp:cw-linf", "rp:cw-l2", "art:deepfool", "art:cw-l2", "torchattacks:cw",
+    "rp:fmn", "rp:ddn", "rp:pdpgd", "rp:cw-linf", "rp:cw-l2", "art:deepfool", "art:cw-l2", "torchattacks:cw",
     "torchattacks:deepfool", "foolbox:fmn", "foolbox:ddn", "foolbox:deepfool",
 )  # fmt: skip
 
@@ -259,18 +259,20 @@ def contradictions(say: list[str]) -> None:
             print(say[-1], file=sys.stderr, flush=True)
 
 
-def published(folder: Path, wanted: list[str], say: list[str]) -> None:
+def published(folder: Path, images: int, wanted: list[str], parts: list[str], say: list[str]) -> None:
     say += [
-        "\n## Published networks: the first 20 images classified correctly\n",
+        f"\n## Published networks: the first {images} images classified correctly\n",
         "| network | eps | attack | broken | CPU s |",
         "|---|---|---|---|---|",
     ]
     asked = [name for name in PUBLISHED if not wanted or name in wanted]
     names, _ = known(tuple(asked), rp.Linf(eps=0.1, clip=(0, 1)))
     for name in ("mlp-5x100", "mnist-conv-small", "cifar-conv-small"):
-        subject = load(name, folder, 40)
+        if parts and not any(part in name for part in parts):
+            continue
+        subject = load(name, folder, 2 * images)
         with torch.no_grad():
-            right = (subject.model(subject.x).argmax(1) == subject.y).nonzero().flatten()[:20]
+            right = (subject.model(subject.x).argmax(1) == subject.y).nonzero().flatten()[:images]
         x, y = subject.x[right], subject.y[right]
         for attack_name, attack in names.items():
             start = time.process_time()
@@ -285,7 +287,7 @@ def main() -> None:
     parts = ("radii", "published", "contradictions")
     parser.add_argument("--part", nargs="+", choices=parts, default=parts)
     parser.add_argument("--norm", nargs="+", choices=tuple(BALLS), default=tuple(BALLS))
-    parser.add_argument("--samples", type=int, default=20, help="images of each small network")
+    parser.add_argument("--samples", type=int, default=20, help="images of each network")
     parser.add_argument(
         "--attacks", nargs="+", default=[], choices=sorted({*BISECTED, *ONCE, *PUBLISHED}), help="these, instead of all"
     )
@@ -301,7 +303,7 @@ def main() -> None:
         for norm in arguments.norm:
             measure(norm, arguments.samples, arguments.attacks, arguments.network, say)
     if "published" in arguments.part:
-        published(arguments.models, arguments.attacks, say)
+        published(arguments.models, arguments.samples, arguments.attacks, arguments.network, say)
     if "contradictions" in arguments.part:
         contradictions(say)
     text = "\n".join(say) + "\n"

@@ -23,6 +23,10 @@ from robust_plugins.errors import ArgumentError
 
 PREFIXES = {inf: "Linf", 2.0: "L2", 1.0: "L1"}
 
+BEYOND = 1.01
+"""What `foolbox:fmn` projects onto in L2 and L1, in radii: steps of exactly that length end at the boundary, where
+rounding decides whether it is ever crossed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FoolboxAttack(Wrapped):
@@ -92,12 +96,21 @@ class _Nearest(FoolboxAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class FMN(_Nearest):
-    """The fast minimum-norm attack by foolbox: gradient steps while the radius shrinks and grows; `steps` >= 1."""
+    """The fast minimum-norm attack by foolbox: gradient steps while the radius shrinks and grows; `steps` >= 1.
+
+    In L2, foolbox 3.3.4 never shortens an iterate to the radius (it divides a norm by itself), so that its first
+    example, about a step away, stays its best; and on piecewise linear networks its steps in L2 and L1 end at the
+    boundary without crossing it. Here iterates are projected in L2, and radii of both norms are a hundredth longer.
+    """
 
     name: ClassVar[str] = "foolbox:fmn"
 
     def build(self, attacks: ModuleType, ball: Ball) -> Any:  # noqa: D102
-        return getattr(attacks, f"{'LInf' if ball.norm == inf else PREFIXES[ball.norm]}FMNAttack")(steps=self.steps)
+        attack = getattr(attacks, f"{'LInf' if ball.norm == inf else PREFIXES[ball.norm]}FMNAttack")(steps=self.steps)
+        if ball.norm != inf:
+            onto = _onto_l2 if ball.norm == 2 else attack.project
+            attack.project = lambda *, x, x0, epsilon: onto(x=x, x0=x0, epsilon=BEYOND * epsilon)
+        return attack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +262,14 @@ class Boundary(_Started):
 
     def build(self, attacks: ModuleType, ball: Ball) -> Any:  # noqa: D102
         return attacks.BoundaryAttack(steps=self.steps)
+
+
+def _onto_l2(*, x: Any, x0: Any, epsilon: Any) -> Any:
+    """The points nearest to `x` in the L2 balls around `x0`, tensors of eagerpy as foolbox passes them."""
+    step = x.raw - x0.raw
+    norm = torch.linalg.vector_norm(step.flatten(1), dim=1).clamp(min=torch.finfo(step.dtype).tiny)
+    scale = (epsilon.raw / norm).clamp(max=1).view(-1, *[1] * (step.dim() - 1))
+    return x0 + type(x)(step * scale)
 
 
 def _foolbox() -> ModuleType:

@@ -61,6 +61,18 @@ def test_samples_without_a_start_are_left_alone() -> None:
 
 
 @needed
+@pytest.mark.parametrize("kind", [rp.L2, rp.L1])
+def test_fmn_comes_near_the_closest_example(kind: type[rp.Ball]) -> None:
+    """As foolbox has it, it stays a step away in L2, and finds nothing for some samples in L1."""
+    x = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    model, ball = mlp(), kind(eps=30.0, clip=(0, 1))
+    y = decisions(model, x)
+    found, ours = (rp.attack(f"{name}:fmn")(model, x, y, ball, seed=0) for name in ("foolbox", "rp"))
+    assert found.success.all()
+    assert (found.distance <= 1.3 * ours.distance).all()
+
+
+@needed
 @pytest.mark.usefixtures("unchecked")
 def test_fields_are_checked() -> None:
     for name, field, value in (
