@@ -22,12 +22,18 @@ Support = Callable[[Tensor], Tensor]
 """From coefficients (batch or 1, rows, *features) to numbers (batch, rows)."""
 
 
-@dataclass(frozen=True, kw_only=True)
+SHOWN = 4
+"""So many of the radii are printed."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Ball(ABC):
     """All inputs within distance `eps` of `x` in one norm, and inside `clip`.
 
     `eps` is in the units of the inputs: a number, or one number per sample (a sequence, or a tensor of shape (batch,)
-    or (batch, 1, ...)), never one per feature, for which there is `Box`. `clip` is the valid range (low, high) of every
+    or (batch, 1, ...)), never one per feature, for which there is `Box(radius=...)`. What has one axis counts samples,
+    even where a sample has as many features, and prints as `(0.1, 0.2) per sample`; a length that is not the batch's is
+    refused as soon as the ball meets one. `clip` is the valid range (low, high) of every
     input value and part of the set, or None where every value is valid; it has no default because forgetting it changes
     every figure. Balls are plain data: they print, compare and hash.
 
@@ -54,6 +60,16 @@ class Ball(ABC):
     def __post_init__(self) -> None:
         object.__setattr__(self, "eps", _checked_eps(self.eps))
         object.__setattr__(self, "clip", _checked_clip(self.clip))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(eps={self._eps_text()}, clip={self.clip})"
+
+    def _eps_text(self) -> str:
+        radii = self.radii
+        if not isinstance(radii, tuple):
+            return repr(radii)
+        more = [f"... {len(radii)} in all"] if len(radii) > SHOWN else []
+        return f"({', '.join([*map(repr, radii[:SHOWN]), *more])}) per sample"
 
     @property
     def radii(self) -> float | tuple[float, ...]:
@@ -174,11 +190,15 @@ class Ball(ABC):
         elif len(radii) == len(x):
             eps = torch.tensor(radii, dtype=x.dtype, device=x.device)
         else:
+            shape = tuple(x.shape[1:])
+            features = len(radii) in (*shape, math.prod(shape))
             raise ArgumentError(
                 "ball.eps",
                 f"{len(radii)} values for a batch of {len(x)}",
                 accepted="one number, or one per sample",
-                hint="Give `eps` as many values as `x` has samples.",
+                hint=f"For one per feature take rp.Box(eps=1, radius=..., clip=...), where radius has axes like {shape}."
+                if features
+                else "Give `eps` as many values as `x` has samples.",
             )
         return eps
 

@@ -117,7 +117,7 @@ class Box(Ball):
                 )  # fmt: skip
 
     def __repr__(self) -> str:
-        parts = [f"eps={shown(self.eps)}"]
+        parts = [f"eps={self._eps_text()}"]
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
             if field.name in ("clip", "radius") or value not in (None, ()):

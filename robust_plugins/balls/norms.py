@@ -13,11 +13,12 @@ from torch import Tensor
 from robust_plugins.balls.ball import Ball, Draw, random_like
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Linf(Ball):
     """`max_i |z_i - x_i| <= eps`, and `z` inside `clip`: a box.
 
-    - `eps`: the radius in the units of the inputs: a number, or one number per sample.
+    - `eps`: the radius in the units of the inputs: a number, or one per sample in a row or of shape (batch, 1, ...). A
+      row is never one per feature, even where a sample has as many: for that take `Box(eps=1, radius=row, ...)`.
     - `clip`: the valid range (low, high) of every input value, part of the set; None where every value is valid.
 
     >>> x = torch.tensor([[0.1, 0.5]])
@@ -59,11 +60,12 @@ class Linf(Ball):
         return torch.where(t < 0, -torch.ones_like(t), torch.ones_like(t)) if draw == "corner" else t
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class L2(Ball):
     """The Euclidean ball `sqrt(sum_i (z_i - x_i)^2) <= eps`, cut to `clip`.
 
-    - `eps`: the radius in the units of the inputs: a number, or one number per sample.
+    - `eps`: the radius in the units of the inputs: a number, or one per sample in a row or of shape (batch, 1, ...). A
+      row is never one per feature, even where a sample has as many: for that take `Box(eps=1, radius=row, ...)`.
     - `clip`: the valid range (low, high) of every input value, part of the set; None where every value is valid.
 
     >>> x, z = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]])
@@ -106,11 +108,12 @@ class L2(Ball):
         return direction * radius ** (1 / max(like.shape[-1], 1))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class L1(Ball):
     """The cross-polytope `sum_i |z_i - x_i| <= eps`, cut to `clip`.
 
-    - `eps`: the radius in the units of the inputs: a number, or one number per sample.
+    - `eps`: the radius in the units of the inputs: a number, or one per sample in a row or of shape (batch, 1, ...). A
+      row is never one per feature, even where a sample has as many: for that take `Box(eps=1, radius=row, ...)`.
     - `clip`: the valid range (low, high) of every input value, part of the set; None where every value is valid.
 
     >>> x, z = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 1.0]])

@@ -155,6 +155,25 @@ def test_eps_per_sample() -> None:
         rp.Linf(eps=[1, 2, 3], clip=None).box(x[:2])
 
 
+def test_a_row_of_radii_counts_samples() -> None:
+    """One that fits the features alone is refused; where both fit, what is printed says which was meant."""
+    x, row = torch.zeros(3, 2), torch.tensor([0.5, 0.25])
+    for kind, shape in ((rp.Linf, (3, 2)), (rp.L2, (3, 2, 4, 4)), (rp.L1, (3, 1, 2))):
+        with pytest.raises(rp.ArgumentError, match=r"2 values for a batch of 3;.*rp\.Box\(eps=1, radius=\.\.\."):
+            kind(eps=row, clip=None).box(torch.zeros(shape))
+    meant = rp.Box(eps=1, radius=row, clip=None).box(x)
+    assert torch.equal(meant.upper, row.expand(3, 2))
+    with pytest.raises(rp.ArgumentError, match="as many values as `x` has samples"):
+        rp.Linf(eps=row, clip=None).box(torch.zeros(3, 5))
+    both = rp.Linf(eps=row, clip=None)
+    assert torch.equal(both.box(x[:2]).upper, row.view(2, 1).expand(2, 2))
+    assert repr(both) == "Linf(eps=(0.5, 0.25) per sample, clip=None)"
+    assert repr(rp.L2(eps=[1.0] * 6, clip=None)).startswith("L2(eps=(1.0, 1.0, 1.0, 1.0, ... 6 in all) per sample")
+    assert "eps=(0.5, 0.25) per sample" in repr(rp.Box(eps=row.view(2, 1), clip=None))
+    model = torch.nn.Linear(2, 2)
+    assert "Linf 0.25 to 0.5 (one per sample)" in str(rp.compare(model, x[:2], torch.zeros(2).long(), both, ["rp:pgd"]))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_projections_of_pixels_count_as_inside(kind) -> None:
     """In float32 and the range [0, 255], rounding moves a projected point out by more than 1e-6."""
