@@ -196,7 +196,7 @@ class Ball(ABC):
                 "ball.eps",
                 f"{len(radii)} values for a batch of {len(x)}",
                 accepted="one number, or one per sample",
-                hint=f"For one per feature take rp.Box(eps=1, radius=..., clip=...), where radius has axes like {shape}."
+                hint=f"For one per feature take rp.Box(eps=1, radius=..., clip=...), radius with axes like {shape}."
                 if features
                 else "Give `eps` as many values as `x` has samples.",
             )

@@ -75,7 +75,7 @@ def test_attacks_that_know_one_radius_alone_refuse_a_box(name, cases) -> None:
         rp.attack(name)(model, x, y, ball, seed=0)
 
 
-NORMED = ("rp:square", "rp:fmn", "rp:ddn", "rp:pdpgd", "rp:cw-linf", "rp:cw-l2", "rp:hopskipjump")
+NORMED = ("rp:square", "rp:ddn", "rp:pdpgd", "rp:cw-linf", "rp:cw-l2", "rp:hopskipjump")
 """Attacks of our own that are about norms."""
 
 
@@ -105,6 +105,36 @@ def test_margin_attacks_find_the_worst_points(cases) -> None:
         reached = _margins(rp.attack("rp:margin-pgd")(model, x, y, ball, seed=0).logits, y)
         found, total = found + int((reached <= worst + 0.01).sum()), total + len(x)
     assert found >= total - 2
+
+
+def test_the_nearest_point_of_the_set_is_found() -> None:
+    model, x = _network(2), mixed(20, 2)
+    y = model(x).argmax(1)
+    found = rp.attack("rp:fmn(steps=30)")(model, x, y, MIXED, seed=0)
+    near = 0
+    with torch.no_grad():
+        for i in range(len(x)):
+            points = members(MIXED, x[i : i + 1], grid=101)
+            distance = MIXED.distance(points, x[i : i + 1].expand_as(points))
+            closest = distance[model(points).argmax(1) != y[i]].min()
+            near += bool(found.success[i] & (found.distance[i] <= closest + 1e-3))
+            assert not found.success[i] or found.distance[i] >= closest - 0.02  # of the grid
+    assert near >= 18
+
+
+def test_a_box_is_a_linf_ball_in_units_of_the_radii() -> None:
+    model, x = _network(1), torch.rand((6, 6), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y, radius = model(x).argmax(1), torch.tensor([2, 0.5, 1, 8, 0.25, 1], dtype=torch.float64)
+
+    class Rescaled(nn.Module):
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return model(z / radius)
+
+    box, ball = rp.Box(eps=0.5, radius=radius, clip=(0 * radius, radius)), rp.Linf(eps=0.5, clip=(0, 1))
+    attack = rp.attack("rp:fmn(steps=20)")
+    ours, plain = attack(Rescaled(), x * radius, y, box, seed=0), attack(model, x, y, ball, seed=0)
+    assert plain.success.any()
+    torch.testing.assert_close(ours.distance, plain.distance)
 
 
 def test_linear_relaxation_uses_the_simplex_of_a_group(cases) -> None:

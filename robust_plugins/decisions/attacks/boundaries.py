@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robust_plugins.balls import L1, Ball, Linf
+from robust_plugins.balls import L1, Ball, Box, Linf
 from robust_plugins.decisions.attacks.ascent import slope
 from robust_plugins.decisions.attacks.objectives import Objective, objective, towards
 
@@ -47,12 +47,16 @@ def linear_distance(
 ) -> Float[Tensor, " batch"]:
     """The distance from `x`, in the ball's norm and its clip range, at which a linear function has risen by `needed`.
 
-    Zero where nothing is needed, inf where the range does not allow it. Exact for `Linf`, `L2` and `L1`.
+    Zero where nothing is needed, inf where the range does not allow it. Exact for `Linf`, `L2` and `L1`; of a `Box`
+    within the ball around `x`, where features whose radius is infinite take the whole of `eps` for their range.
     """
     flat = gradient.nan_to_num(0.0).flatten(1)
     slopes, start = flat.abs(), x.flatten(1)
     room = torch.full_like(slopes, torch.inf)
-    if ball.clip is not None:
+    if isinstance(ball, Box):
+        box = ball.box(x)
+        room = torch.where(flat > 0, box.upper.flatten(1) - start, start - box.lower.flatten(1)).clamp(min=0)
+    elif ball.clip is not None:
         room = torch.where(flat > 0, ball.clip[1] - start, start - ball.clip[0]).clamp(min=0)
     room = torch.where(slopes > 0, room, 0.0)
     if not slopes.shape[1]:
@@ -68,14 +72,18 @@ def linear_distance(
         return torch.where(needed > 0, length + rest, 0.0).squeeze(1)
     # All coordinates at once, at the speed that the norm gives them, until each has no room left.
     speed = torch.ones_like(slopes) if isinstance(ball, Linf) else slopes
-    stops, order = torch.where(slopes > 0, room / torch.where(slopes > 0, speed, 1), 0.0).sort(dim=1)
+    if isinstance(ball, Box):
+        eps = ball.radii_for(x).unsqueeze(1)
+        speed = ball.eps_for(x).flatten(1) / torch.where(eps > 0, eps, 1)
+    moving = (slopes > 0) & (speed > 0)
+    stops, order = torch.where(moving, room / torch.where(moving, speed, 1), 0.0).sort(dim=1)
     weights = (slopes * speed).gather(1, order)
     left = weights.flip(1).cumsum(1).flip(1)  # of coordinates that move until the stop at least
     gains = _products(weights, stops).cumsum(1)
     last = (gains + _products(F.pad(left[:, 1:], (0, 1)), stops) < needed).sum(1, keepdim=True)
     before = F.pad(gains, (1, 0)).gather(1, last)
     time = torch.where(needed > 0, (needed - before) / F.pad(left, (0, 1)).gather(1, last), 0.0)
-    if isinstance(ball, Linf):
+    if isinstance(ball, Linf | Box):
         return time.squeeze(1)
     moved = torch.minimum(_products(speed, time.expand_as(speed)), room)
     length = torch.linalg.vector_norm(moved, dim=1)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
-from robust_plugins.balls import L1, L2, Ball, Linf
+from robust_plugins.balls import L1, L2, Ball, Box, Linf
 from robust_plugins.decisions.attacks.ascent import slope
 from robust_plugins.decisions.attacks.objectives import objective
 from robust_plugins.decisions.attacks.sets import farthest, nearest
@@ -53,6 +53,7 @@ class Closest:
         `at` are the samples that `z` belongs to, by index; all of them where it is None. `logits` are the model's on
         `z`, where they are known.
         """
+        z = self._ball.landed(z)  # whose distance counts, where whole numbers and categories are what the model sees
         chosen = torch.arange(len(self.x), device=self.x.device) if at is None else at
         x, ball = self._start[chosen], self._ball if at is None else of_samples(self._ball, at)
         logits = self._model(z.clone()) if logits is None else logits
@@ -132,9 +133,11 @@ def check_share(name: str, value: object, *, hint: str) -> None:
 
 def check_norm(ball: Ball, *norms: type[Ball], name: str) -> None:
     """Raises ArgumentError for a ball of another norm than an attack minimises."""
-    if type(ball) not in norms:
+    if not isinstance(ball, norms):
         accepted = " or ".join(f"rp.{norm.__name__}" for norm in norms)
-        other = "'rp:fmn'" if type(ball) in (Linf, L2, L1) else "rp.minimal of an attack that takes such balls"
+        other = (
+            "'rp:fmn'" if isinstance(ball, Linf | L2 | L1 | Box) else "rp.minimal of an attack that takes such balls"
+        )
         raise ArgumentError(
             "ball", repr(ball), accepted=f"{accepted}, whose norm {name} minimises", hint=f"Use {other} instead."
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.balls import L1, L2, Ball, Linf
+from robust_plugins.balls import L1, L2, Ball, Box, Linf
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.decisions.attacks.ascent import moves, slope
 from robust_plugins.decisions.attacks.boundaries import goals, linear_distance, margin
@@ -31,9 +31,10 @@ class FMN(Attack):
     - `targets` >= 0: so many further runs, each towards one class: those whose boundaries are closest in the model's
       linearisation at `x`. The first run leaves `y` towards whichever class comes first.
 
-    L-infinity, L2 and L1. The ball bounds the search: what is returned lies inside it and is the closest found, brought
-    to where it stops failing. Targeted too. Raises ArgumentError for other balls and unusable parameters, and for a
-    model that is not differentiable in its input.
+    L-infinity, L2 and L1, and the distance of an `rp.Box`, in units of each feature's radius. The ball bounds the
+    search: what is returned lies inside it and is the closest found, brought to where it stops failing. Targeted too.
+    Raises ArgumentError for other balls and unusable parameters, and for a model that is not differentiable in its
+    input.
     """
 
     steps: int = 100
@@ -49,7 +50,7 @@ class FMN(Attack):
         check_share("gamma", self.gamma, hint="0.05 is the paper's.")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:  # noqa: D102
-        check_norm(ball, Linf, L2, L1, name="rp:fmn")
+        check_norm(ball, Linf, L2, L1, Box, name="rp:fmn")
         closest = Closest(model, x, y, ball, targeted=targeted)
         if not bool((~closest.found & ball.radii_for(x).gt(0)).any()):
             return closest.x
