@@ -19,7 +19,8 @@ STANDINGS = ("exact", "moved", "border", "none", "unreadable", "missing")
 
 
 @click.command(
-    epilog="Exit codes: 0 no contradiction; 1 a network or a property failed; 2 wrong usage; 3 a contradiction."
+    short_help="Find who is wrong among verification tools.",
+    epilog="Exit codes: 0 no contradiction; 1 a network or a property failed; 2 wrong usage; 3 a contradiction.",
 )
 @click.option(
     "--instances", type=click.Path(path_type=Path, dir_okay=False), required=True,

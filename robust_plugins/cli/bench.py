@@ -10,7 +10,7 @@ from robust_plugins.cli.bench_report import report
 from robust_plugins.cli.bench_study import check, export, init, run, verify
 
 
-@click.group()
+@click.group(short_help="Run studies; audit, compare and report them.")
 def bench() -> None:
     """Run studies into a store of records; audit, compare and report what is in it."""
 

@@ -14,8 +14,9 @@ from robust_plugins.cli.printing import as_json, print_json
 
 
 @click.command(
+    short_help="Hold the records of stores against each other.",
     epilog="Exit codes: 0 no contradiction; 2 wrong usage; 3 two records contradict each other, so one of them is "
-    "wrong; with --strict also where a component missed what its own records imply."
+    "wrong; with --strict also where a component missed what its own records imply.",
 )
 @click.argument("stores", type=click.Path(path_type=Path, dir_okay=False), nargs=-1, required=True)
 @click.option("--strict", is_flag=True, help="Leave with 3 for weak findings, too.")

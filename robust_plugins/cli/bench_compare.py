@@ -13,7 +13,8 @@ from robust_plugins.harness.table import Table
 
 
 @click.command(
-    epilog="Exit codes: 0 success, whatever changed; 2 wrong usage; 3 a record of one contradicts one of the other."
+    short_help="Say what changed from one store to another.",
+    epilog="Exit codes: 0 success, whatever changed; 2 wrong usage; 3 a record of one contradicts one of the other.",
 )
 @click.argument("old", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("new", type=click.Path(path_type=Path, dir_okay=False))

@@ -10,8 +10,9 @@ from robust_plugins.cli.folder import try_page
 
 
 @click.command(
+    short_help="Write a store as a page, and as markdown.",
     epilog="Exit codes: 0 success; 1 a library is missing; 2 wrong usage; 3 the records contradict each other, as the "
-    "page says first."
+    "page says first.",
 )
 @click.argument("stores", type=click.Path(path_type=Path, dir_okay=False), nargs=-1, required=True)
 @click.option(

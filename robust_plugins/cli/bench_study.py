@@ -20,7 +20,7 @@ STORE = click.argument("path", metavar="STORE.SQLITE", type=click.Path(path_type
 INTERRUPTED = 130
 
 
-@click.command()
+@click.command(short_help="Write an example study to start from.")
 @click.argument("path", metavar="[STUDY.TOML]", type=click.Path(path_type=Path), default=Path("study.toml"))
 def init(path: Path) -> None:
     """Write an example study, with comments, that runs offline in a minute."""
@@ -34,7 +34,10 @@ def init(path: Path) -> None:
     click.echo(f"{path} written; look at it, and run it: robust-plugins bench run {shlex.quote(str(path))}")
 
 
-@click.command(epilog="Exit codes: 0 it can run; 1 something is missing; 2 wrong usage.")
+@click.command(
+    short_help="Say whether a study can run, and what is missing.",
+    epilog="Exit codes: 0 it can run; 1 something is missing; 2 wrong usage.",
+)
 @STUDY
 @click.option(
     "--measure", "measured", is_flag=True,
@@ -60,8 +63,9 @@ def check(ctx: click.Context, path: Path, measured: bool) -> None:
 
 
 @click.command(
+    short_help="Run a study, or what its store lacks of it.",
     epilog="Exit codes: 0 every record is there, also where time ran out; 1 some components failed, and the store "
-    "has the causes; 2 wrong usage; 3 two records contradict each other; 130 interrupted."
+    "has the causes; 2 wrong usage; 3 two records contradict each other; 130 interrupted.",
 )
 @STUDY
 @click.option("--retry", is_flag=True, help="Compute again what failed or ran out of time before.")
@@ -90,7 +94,7 @@ def run(ctx: click.Context, path: Path, retry: bool, quiet: bool) -> None:
     ctx.exit(1 if outcome.errors else 0)
 
 
-@click.command()
+@click.command(short_help="Write records as Parquet or CSV.")
 @STORE
 @click.argument("out", metavar="OUT.PARQUET|OUT.CSV", type=click.Path(path_type=Path))
 @click.option("--component", "components", multiple=True, help="Records of this component alone; repeatable.")
@@ -103,7 +107,10 @@ def export(path: Path, out: Path, components: tuple[str, ...], models: tuple[str
     click.echo(f"{count} records: {out}")
 
 
-@click.command(epilog="Exit codes: 0 all agree; 1 some could not be derived; 2 wrong usage; 3 some differ.")
+@click.command(
+    short_help="Derive random records again, and compare them.",
+    epilog="Exit codes: 0 all agree; 1 some could not be derived; 2 wrong usage; 3 some differ.",
+)
 @STORE
 @click.option("--sample", "count", type=click.IntRange(min=1), default=20, show_default=True, help="How many records.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the choice.")

@@ -16,8 +16,9 @@ from robust_plugins.proof_check.reading import Node, Record
 
 
 @click.command(
+    short_help="Check the proofs in a file, without trusting the search.",
     epilog="Exit codes: 0 everything in the file is proved; 1 something is not, or the file is damaged or holds no "
-    "proof; 2 wrong usage."
+    "proof; 2 wrong usage.",
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(

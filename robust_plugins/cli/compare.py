@@ -23,7 +23,8 @@ from robust_plugins.registry.registry import registry
 
 
 @click.command(
-    epilog="Exit codes: 0 success; 1 a component failed; 2 wrong usage; 3 an attack contradicts a certificate."
+    short_help="Attack and certify one model on the same samples.",
+    epilog="Exit codes: 0 success; 1 a component failed; 2 wrong usage; 3 an attack contradicts a certificate.",
 )
 @with_subject
 @click.option(

@@ -20,7 +20,7 @@ WIDEST = 100
 """Lines longer than this are hard to read, however wide the terminal is."""
 
 
-@click.command()
+@click.command(short_help="Describe a component, such as art:pgd.")
 @click.argument("name")
 @as_json
 def describe(name: str, as_json: bool) -> None:

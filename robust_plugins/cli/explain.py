@@ -28,7 +28,8 @@ KINDS = [Kind.EXPLANATION_ATTACK, Kind.EXPLANATION_CERTIFIER]
 
 
 @click.command(
-    epilog="Exit codes: 0 success; 1 a component failed; 2 wrong usage; 3 an attack contradicts a certificate."
+    short_help="Attack and certify one model's explanations.",
+    epilog="Exit codes: 0 success; 1 a component failed; 2 wrong usage; 3 an attack contradicts a certificate.",
 )
 @with_subject
 @click.option(

@@ -17,7 +17,7 @@ from robust_plugins.registry.information import ComponentInfo, Kind, PluginInfo,
 from robust_plugins.registry.registry import registry
 
 
-@click.group()
+@click.group(short_help="List plugins, and find out why one fails.")
 def plugins() -> None:
     """List plugins, and find out why one does not work."""
 
@@ -73,7 +73,7 @@ def check_plugin(name: str | None, conformance: bool, as_json: bool) -> None:
         click.get_current_context().exit(1)
 
 
-@click.group()
+@click.group(short_help="List the attacks.")
 def attacks() -> None:
     """List the attacks: on decisions, on explanations, on training data."""
 
@@ -85,7 +85,7 @@ def list_attacks(as_json: bool) -> None:
     _list_kinds((Kind.ATTACK, Kind.EXPLANATION_ATTACK, Kind.POISONING_ATTACK), as_json)
 
 
-@click.group()
+@click.group(short_help="List the certifiers.")
 def certifiers() -> None:
     """List the certifiers: of decisions and of explanations."""
 

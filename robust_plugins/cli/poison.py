@@ -32,7 +32,10 @@ WRITES = (("checkpoint", ""), ("bracket", ".svg"))
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 
 
-@click.command(epilog="Exit codes: 0 success; 1 training failed; 2 wrong usage; 3 an attack contradicts a certificate.")
+@click.command(
+    short_help="Train while data are poisoned: how bad can it get?",
+    epilog="Exit codes: 0 success; 1 training failed; 2 wrong usage; 3 an attack contradicts a certificate.",
+)
 @click.option("--data", "data_name", required=True, help="A data set ('digits', 'mnist(folder=\"...\")') or path.npz.")
 @click.option("--model", "model_spec", required=True, help="A network of the zoo, or 'package.module:factory'.")
 @click.option("--weights", help="Weights to start from (fine-tuning): a state dict, or safetensors.")

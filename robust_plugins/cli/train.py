@@ -40,7 +40,10 @@ WRITES = ("checkpoint", "weights.pt", "record.json", "curve.svg")
 """What is written into the folder, besides its settings."""
 
 
-@click.command(epilog="Exit codes: 0 success; 1 training or a component failed; 2 wrong usage.")
+@click.command(
+    short_help="Train a network to be robust.",
+    epilog="Exit codes: 0 success; 1 training or a component failed; 2 wrong usage.",
+)
 @click.option("--recipe", "spec", required=True, help="How: 'ibp', 'madry', 'sabr(ratio=0.6)', ...")
 @click.option("--model", "model_spec", required=True, help="A network of the zoo, or 'package.module:factory'.")
 @click.option("--data", "data_name", required=True, help="A data set ('digits', 'mnist(folder=\"...\")') or path.npz.")

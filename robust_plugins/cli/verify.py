@@ -18,7 +18,10 @@ TIMEOUT = 60.0
 """Seconds, where neither the option nor a file says."""
 
 
-@click.command(epilog="Exit codes: 0 answered; 1 an error, whose message is on standard error; 2 wrong usage.")
+@click.command(
+    short_help="Say whether a network's outputs can satisfy a property.",
+    epilog="Exit codes: 0 answered; 1 an error, whose message is on standard error; 2 wrong usage.",
+)
 @click.option("--onnx", help="A network: an ONNX file, plain or gzipped.")
 @click.option("--vnnlib", help="A property in VNN-LIB 1.0, plain or gzipped: what no output should satisfy.")
 @click.option(

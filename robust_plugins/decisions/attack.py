@@ -21,6 +21,7 @@ from robust_plugins.balls import Ball
 from robust_plugins.decisions.results import AttackResult
 from robust_plugins.errors import ArgumentError, ComponentError, UnsupportedModelError
 from robust_plugins.harness.arguments import as_labels, decided, first_decided, logits_of
+from robust_plugins.harness.batches import Inputs, Labels, as_batch
 from robust_plugins.harness.call import Call, calling, ordinary
 from robust_plugins.harness.component import Component, chunks
 from robust_plugins.harness.evaluation import fresh_seed
@@ -94,13 +95,13 @@ class Attack(Component, ABC):
 
     @overload
     def __call__(
-        self, model: Model, x: Tensor, y: Tensor, ball: Ball, *,
+        self, model: Model, x: Inputs, y: Labels | None, ball: Ball, *,
         target: Target | None = ..., seed: int | None = ..., eps: None = ...,
     ) -> AttackResult: ...  # fmt: skip
 
     @overload
     def __call__(
-        self, model: Model, x: Tensor, y: Tensor, ball: Ball, *,
+        self, model: Model, x: Inputs, y: Labels | None, ball: Ball, *,
         target: Target | None = ..., seed: int | None = ..., eps: Sequence[float],
     ) -> list[AttackResult]: ...  # fmt: skip
 
@@ -108,8 +109,8 @@ class Attack(Component, ABC):
     def __call__(
         self,
         model: Model,
-        x: Float[Tensor, "batch *features"],
-        y: Integer[Tensor, " batch"],
+        x: Inputs,
+        y: Labels | None,
         ball: Ball,
         *,
         target: Target | None = None,
@@ -120,7 +121,11 @@ class Attack(Component, ABC):
 
         At most `batch_size` samples go through the model at a time.
 
-        - `y`: the true classes, shape (batch,), integers of any type. Success means a decision other than `y`.
+        - `x`: floating-point numbers, shape (batch, *features): a tensor, or a numpy array, which comes in the dtype
+          and on the device of the model's parameters. Or a TensorDataset or a DataLoader of pairs, read once, whole,
+          and `y` None. The result holds tensors in any case.
+        - `y`: the true classes, shape (batch,), integers of any type: a tensor, an array or a list. Success means a
+          decision other than `y`.
         - `target`: None for an untargeted attack; classes of shape (batch,) to reach instead; `"random"`, one
           uniformly random wrong class per sample (the average case); `"least_likely"`, the wrong class with the
           smallest clean logit.
@@ -136,14 +141,15 @@ class Attack(Component, ABC):
         the notes of the result say so.
         Raises ArgumentError for unusable arguments and ComponentError where the attack breaks its contract.
         """
+        samples, labels = as_batch(x, y, model)
         if eps is not None:
-            return [self(model, x, y, replace(ball, eps=e), target=target, seed=seed) for e in eps]
+            return [self(model, samples, labels, replace(ball, eps=e), target=target, seed=seed) for e in eps]
         seed = fresh_seed() if seed is None else seed
-        with calling(model, x, ball, seed=seed, freeze=True) as call:
-            x, y = call.x.detach(), ordinary(y)
+        with calling(model, samples, ball, seed=seed, freeze=True) as call:
+            x = call.x.detach()
             with torch.no_grad():
                 model, clean = decided(call.model, x, size=self.batch_size)
-            y = as_labels(y, x, clean.shape[1])
+            y = as_labels(ordinary(labels), x, clean.shape[1])
             goal = None if target is None else _resolve_target(target, y, clean)
             found = self._candidates(call, model, x, y if goal is None else goal, ball, targeted=goal is not None)
             candidate, notes = found.candidates, found.notes

@@ -20,6 +20,7 @@ from robust_plugins.decisions.results import Certificate, Stage, Verdict
 from robust_plugins.decisions.specifications import margin_spec
 from robust_plugins.errors import ComponentError, UnsupportedModelError
 from robust_plugins.harness.arguments import as_labels, check_spec, decided, first_decided, logits_of
+from robust_plugins.harness.batches import Inputs, Labels, as_batch
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import ERRORS, Component, chunks
 from robust_plugins.harness.evaluation import NEIGHBOURS, evaluation_error
@@ -226,8 +227,8 @@ class Certifier(Component, ABC):
     def __call__(
         self,
         model: Model,
-        x: Float[Tensor, "batch *features"],
-        y: Integer[Tensor, " batch"],
+        x: Inputs,
+        y: Labels | None,
         ball: Ball,
     ) -> Certificate:
         """Tries to prove, for each sample, that no input of the ball is classified otherwise than as `y`.
@@ -240,14 +241,18 @@ class Certifier(Component, ABC):
         the clean logits; UNSUPPORTED where the model has a layer that the certifier cannot bound. `model` and the
         random states are left as found. Raises ArgumentError for unusable arguments.
 
+        `x` and `y` may be numpy arrays, which come in the dtype and on the device of the model's parameters; or `x` is
+        a TensorDataset or a DataLoader of pairs, read once, whole, and `y` None. The certificate holds tensors.
+
         A model of one output z has the logits (-z/2, z/2). A softmax or log-softmax at the end of the model changes no
         decision and is left out: the margins are those of the logits before it, and `soundness` says so.
         """
         _check_rounding(self)
-        with torch.no_grad(), calling(model, x, ball) as call:
+        samples, labels = as_batch(x, y, model)
+        with torch.no_grad(), calling(model, samples, ball) as call:
             x = call.x.detach()
             model, logits = decided(call.model, x, size=self.batch_size)
-            y = as_labels(ordinary(y), x, logits.shape[1])
+            y = as_labels(ordinary(labels), x, logits.shape[1])
             spec = margin_spec(y, logits.shape[1], dtype=x.dtype)
             parts = [
                 self._judge(model, x[part], y[part], ball[part], spec[part], logits[part])

@@ -311,3 +311,10 @@ def test_installed_command_finds_models_in_the_working_folder(tmp_path: Path) ->
     done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["epochs"] == 0
+
+
+@pytest.mark.parametrize("group", [[], ["bench"]], ids=["all", "bench"])
+def test_every_command_is_summed_up_in_a_whole_sentence(group: list[str]) -> None:
+    told = CliRunner().invoke(commands, [*group, "--help"], terminal_width=80).output
+    assert "Commands:" in told
+    assert "..." not in told.split("Commands:")[1]

@@ -90,7 +90,7 @@ X, Y, MODEL = torch.rand(2, 3), torch.tensor([0, 1]), nn.Linear(3, 4)
         ((MODEL, X.double(), Y, BALL), r"torch.float64 on cpu; accepted: the model's dtype"),
         ((MODEL, X[0], Y, BALL), r"unsqueeze"),
         ((MODEL, X.half(), Y, BALL), r"torch.float16; accepted: a batch .* in float32 or float64"),
-        ((MODEL, X.numpy(), Y, BALL), r"`x` is ndarray; accepted: a torch.Tensor"),
+        ((MODEL, X.tolist(), Y, BALL), r"`x` is list; accepted: a torch.Tensor"),
         ((MODEL, X, Y, 0.1), r"`ball` is 0.1; accepted: rp.Linf"),
         ((lambda x: x, X, Y, BALL), r"`model` is function; accepted: a torch.nn.Module"),
         ((_Output(lambda z: (z, z)), X, Y, BALL), r"`model` is returning a tuple"),

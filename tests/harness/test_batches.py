@@ -54,6 +54,19 @@ def test_arrays_loaders_and_data_sets_give_what_tensors_give() -> None:
     assert torch.equal(explained[0], explained[2])
 
 
+def test_single_calls_take_arrays_and_loaders_and_give_tensors() -> None:
+    model, x, y = case()
+    attack, certifier, pairs = rp.attack("rp:pgd", steps=3), rp.certifier("interval:ibp"), TensorDataset(x, y)
+    found, proved = attack(model, x, y, BALL, seed=0), certifier(model, x, y, BALL)
+    for given in ((x.numpy(), y.numpy()), (x.numpy().astype(np.float64), y.tolist()), (DataLoader(pairs, 5), None)):
+        assert torch.equal(attack(model, *given, BALL, seed=0).x_adv, found.x_adv)
+        assert torch.equal(attack(model, *given, BALL, seed=0, eps=[0.05])[0].x_adv, found.x_adv)
+        assert torch.equal(certifier(model, *given, BALL).margin, proved.margin)
+        assert certifier(model, *given, BALL).verdicts == proved.verdicts
+    with pytest.raises(rp.ArgumentError, match=r"an array of int64.*Scale bytes"):
+        attack(model, np.ones((2, 4), dtype=np.int64), y[:2], BALL)
+
+
 @pytest.mark.usefixtures("unchecked")  # the checker of types would be first
 def test_what_has_two_meanings_is_refused() -> None:
     model, x, y = case()
