@@ -54,7 +54,8 @@ class Section:
 
     @property
     def command(self) -> str:
-        return f"python -m integration.lecture.{self.name}"
+        quick = " --quick" if self.kept is not None and self.kept.tiny else ""
+        return f"python -m integration.lecture.{self.name}{quick}"
 
 
 def width(svg: str) -> float:

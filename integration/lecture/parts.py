@@ -16,7 +16,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +83,8 @@ class Kept:
     made_from: dict[str, Any]
     seconds: float
     """CPU seconds that it took."""
+    tiny: bool = False
+    """Made at the sizes of `--quick`, at which the part's sentence need not show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +153,9 @@ def run(
     made_from = _made_from({option.name: getattr(chosen, option.name) for option in options})
     kept = read(chosen.out)
     if kept is None or kept.made_from != made_from:
-        kept = _made(make, chosen, made_from)
+        sizes = [(getattr(chosen, option.name), option.quick) for option in options if option.quick is not None]
+        tiny = bool(sizes) and all(size == quick for size, quick in sizes)
+        kept = replace(_made(make, chosen, made_from), tiny=tiny)
         _write(chosen.out, kept)
     else:
         print(f"kept from an earlier run with equal settings: {chosen.out}", file=sys.stderr)

@@ -57,6 +57,14 @@ def test_a_part_is_kept_until_something_changes(tmp_path: Path, monkeypatch: pyt
     assert asked == [3, 4, 4, 1, 1], "other code is another question"
     kept = parts.read(tmp_path)
     assert kept is not None
+    assert kept.tiny
+    shown = page.Section(name="attacks", kept=kept, cause="")
+    assert shown.command == "python -m integration.lecture.attacks --quick"
+    run("--images", "4")
+    usual = parts.read(tmp_path)
+    assert usual is not None
+    assert not usual.tiny
+    assert replace(shown, kept=usual).command == "python -m integration.lecture.attacks"
     (tmp_path / "part.json").write_text((tmp_path / "part.json").read_text()[:100])
     assert parts.read(tmp_path) is None
     run("--quick")
