@@ -33,6 +33,12 @@ def shape_checks() -> None:
     support.typechecker.checks.start()
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are as wide as they are, whatever terminal the tests run in."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real data, published networks and reference results; tests that need it skip without it."""

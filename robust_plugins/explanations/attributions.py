@@ -86,7 +86,7 @@ class Attribution(ABC):
             def gradients(points: Tensor) -> Tensor:
                 flat, whole = points.flatten(0, 1), explained.repeated(len(points))
                 parts = [whole[part].gradient(model, flat[part]) for part in chunks(len(flat), internal_batch_size)]
-                return torch.cat(parts).view_as(points)
+                return torch.cat([flat[:0], *parts]).view_as(points)  # there may be none
 
             return self.value(x, gradients)
 

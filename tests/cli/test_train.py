@@ -362,12 +362,13 @@ def test_regularisers_by_name(plain: Path, tmp_path: Path) -> None:
 
 
 def test_a_certifier_without_an_answer_is_said_in_words(tmp_path: Path) -> None:
-    (tmp_path / "sorting.py").write_text(
-        "from torch import nn\n\n\nclass Sorting(nn.Module):\n"
+    (tmp_path / "odd.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Odd(nn.Module):\n"
         "    def __init__(self):\n        super().__init__()\n        self.inner = nn.Linear(64, 10)\n\n"
-        "    def forward(self, x):\n        return self.inner(x.flatten(1)).sort(1).values\n"
+        "    def forward(self, x):\n        z = self.inner(x.flatten(1))\n"
+        "        return z + 0 * torch.special.bessel_j0(z.detach())\n"
     )
-    arguments = ("--recipe", "madry(steps=1)", *ARGUMENTS, "--model", "sorting:Sorting", "--epochs", "1")
+    arguments = ("--recipe", "madry(steps=1)", *ARGUMENTS, "--model", "odd:Odd", "--epochs", "1")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(tmp_path)
         result = run(*arguments, "--out", str(tmp_path / "run"))

@@ -40,6 +40,7 @@ class Narrow(rp.Certifier):
 
 
 @pytest.mark.parametrize("narrow", [Narrow(part=0.02), Narrow(part=0.02, below=3e-3)], ids=["all", "small radii"])
+@pytest.mark.slow
 def test_bounds_that_are_two_percent_too_narrow_are_found(narrow: Narrow) -> None:
     tally = run(MODELS, {"narrow": narrow}, {}, balls=1, full=False, shrink=False)
     assert any("bounds" in f.violation.kind for f in tally.findings), tally

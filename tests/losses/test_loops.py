@@ -53,6 +53,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_parameters_of_one(tmp_path: Path) -> None:
     here = Path(__file__).parents[1]  # where `support` is
     processes = [

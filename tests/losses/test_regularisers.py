@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.by_hand import network, samples
-from torch import Tensor, nn
+from support.toys import Unbounded
+from torch import nn
 
 import robust_plugins as rp
 from robust_plugins.losses import HessianPenalty, L1Penalty, L2Penalty
@@ -133,13 +134,8 @@ def test_one_output_and_soft_labels(name: str) -> None:
         value.backward()
 
 
-class _Sorted(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.sort(1).values
-
-
 def test_a_model_that_cannot_be_bounded_is_refused_by_name() -> None:
-    model, (x, y) = nn.Sequential(network(), _Sorted()), samples()
+    model, (x, y) = nn.Sequential(network(), Unbounded()), samples()
     with pytest.raises(rp.UnsupportedModelError):
         rp.recipe("standard", regularisers=[PENALTIES["GradientCertLoss"]])(model, x, y)
 

@@ -220,13 +220,13 @@ class Routed(nn.Module):
         return out[torch.arange(len(x)), best]
 
 
-class TopK(nn.Module):
+class Bessel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.fc, self.out = nn.Linear(6, 6), nn.Linear(2, 3)
+        self.fc, self.out = nn.Linear(6, 6), nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(torch.topk(self.fc(x), 2, dim=1).values)
+        return self.out(torch.special.bessel_j0(self.fc(x)))
 
 
 class TextCNN(nn.Module):
@@ -244,7 +244,7 @@ REFUSED: dict[str, tuple[type[nn.Module], tuple[int, ...], str]] = {
     "lstm": (LSTMClassifier, (3, 2), r"layer 'lstm' \(LSTM\)"),
     "gru": (GRUClassifier, (3, 2), r"layer 'gru' \(GRU\)"),
     "routed": (Routed, (6,), "argmax.*places|control flow|len"),
-    "top k": (TopK, (6,), "topk in the model"),
+    "bessel": (Bessel, (6,), "bessel_j0 in the model"),
     "words": (TextCNN, (4,), "long in the model.*int64"),
 }
 """Models that have no bounds, and what their refusals name."""

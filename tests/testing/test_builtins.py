@@ -56,6 +56,8 @@ CERTIFIERS = {
     "cascade": {"stages": ("art:fgsm", "interval:ibp", "interval:crown")},
 }
 SLOW = ("lirpa:alpha-crown", "interval:branch-and-bound", "milp:exact", "cascade")
+LATER = ("lirpa:crown-ibp", "interval:crown-ibp", "interval:alpha-crown")
+"""Among the slow tests too, on every network and ball."""
 
 
 @pytest.mark.parametrize("check", attack_checks)
@@ -64,8 +66,15 @@ def test_attacks(name, check) -> None:
     check(rp.attack(name, **ATTACKS[name]))
 
 
-@pytest.mark.parametrize("check", certifier_checks)
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CERTIFIERS])
+def _of_certifiers():
+    for name in CERTIFIERS:
+        for check in certifier_checks:
+            costs = check is certifiers.certificates_survive_attacks and name not in ("lirpa:crown", "interval:crown")
+            slow = costs or name in SLOW + LATER
+            yield pytest.param(name, check, marks=[pytest.mark.slow] if slow else [], id=f"{name}-{check.__name__}")
+
+
+@pytest.mark.parametrize(("name", "check"), [*_of_certifiers()])
 def test_certifiers(name, check, monkeypatch) -> None:
     if name in SLOW:  # on each network and each ball, not on each pair
         every, accepted = length(3, 1), certifiers._accepted

@@ -30,6 +30,7 @@ QUICK = {"standard", "madry", "ibp", "mtl-ibp"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in FLOORS])
+@pytest.mark.slow
 def test_every_recipe_learns(name: str, digits: rp.Dataset) -> None:
     """And what it certifies is certified by another engine too, and contradicted by no attack."""
     ball = rp.Linf(eps=EPS, clip=digits.clip)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from support.digits import EPS, batched, network
-from torch import Tensor, nn
+from support.toys import Unbounded
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import robust_plugins as rp
@@ -51,16 +52,9 @@ def test_scores_count_what_is_right(digits: rp.Dataset) -> None:
         rp.Scores(x=x[:0], y=y[:0], ball=ball)
 
 
-class _Sorting(nn.Module):
-    """A layer that nothing can bound."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.sort(1).values
-
-
 def _unbounded() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), _Sorting())
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), Unbounded())
 
 
 def test_a_model_that_cannot_be_bounded_is_not_shown_as_zero(
