@@ -20,8 +20,15 @@ class ArgumentError(RobustPluginsError, ValueError):
         super().__init__(f"`{argument}` is {value}; accepted: {accepted}. {hint}")
 
 
+MANY = 40
+"""So many names beside the nearest ones would hide these."""
+
+
 class UnknownNameError(RobustPluginsError, LookupError):
-    """A component, parameter, data set or model of that name does not exist; the nearest names are listed."""
+    """A component, parameter, data set or model of that name does not exist; the nearest names are listed.
+
+    All names are, too, where none is near or they are few.
+    """
 
     def __init__(self, what: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
         self.name = name
@@ -29,6 +36,8 @@ class UnknownNameError(RobustPluginsError, LookupError):
         near = get_close_matches(name, known, n=3, cutoff=0.4)
         nearest = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
         listing = f" Known: {', '.join(known)}." if known else " None is known."
+        if near and len(known) > MANY:
+            listing = f" {len(known)} are known."
         super().__init__(f"unknown {what} {name!r}.{nearest}{listing}{' ' + hint if hint else ''}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -58,7 +59,9 @@ class _Commands(click.Group):
             failed = [info for info in registry().plugins() if info.status is Status.FAILED]
             causes = "; ".join(f"{info.name}: {info.error}" for info in failed)
             further = f" It may be one of a plugin that failed: {causes}" if failed else ""
-            raise click.UsageError(error.message + further, ctx) from error
+            near = [] if failed else get_close_matches(args[0], self.list_commands(ctx), n=1)
+            meant = f" Did you mean '{near[0]}'?" if near and "Did you mean" not in error.message else ""
+            raise click.UsageError(error.message + meant + further, ctx) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

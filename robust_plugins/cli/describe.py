@@ -29,7 +29,9 @@ def describe(name: str, as_json: bool) -> None:
     every = [info for kind in kinds for info in registry().components(kind)]
     found = [info for info in every if info.name == name]
     if not found:
-        raise UnknownNameError("component", name, {info.name for info in every}, hint="See plugins list.")
+        raise UnknownNameError(
+            "component", name, {info.name for info in every}, hint="See `robust-plugins plugins list`."
+        )
     described = [(info, registry().factory_of(info.kind, name)) for info in found]
     if as_json:
         print_json([asdict(i) | {"text": inspect.getdoc(f), "parameters": list(_parameters(f))} for i, f in described])

@@ -318,3 +318,18 @@ def test_every_command_is_summed_up_in_a_whole_sentence(group: list[str]) -> Non
     told = CliRunner().invoke(commands, [*group, "--help"], terminal_width=80).output
     assert "Commands:" in told
     assert "..." not in told.split("Commands:")[1]
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest_one() -> None:
+    found = CliRunner().invoke(commands, ["comparee"])
+    assert found.exit_code == 2
+    assert "Did you mean 'compare'?" in found.output
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest_ones_alone() -> None:
+    many = [f"lab:{word}" for word in map(str, range(100, 160))]
+    assert str(rp.UnknownNameError("component", "rp:pgdd", ["rp:pgd", *many])) == (
+        "unknown component 'rp:pgdd'. Did you mean 'rp:pgd'? 61 are known."
+    )
+    assert "lab:159." in str(rp.UnknownNameError("component", "@@", many)), "none is near: all are named"
+    assert "Known: lab:100, rp:pgd." in str(rp.UnknownNameError("component", "rp:pgdd", ["rp:pgd", "lab:100"]))
