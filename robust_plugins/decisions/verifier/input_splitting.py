@@ -347,7 +347,7 @@ class _Search:
         return values.amin(1) if self.joint else values.amax(1)
 
     def _error(self, size: Tensor, asked: Tensor) -> Tensor:
-        """What rounding is taken to move each row by, where terms of the outputs come to `size`."""
+        """How far rounding is taken to move each row, where terms of the outputs come to `size`."""
         return self.bounding.gamma * (applied(self.rows[asked].abs(), size) + self.offsets[asked].abs())
 
     def _in_doubt(self, x: Tensor, asked: Tensor, excess: Tensor) -> Tensor:
