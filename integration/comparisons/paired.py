@@ -35,10 +35,15 @@ def number(value: float) -> str:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """The CPU seconds that `run` takes, of all threads of the process."""
-    start = time.process_time()
-    run()
-    return time.process_time() - start
+    """The CPU seconds that `run` takes, of all threads of the process.
+
+    What is too quick for the clock is run until it has moved.
+    """
+    start, runs, took = time.process_time(), 0, 0.0
+    while took <= 0:
+        run()
+        runs, took = runs + 1, time.process_time() - start
+    return took / runs
 
 
 def rounds(contenders: Mapping[str, Callable[[], object]], repeats: int) -> list[dict[str, float]]:

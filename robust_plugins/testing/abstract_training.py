@@ -36,7 +36,7 @@ ATTACKS = ("poison:random(count=20)", "poison:loss-ascent", "poison:alignment", 
 
 def bounds_contain_poisoned_trainings(train: Train) -> None:
     """No training on poison that the attacks choose within a budget leaves the bounds, for every budget it takes."""
-    tried = 0
+    tried, how = 0, _how(train)
     for budget in BUDGETS:
         bounds = _bounds(train, budget)
         if bounds is None:
@@ -44,7 +44,7 @@ def bounds_contain_poisoned_trainings(train: Train) -> None:
         tried += 1
         for name in ATTACKS:
             try:
-                found = poisoned_trainings(poisoning_attack(name), _model(), _batches(), budget, seed=0, **_HOW)
+                found = poisoned_trainings(poisoning_attack(name), _model(), _batches(), budget, seed=0, **how)
             except ArgumentError:
                 continue  # a budget that the attack does not handle
             for parameter, values in found.parameters.items():
@@ -58,7 +58,7 @@ def no_budget_is_the_training_itself(train: Train) -> None:
     bounds = _bounds(train, PoisoningBudget())
     if bounds is None:
         return
-    model = _model()
+    model, most = _model(), _how(train)["clip_gradient"] or torch.inf
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
     for _ in range(_HOW["epochs"]):
         for x, y in _batches():
@@ -70,7 +70,7 @@ def no_budget_is_the_training_itself(train: Train) -> None:
                     nn.functional.cross_entropy(model(x[i : i + 1]), y[i : i + 1]), list(model.parameters())
                 )
                 for (name, _), g in zip(model.named_parameters(), one, strict=True):
-                    gradients[name] = gradients.get(name, torch.zeros_like(g)) + g.clamp(-0.5, 0.5) / len(x)
+                    gradients[name] = gradients.get(name, torch.zeros_like(g)) + g.clamp(-most, most) / len(x)
             for name, p in model.named_parameters():
                 p.grad = gradients[name]
             optimizer.step()
@@ -107,12 +107,23 @@ _HOW: dict[str, Any] = {
 }  # fmt: skip
 
 
+def _how(train: Train) -> dict[str, Any]:
+    """The settings of the training: with the gradients of samples clipped, where it takes that."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            train(_model(), _batches(), PoisoningBudget(), **_HOW)
+    except ArgumentError:
+        return _HOW | {"clip_gradient": None}
+    return _HOW
+
+
 def _bounds(train: Train, budget: PoisoningBudget, model: nn.Module | None = None) -> dict[str, Interval] | None:
     """The bounds on each parameter; None for a budget that is refused."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that bounds are loose is no fault
-            found = train(_model() if model is None else model, _batches(), budget, **_HOW)
+            found = train(_model() if model is None else model, _batches(), budget, **_how(train))
     except ArgumentError:
         return None
     bounds: dict[str, Interval] = found.parameters
