@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 
 import pytest
@@ -167,8 +167,8 @@ def soft_as(record: Activation, patch: pytest.MonkeyPatch) -> None:
     """Replaces what the engine knows of every softplus."""
     rules = rules_for(nn.Softplus())
     assert rules is not None
-    for rule in ("forward", "backward", "relaxation"):
-        patch.setattr(rules, rule, getattr(rules, rule))  # put back afterwards
+    for rule in fields(rules):
+        patch.setattr(rules, rule.name, getattr(rules, rule.name))  # put back afterwards
     patch.setitem(elementwise._RECORDS, nn.Softplus, softplus)
     elementwise.elementwise(nn.Softplus)(lambda layer: record)
 

@@ -183,9 +183,9 @@ def test_a_certifier_without_an_answer_gives_no_zero(data) -> None:
     x, y = data
     odd = estimator(nn.Sequential(mlp(), Unbounded()))
     certified = rp.to_art("interval:crown", odd, ball=BALL)
-    with pytest.raises(rp.UnsupportedModelError, match="bessel_j0"):
+    with pytest.raises(rp.UnsupportedModelError, match="Unbounded"):
         certified.adversarial_accuracy(x)
-    with pytest.raises(rp.UnsupportedModelError, match="bessel_j0"):
+    with pytest.raises(rp.UnsupportedModelError, match="Unbounded"):
         certified.certify(x)
     none_right = (y + 1) % 4
     assert np.isnan(rp.to_art("interval:ibp", estimator(), ball=BALL).adversarial_accuracy(x, none_right))
