@@ -6,6 +6,7 @@ import json
 import math
 import os
 import zipfile
+import zlib
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -31,6 +32,12 @@ ENTRY = "robust_plugins"
 T = TypeVar("T", bound=type)
 
 _known: dict[str, type] = {}
+
+_UNREADABLE = (
+    AttributeError, EOFError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
+"""What a damaged file, or one that was made to do harm, makes its readers raise."""
 
 
 def stored(kind: T) -> T:
@@ -81,7 +88,7 @@ def read(path: str | Path, kind: type) -> Any:
     said = _contents(Path(path))
     if said["format"] > FORMAT:
         raise ArgumentError(
-            "path", f"{path}, of robust_plugins {said['version']}", accepted=f"files up to format {FORMAT}",
+            "path", f"{path}, of robust_plugins {said.get('version', '?')}", accepted=f"files up to format {FORMAT}",
             hint="Update robust_plugins.",
         )  # fmt: skip
     name = said["result"].get("record")
@@ -90,26 +97,26 @@ def read(path: str | Path, kind: type) -> Any:
             "path", f"{path}, which holds one {name}", accepted=f"a file with one {kind.__name__}",
             hint=f"Load it with {name}.load.",
         )  # fmt: skip
-    with np.load(path, allow_pickle=False) as arrays:
-        try:
+    try:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return _decoded(said["result"], arrays)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArgumentError(
-                "path", f"{path}, which cannot be read: {type(error).__name__}: {error}",
-                accepted="a whole file, of this or an older version", hint="Save the result again.",
-            ) from error  # fmt: skip
+    except _UNREADABLE as error:
+        raise ArgumentError(
+            "path", f"{path}, which cannot be read: {type(error).__name__}: {error}",
+            accepted="a whole file, of this or an older version", hint="Save the result again.",
+        ) from error  # fmt: skip
 
 
 def _contents(path: Path) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             said = json.loads(arrays[ENTRY].tobytes())
             if isinstance(said["result"], dict) and isinstance(said["format"], int):
                 return dict(said)
             cause = "its contents are not those of a result"
     except OSError as error:
         cause = error.strerror or "it is no archive"
-    except (KeyError, TypeError, ValueError, AttributeError, EOFError, zipfile.BadZipFile):
+    except _UNREADABLE:
         cause = "it is something else"
     raise ArgumentError(
         "path", f"{path}: {cause}", accepted="a file that the `save` of a result has written", hint="Name such a file.",
@@ -129,7 +136,8 @@ class _Encoder:
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         self.arrays = arrays
-        self.names: dict[int, str] = {}
+        self.names: dict[int, tuple[str, Tensor]] = {}
+        """By the tensors' ids, which are theirs for as long as they are kept here."""
 
     def of(self, value: Any) -> Any:
         if isinstance(value, Enum):
@@ -155,9 +163,10 @@ class _Encoder:
 
     def _tensor(self, tensor: Tensor) -> str:
         if id(tensor) not in self.names:
-            self.names[id(tensor)] = name = f"t{len(self.names)}"
+            name = f"t{len(self.names)}"
+            self.names[id(tensor)] = name, tensor
             self.arrays[name] = tensor.detach().cpu().numpy()
-        return self.names[id(tensor)]
+        return self.names[id(tensor)][0]
 
 
 def _state(value: Any) -> dict[str, Any]:
