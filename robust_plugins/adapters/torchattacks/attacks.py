@@ -118,7 +118,20 @@ class MIFGSM(_Steps):
 
 
 @dataclass(frozen=True, kw_only=True)
-class APGD(Torchattack):
+class _Restarts(Torchattack):
+    norms: ClassVar[tuple[float, ...]] = (inf, 2.0)
+    targets: ClassVar[bool] = False
+
+    steps: int = 100
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(steps=self.steps, restarts=self.restarts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGD(_Restarts):
     """Auto-PGD by torchattacks, for L-infinity and L2, untargeted.
 
     `steps` >= 1 for each of `restarts` >= 1; `loss` is `"ce"` (cross-entropy) or `"dlr"` (the difference of logits
@@ -126,16 +139,11 @@ class APGD(Torchattack):
     """
 
     name: ClassVar[str] = "torchattacks:apgd"
-    norms: ClassVar[tuple[float, ...]] = (inf, 2.0)
-    targets: ClassVar[bool] = False
 
-    steps: int = 100
-    restarts: int = 1
     loss: Loss = "ce"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_counts(steps=self.steps, restarts=self.restarts)
         if self.loss not in get_args(Loss):
             raise ArgumentError("loss", repr(self.loss), accepted="'ce' or 'dlr'", hint="Choose one of them.")
 
@@ -147,22 +155,13 @@ class APGD(Torchattack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class APGDT(Torchattack):
+class APGDT(_Restarts):
     """Auto-PGD on the targeted logit ratio towards every class in turn, by torchattacks.
 
     For L-infinity and L2. It chooses its targets itself, so it is given none; `steps`, `restarts` >= 1.
     """
 
     name: ClassVar[str] = "torchattacks:apgdt"
-    norms: ClassVar[tuple[float, ...]] = (inf, 2.0)
-    targets: ClassVar[bool] = False
-
-    steps: int = 100
-    restarts: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_counts(steps=self.steps, restarts=self.restarts)
 
     def build(self, model: nn.Module, ball: Ball, classes: int) -> Any:  # noqa: D102
         import torchattacks
@@ -173,22 +172,13 @@ class APGDT(Torchattack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FAB(Torchattack):
+class FAB(_Restarts):
     """The fast adaptive boundary attack by torchattacks, for L-infinity and L2, untargeted.
 
     `steps` >= 1 for each of `restarts` >= 1.
     """
 
     name: ClassVar[str] = "torchattacks:fab"
-    norms: ClassVar[tuple[float, ...]] = (inf, 2.0)
-    targets: ClassVar[bool] = False
-
-    steps: int = 100
-    restarts: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_counts(steps=self.steps, restarts=self.restarts)
 
     def build(self, model: nn.Module, ball: Ball, classes: int) -> Any:  # noqa: D102
         import torchattacks
