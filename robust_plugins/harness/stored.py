@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import zipfile
 import zlib
 from contextlib import suppress
@@ -25,6 +26,9 @@ from robust_plugins.intervals import Interval
 
 FORMAT = 1
 """Rises where files become unreadable for older versions."""
+
+DEEPEST = 100
+"""Brackets within each other, at most: results have a fifth of that."""
 
 ENTRY = "robust_plugins"
 """The entry of the archive that says what is in it; all others are arrays."""
@@ -110,7 +114,7 @@ def read(path: str | Path, kind: type) -> Any:
 def _contents(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            said = json.loads(arrays[ENTRY].tobytes())
+            said = _parsed(arrays[ENTRY].tobytes())
             if isinstance(said["result"], dict) and isinstance(said["format"], int):
                 return dict(said)
             cause = "its contents are not those of a result"
@@ -121,6 +125,15 @@ def _contents(path: Path) -> dict[str, Any]:
     raise ArgumentError(
         "path", f"{path}: {cause}", accepted="a file that the `save` of a result has written", hint="Name such a file.",
     )  # fmt: skip
+
+
+def _parsed(text: bytes) -> Any:
+    """JSON, unless it is so deep that its parser could run out of stack, which ends the process."""
+    codes = np.frombuffer(re.sub(rb'"(?:[^"\\]|\\.)*"', b"", text), np.uint8)
+    opened = np.isin(codes, (ord("["), ord("{"))).astype(np.int32) - np.isin(codes, (ord("]"), ord("}")))
+    if np.cumsum(opened).max(initial=0) > DEEPEST:
+        raise ValueError("its contents are nested too deeply")
+    return json.loads(text)
 
 
 def _is_ours(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,17 @@ def test_contents_that_are_none_are_refused(text: str, tmp_path: Path) -> None:
     file = io.BytesIO()
     np.savez(file, **{ENTRY: np.frombuffer(text.encode(), dtype=np.uint8)})
     (tmp_path / "odd.npz").write_bytes(file.getvalue())
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(10**6)  # as some libraries do: then Python itself no longer stops what is too deep
+    try:
+        refused(tmp_path / "odd.npz")
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def refused(path: Path) -> None:
     with pytest.raises(rp.ArgumentError, match="`path` is"):
-        rp.AttackResult.load(tmp_path / "odd.npz")
+        rp.AttackResult.load(path)
 
 
 def test_no_byte_can_be_changed_without_notice_or_a_clear_error(whole: Path, tmp_path: Path) -> None:
@@ -67,3 +77,12 @@ def test_tensors_that_lived_for_a_moment_are_not_taken_for_each_other() -> None:
     encoder = _Encoder({})
     names = [encoder.of(torch.full((2,), float(i)))["tensor"] for i in range(20)]
     assert [encoder.arrays[name][0] for name in names] == list(range(20))
+
+
+def test_brackets_in_names_are_no_nesting(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, 3), torch.rand(5, 4)
+    named = {"[{" * 200 + '"\\': rp.attack("rp:fgsm")}
+    found = rp.compare(model, x, model(x).argmax(1), rp.Linf(eps=0.1, clip=None), named, seed=0)
+    found.save(tmp_path / "odd.npz")
+    assert str(rp.Comparison.load(tmp_path / "odd.npz")) == str(found)
