@@ -56,7 +56,9 @@ class Structure(NamedTuple):
 
 def structure(model: nn.Module, dtype: torch.dtype) -> Structure:
     """The present structure of `model`. It keeps no object of the model alive but its tensors."""
-    found = _Collected(model)
+    every = list(model.named_modules(remove_duplicate=False))
+    named = _state(every)
+    found = _Collected([module for _, module in every], named)
     complete = True
     for hooks in (_everywhere._global_forward_hooks, _everywhere._global_forward_pre_hooks):
         for hook in hooks.values():
@@ -64,12 +66,13 @@ def structure(model: nn.Module, dtype: torch.dtype) -> Structure:
             complete = False
     if called_otherwise() or not as_usual() or not all_unpatched():
         found.plain.append(object())  # equal to nothing: what a conversion calls may be another function each time
-    for name, module in model.named_modules():
+    kinds = {type(module) for _, module in every if type(module).__module__.startswith("torch.nn.modules.")}
+    if not all(map(unpatched_class, kinds)):
+        found.plain.append(object())
+    for name, module in {id(module): (name, module) for name, module in reversed(every)}.values():
         found.plain.append((name, type(module)))
         own = type(module).__module__.startswith(_COMPLETE)
         if own:
-            if type(module).__module__.startswith("torch.") and not unpatched_class(type(module)):
-                found.plain.append(object())
             for key in _CODE:
                 if (code := vars(type(module)).get(key)) is not None:
                     found.same(code)
@@ -89,7 +92,7 @@ def structure(model: nn.Module, dtype: torch.dtype) -> Structure:
                 found.baked.append(buffer)
     # Tensors that are registered twice are one node of the graph, as long as they are one tensor.
     first: dict[int, int] = {}
-    for name, tensor in state(model).items():
+    for name, tensor in named.items():
         found.plain.append((name, tensor.shape, tensor.dtype, first.setdefault(id(tensor), len(first))))
     complete &= found.left >= 0
     return Structure(dtype, tuple(found.plain), tuple(found.baked), tuple(found.others), complete)
@@ -110,9 +113,18 @@ def plain(model: nn.Module) -> bool:
 
 def state(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by name, shared ones under each of their names."""
-    named: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    named.update(model.named_buffers(remove_duplicate=False))
-    return named
+    return _state(list(model.named_modules(remove_duplicate=False)))
+
+
+def _state(modules: list[tuple[str, nn.Module]]) -> dict[str, Tensor]:
+    """`state` of the model whose modules these are; parameters come first, as torch orders them."""
+    return {
+        f"{prefix}.{name}" if prefix else name: tensor
+        for kind in ("_parameters", "_buffers")
+        for prefix, module in modules
+        for name, tensor in vars(module)[kind].items()
+        if tensor is not None
+    }
 
 
 def weights_of(model: nn.Module) -> tuple[object, ...]:
@@ -142,12 +154,12 @@ def _of_library(value: Any) -> bool:
 
 
 class _Collected:
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, modules: list[nn.Module], named: dict[str, Tensor]) -> None:
         self.plain: list[Any] = []
         self.baked: list[Tensor] = []
         self.others: list[Callable[[], object]] = []
         # Registered ones are looked at under their names, all others where they are met first, which ends cycles.
-        registered = [*model.modules(), *state(model).values()]
+        registered = [*modules, *named.values()]
         self.seen = {id(value): number for number, value in enumerate(registered)}
         self.left = _MOST
 
