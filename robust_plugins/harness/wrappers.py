@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -116,8 +117,12 @@ def _wraps(module: nn.Module) -> bool:
 def _is_sharded(module: nn.Module) -> bool:
     """Whether `fully_shard` or a tensor-parallel plan has changed the module, so that it has parts of its weights."""
     # By name: importing torch.distributed.tensor takes a second.
-    sharded = any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
-    return sharded or any(type(t).__name__ == "DTensor" for t in module._parameters.values())
+    return _shards(type(module)) or any(type(t).__name__ == "DTensor" for t in module._parameters.values())
+
+
+@cache
+def _shards(kind: type) -> bool:
+    return any(base.__name__ == "FSDPModule" for base in kind.__mro__)
 
 
 def _bare(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
