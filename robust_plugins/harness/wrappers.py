@@ -117,7 +117,8 @@ def _wraps(module: nn.Module) -> bool:
 def _is_sharded(module: nn.Module) -> bool:
     """Whether `fully_shard` or a tensor-parallel plan has changed the module, so that it has parts of its weights."""
     # By name: importing torch.distributed.tensor takes a second.
-    return _shards(type(module)) or any(type(t).__name__ == "DTensor" for t in module._parameters.values())
+    kind: Any = type(module)
+    return _shards(kind) or any(type(t).__name__ == "DTensor" for t in module._parameters.values())
 
 
 @cache
