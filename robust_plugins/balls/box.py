@@ -26,11 +26,12 @@ from robust_plugins.balls.box_arguments import (
     shown,
     wrong_clip,
 )
+from robust_plugins.balls.box_numbers import NEAR, BoxNumbers
 from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import Interval
 
-NEAR = 1e-6
-"""By how much the end of a range may miss a whole number that is meant."""
+NUMBERS = ("radius", "lower", "upper", "immutable", "one_hot", "integers")
+"""The fields that say something of single features."""
 
 Each = float | Sequence[Any] | Shaped[Tensor, "..."] | np.ndarray
 """One number, or one for each feature."""
@@ -250,12 +251,16 @@ class Box(Ball):
         radius = torch.where(set_.whole & (radius > 0), radius * (1 + NEAR) + 4 * NEAR / smallest, radius)
         return Box(eps=self.radii, clip=None, radius=radius[0] * (1 + NEAR), immutable=self.immutable)
 
-    def _set_like(self, x: Tensor) -> _Set:
+    def _set_like(self, x: Tensor) -> BoxNumbers:
         key = x.dtype, x.device, x.shape[1:]
-        cache: dict[Any, _Set] = self.__dict__.setdefault("_sets", {})
+        cache: dict[Any, BoxNumbers] = self.__dict__.setdefault("_sets", {})
         if key not in cache:
             with torch.inference_mode(False), torch.no_grad():  # kept for callers that differentiate
-                cache[key] = _Set(self, torch.zeros((1, *x.shape[1:]), dtype=x.dtype, device=x.device))
+                cache[key] = BoxNumbers(
+                    torch.zeros((1, *x.shape[1:]), dtype=x.dtype, device=x.device),
+                    clip=cast("tuple[float, float] | None", self.clip),
+                    **{name: getattr(self, name) for name in NUMBERS},
+                )
         return cache[key]
 
     def _check_ranges(self, x: Tensor) -> None:
@@ -326,66 +331,3 @@ class _Relaxed(Box):
     def _spread(self, unit: Tensor, x: Tensor) -> Tensor:
         box = self.box(x)
         return self._project_each(box.center + unit * box.radius, x)
-
-
-class _Set:
-    """The numbers of a box for inputs of one shape, (1, *features), dtype and device."""
-
-    def __init__(self, ball: Box, like: Float[Tensor, "1 *features"]) -> None:
-        low, high = (-math.inf, math.inf) if ball.clip is None else cast("tuple[float, float]", ball.clip)
-        radius = _broadcast("radius", ball.radius, like)
-        lower, upper = torch.full_like(like, low), torch.full_like(like, high)
-        if ball.lower is not None:
-            lower = torch.maximum(lower, _broadcast("clip", ball.lower, like))
-        if ball.upper is not None:
-            upper = torch.minimum(upper, _broadcast("clip", ball.upper, like))
-        flat_radius, flat_lower, flat_upper = (t.clone().flatten() for t in (radius, lower, upper))
-        size = flat_radius.numel()
-        named = {
-            "immutable": ball.immutable,
-            "integers": ball.integers,
-            "one_hot": [i for group in ball.one_hot for i in group],
-        }
-        for name, indices in named.items():
-            if max(indices, default=-1) >= size:
-                raise ArgumentError(
-                    f"ball.{name}", max(indices), accepted=f"features from 0 to {size - 1}",
-                    hint="Features are counted in the flattened sample, without the batch.",
-                )  # fmt: skip
-        grouped = list(named["one_hot"])
-        flat_radius[grouped] = math.inf
-        flat_lower[grouped], flat_upper[grouped] = flat_lower[grouped].clamp(min=0), flat_upper[grouped].clamp(max=1)
-        whole = torch.zeros(size, dtype=torch.bool, device=like.device)
-        whole[list(ball.integers)] = True
-        flat_lower = torch.where(whole, (flat_lower - NEAR).ceil(), flat_lower)
-        flat_upper = torch.where(whole, (flat_upper + NEAR).floor(), flat_upper)
-        flat_radius[list(ball.immutable)] = 0.0
-        self.radius, self.lower, self.upper, self.whole = (
-            t.view_as(like) for t in (flat_radius, flat_lower, flat_upper, whole)
-        )
-        self.anywhere = self.radius.isinf()
-        unbounded = (self.anywhere & (self.upper - self.lower).isinf()).flatten()
-        if bool(unbounded.any()):
-            raise ArgumentError(
-                "ball.radius", f"infinite at feature {int(unbounded.nonzero()[0])}, which has no finite range",
-                accepted="an infinite radius where clip has both ends", hint="Give the feature a range in clip.",
-            )  # fmt: skip
-        self.groups: list[tuple[list[int], Tensor]] = []
-        """Of each group its features, and which categories are open."""
-        for group in ball.one_hot:
-            up, held = flat_upper[list(group)], flat_lower[list(group)] > 0
-            self.groups.append((list(group), (up >= 1) & ((held.sum() - held.long()) == 0)))
-
-
-def _broadcast(name: str, value: object, like: Tensor) -> Tensor:
-    given = torch.tensor(value, dtype=like.dtype, device=like.device)
-    features = tuple(like.shape[1:])
-    fits = given.dim() == 0 or (
-        given.dim() == len(features) and all(a in (1, b) for a, b in zip(given.shape, features, strict=True))
-    )
-    if not fits:
-        raise ArgumentError(
-            f"ball.{name}", f"of shape {tuple(given.shape)}", accepted=f"one number, or one per feature, {features}",
-            hint="It has the shape of one sample; `eps` is what differs from sample to sample.",
-        )  # fmt: skip
-    return given.expand(features).unsqueeze(0)

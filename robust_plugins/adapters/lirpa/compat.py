@@ -58,8 +58,6 @@ class LiRPA:
     """`BoundedModule`, or a subclass of it that works on the torch at hand."""
     tensor_class: type[Any]
     perturbation_class: type[Any]
-    node_class: type[Any]
-    """The base class of the nodes of its graph."""
 
     @property
     def legacy(self) -> bool:
@@ -138,8 +136,7 @@ def _described(package: types.ModuleType) -> LiRPA:
     module_class = package.BoundedModule
     if is_legacy(version):
         module_class = _with_current_named_members(module_class)
-    base = importlib.import_module("auto_LiRPA.operators.base")
-    return LiRPA(version, module_class, package.BoundedTensor, package.PerturbationLpNorm, base.Bound)
+    return LiRPA(version, module_class, package.BoundedTensor, package.PerturbationLpNorm)
 
 
 def _with_current_named_members(base: type[Any]) -> type[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -110,11 +110,6 @@ def found(
 ) -> list[Finding]:
     """A finding for each place of three arrays of one length."""
     return [Finding(rule, severity, int(a), int(b), float(c)) for a, b, c in zip(first, second, excess, strict=True)]
-
-
-def as_severity(finding: Finding, severity: Severity) -> Finding:
-    """The same finding, taken for more or less serious."""
-    return replace(finding, severity=severity)
 
 
 def sentence(columns: Columns, finding: Finding) -> str:

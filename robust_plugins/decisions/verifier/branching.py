@@ -117,14 +117,6 @@ class BestChild:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WidestGap:
-    """The unit whose line costs the bound most at its minimiser: no bound is computed to choose."""
-
-    def candidates(self, seen: Seen, count: int) -> Int[Tensor, "domains count"]:  # noqa: D102 (inherited)
-        return best_first(seen, seen.gaps(), count)
-
-
-@dataclass(frozen=True, kw_only=True)
 class GapAndIntercept:
     """The unit whose line costs the bound most, at its minimiser and by its intercept; as cheap, for small trees."""
 

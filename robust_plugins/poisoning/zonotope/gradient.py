@@ -29,8 +29,6 @@ class Gradient:
     hidden: Hidden
     outputs: Outputs
     line: Line
-    error_deviation: Float[Tensor, "batch outputs"]
-    """How far dL/do is from its value at the centre."""
     sent_back: Float[Tensor, "batch neurons"]
     """dL/dh at the centre."""
     value: Float[Tensor, " size"]
@@ -74,7 +72,7 @@ def gradient(
 
     batch = len(x)
     value = layout.join((h.gates * sent_back).T @ h.x, e.T @ h.features) / batch
-    return Gradient(h, o, line, deviation, sent_back, value,
+    return Gradient(h, o, line, sent_back, value,
                     _jacobian(state, h, line, memory) / batch, along_inputs, unexplained, entries / batch)  # fmt: skip
 
 

@@ -62,7 +62,6 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> None:
         module_class=_Module,
         tensor_class=_Bounded,
         perturbation_class=_Box,
-        node_class=object,
     )
     monkeypatch.setattr(compat, "load", lambda: made)
     monkeypatch.setitem(sys.modules, "auto_LiRPA.jacobian", SimpleNamespace(JacobianOP=_Operator))
