@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from robust_plugins.balls.plain import arguments, kind_of, written
 from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import Interval
 
@@ -70,6 +71,22 @@ class Ball(ABC):
             return repr(radii)
         more = [f"... {len(radii)} in all"] if len(radii) > SHOWN else []
         return f"({', '.join([*map(repr, radii[:SHOWN]), *more])}) per sample"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that the ball says, ready for JSON: its type, its norm and its arguments, a `Box`'s for each feature.
+
+        None stands for an infinite number, which JSON lacks: an end of a range, or a radius.
+        """
+        return {"type": type(self).__name__, "norm": str(self.norm)} | written(self)
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> Ball:
+        """The ball that `to_dict` described, of any class below this one: `rp.Ball.from_dict` reads them all.
+
+        Raises ArgumentError for anything else.
+        """
+        kind = kind_of(said, {kind.__name__: kind for kind in Ball.__subclasses__() if issubclass(kind, cls)})
+        return cast(Ball, kind(**arguments(said, kind)))
 
     @property
     def radii(self) -> float | tuple[float, ...]:

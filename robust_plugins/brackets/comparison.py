@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -205,11 +204,7 @@ class Comparison(Result):
         """
         return {
             "samples": len(self.y),
-            "ball": {
-                "norm": str(self.ball.norm),
-                "eps": self.ball.radii,
-                "clip": self.ball.clip and [end if math.isfinite(end) else None for end in self.ball.clip],
-            },
+            "ball": self.ball.to_dict(),
             "seed": self.seed,
             "clean": self.clean,
             "undecided": self.undecided,

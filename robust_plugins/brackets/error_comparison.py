@@ -167,6 +167,7 @@ class ErrorComparison(Result):
         """Everything but the tensors of inputs, ready for JSON; what has no answer is None."""
         return {
             "samples": len(self.clean),
+            "ball": self.ball.to_dict(),
             "seed": self.seed,
             "clean": self.clean.tolist(),
             "bracket": self.bracket.to_dict(),

@@ -298,11 +298,7 @@ class ExplanationComparison(Result):
         deviation = {half: _numbers(values) for half, values in self.deviation.to_dict().items()}
         return {
             "samples": len(self.y),
-            "ball": {
-                "norm": str(self.ball.norm),
-                "eps": self.ball.radii,
-                "clip": self.ball.clip and [end if math.isfinite(end) else None for end in self.ball.clip],
-            },
+            "ball": self.ball.to_dict(),
             "of": self.of,
             "k": self.k,
             "delta": self.delta,

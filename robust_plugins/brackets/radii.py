@@ -94,6 +94,7 @@ class CriticalRadius(Bracket[Tensor], Result):
     def to_dict(self) -> dict[str, Any]:
         """Everything but the witnesses, ready for JSON; None for infinite radii and halves without an answer."""
         return {
+            "ball": self.ball.to_dict(),
             "bracket": {name: _finite(half) for name, half in (("empirical", self[0]), ("certified", self[1]))},
             "seed": self.seed,
             "rows": [

@@ -27,6 +27,7 @@ def test_a_box_is_what_it_is_in_python():
         expected = rp.compare(model, x, y, ball, ["interval:crown"]).to_dict()
         assert said["rows"][0]["verdicts"] == expected["rows"][0]["verdicts"]
         assert said["bracket"] == expected["bracket"]
+        assert rp.Ball.from_dict(said["ball"]) == ball
         wide = rp.compare(model, x, y, rp.Linf(eps=eps, clip=data.clip), ["interval:crown"]).to_dict()
         assert said["bracket"]["certified"] > wide["bracket"]["certified"]
 
