@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+SHORTEST = 0.02
+"""CPU seconds that are measured at once, at least: what is quicker is run several times."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -35,12 +38,9 @@ def number(value: float) -> str:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """The CPU seconds that `run` takes, of all threads of the process.
-
-    What is too quick for the clock is run until it has moved.
-    """
+    """The CPU seconds that `run` takes, of all threads of the process; the mean of several where it is quick."""
     start, runs, took = time.process_time(), 0, 0.0
-    while took <= 0:
+    while took <= SHORTEST:
         run()
         runs, took = runs + 1, time.process_time() - start
     return took / runs
