@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.attack import Attack
-from robust_plugins.decisions.certifier import Certifier, Decision
+from robust_plugins.decisions.certifier import Certifier
+from robust_plugins.decisions.judgement import Decision
 from robust_plugins.decisions.results import Stage, Verdict
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.harness.arguments import logits_of

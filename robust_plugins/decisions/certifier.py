@@ -12,18 +12,19 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar, final
 
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
+from robust_plugins.decisions.judgement import Asked, Decision, Judgement, judged, unsupported
 from robust_plugins.decisions.results import Certificate, Stage, Verdict
 from robust_plugins.decisions.specifications import margin_spec
+from robust_plugins.decisions.trusted import leaves_alone
 from robust_plugins.errors import ComponentError, UnsupportedModelError
-from robust_plugins.harness.arguments import as_labels, check_spec, decided, first_decided, logits_of
+from robust_plugins.harness.arguments import as_labels, check_spec, decided, first_decided
 from robust_plugins.harness.batches import Inputs, Labels, as_batch
 from robust_plugins.harness.call import calling, ordinary
-from robust_plugins.harness.component import ERRORS, Component, chunks
-from robust_plugins.harness.evaluation import NEIGHBOURS, evaluation_error
+from robust_plugins.harness.component import Component, chunks
 from robust_plugins.harness.final_layer import is_cut
 from robust_plugins.harness.memory import BUDGET, activation_sizes
 from robust_plugins.harness.wrappers import Model, unreadable
@@ -34,27 +35,6 @@ CertifierClass = TypeVar("CertifierClass", bound="Certifier")
 
 LEFT_OUT = "margins of the logits before the model's final softmax or sigmoid, which changes no decision"
 """What a certificate adds to its soundness where a last layer was left out."""
-
-
-@dataclass(frozen=True, eq=False)
-class Decision:
-    """A decision holds all that a certifier found out about the margins of some samples; the public call judges it."""
-
-    bounds: Interval
-    """On every margin, (batch, rows)."""
-    witness: Float[Tensor, "batch *features"] | None = None
-    """Inputs that may be classified otherwise, NaN for none: each is projected onto the ball, and run."""
-    stopped: tuple[bool, ...] = ()
-    """Which samples were given up before there was an answer; empty for none."""
-    messages: tuple[str, ...] = ()
-    """Why there is no answer, one for each sample; empty for none."""
-    settled: Bool[Tensor, " batch"] | None = None
-    """Samples that another certifier's public call has certified: from their bounds its rounding is taken off already,
-    and none is taken off again."""
-    undecided: tuple[Verdict, ...] = ()
-    """The verdict on each sample that bounds and witness do not decide; empty for UNKNOWN, or TIMEOUT where stopped."""
-    stages: tuple[Stage, ...] = ()
-    """The record of a cascade."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +184,7 @@ class Certifier(Component, ABC):
     ) -> tuple[int, list[Result]]:
         """The number of classes, and `compute(model, x, ball, spec, classes)` of each chunk, in evaluation mode."""
         _check_rounding(self)
-        own = _leaves_alone(self, model)
+        own = leaves_alone(self, model)
         with calling(model, x, ball, guarded=not own, thorough=False) as call:
             x, spec = call.x, ordinary(spec)
             if own and isinstance(spec, Tensor) and spec.dim() == 3 and spec.shape[2] > 2:
@@ -255,19 +235,19 @@ class Certifier(Component, ABC):
             y = as_labels(ordinary(labels), x, logits.shape[1])
             spec = margin_spec(y, logits.shape[1], dtype=x.dtype)
             parts = [
-                self._judge(model, x[part], y[part], ball[part], spec[part], logits[part])
+                self._judge(Asked(model, x[part], y[part], ball[part], spec[part], logits[part], self.batch_size))
                 for part in chunks(len(x), self._chunk_size(model, x, logits.shape[1]))
             ]
             call.check(self)
-        margin = torch.cat([x.new_empty(0), *(part[0] for part in parts)])
-        verdicts = tuple(v for part in parts for v in part[1])
-        messages = tuple(m for part in parts for m in part[2])
-        witness = torch.cat([x[:0], *(part[3] for part in parts)])
+        margin = torch.cat([x.new_empty(0), *(part.margin for part in parts)])
+        verdicts = tuple(v for part in parts for v in part.verdicts)
+        messages = tuple(m for part in parts for m in part.messages)
+        witness = torch.cat([x[:0], *(part.witness for part in parts)])
         certified = torch.tensor([v is Verdict.CERTIFIED for v in verdicts], dtype=torch.bool, device=x.device)
         falsified = torch.tensor([v is Verdict.FALSIFIED for v in verdicts], dtype=torch.bool, device=x.device)
         witness = torch.where(falsified.view(-1, *[1] * (x.dim() - 1)), witness, torch.nan)
         soundness = self.soundness + ("; " + LEFT_OUT if is_cut(model) else "")
-        stages = tuple(_joined(same) for same in zip(*(part[4] for part in parts), strict=True))
+        stages = tuple(_joined(same) for same in zip(*(part.stages for part in parts), strict=True))
         return Certificate(verdicts, margin, logits, certified, witness, messages, call.seconds, soundness, stages)
 
     @final
@@ -307,126 +287,25 @@ class Certifier(Component, ABC):
         return found
 
     @final
-    def _judge(
-        self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, spec: Tensor, logits: Tensor
-    ) -> tuple[Tensor, list[Verdict], list[str], Tensor, tuple[Stage, ...]]:
-        """Margin, verdict, message, and witness where there is one, for each sample of one chunk; its stages."""
-        wrong = (logits.argmax(1) != y).tolist()
+    def _judge(self, asked: Asked) -> Judgement:
+        """What is decided of the samples of one chunk."""
+        x = asked.x
         try:
-            _check_readable(model)
-            decision = self.decide(model, x.clone(), y.clone(), ball, spec.clone())
+            _check_readable(asked.model)
+            decision = self.decide(asked.model, x.clone(), asked.y.clone(), asked.ball, asked.spec.clone())
         except UnsupportedModelError as error:
-            verdicts = [Verdict.FALSIFIED if w else Verdict.UNSUPPORTED for w in wrong]
-            messages = ["" if w else str(error) for w in wrong]
-            return torch.full_like(logits[:, 0], -torch.inf), verdicts, messages, x, ()
-        found = self._checked(decision.bounds, x, spec.shape[1])
-        broken, witness = self._witnesses(decision, model, x, y, ball)
-        clean = (spec @ logits.unsqueeze(2)).squeeze(2)
-        # An infinite bound, as of a certifier that gives one side alone, has no scale.
-        size = [t.abs().nan_to_num(posinf=0.0).amax(1) for t in (found.lower, found.upper, logits)]
-        scale = torch.stack(size).amax(0)
-        slack = (self.rounding * scale).unsqueeze(1)
-        faults = _faults(found, clean, slack)
-        if self.rounding:
-            # More room proves nothing more, and excuses only what is at fault: the other samples need no second look.
-            near = torch.stack([(found.lower > slack).all(1), *faults.values()]).any(0)
-            errors = evaluation_error(model, x, logits, where=near, neighbours=NEIGHBOURS)
-            slack = slack + ERRORS * errors.unsqueeze(1)
-            faults = _faults(found, clean, slack)
-        least = slack if decision.settled is None else torch.where(decision.settled.unsqueeze(1), 0.0, slack)
-        proved = (found.lower > least).all(1)
-        faults["a witness contradicts the bounds"] = proved & broken
-        causes = [(text, where.tolist()) for text, where in faults.items()]
-        message = [next((text for text, at in causes if at[i]), "") for i in range(len(x))]
-        margin = torch.where(torch.stack(list(faults.values())).any(0), -torch.inf, found.lower.amin(1))
-        verdicts = []
-        for i, (fault, p, b) in enumerate(zip(message, proved.tolist(), broken.tolist(), strict=True)):
-            if fault:
-                verdicts.append(Verdict.ERROR)
-            elif wrong[i] or b:
-                verdicts.append(Verdict.FALSIFIED)
-            elif p:
-                verdicts.append(Verdict.CERTIFIED)
-            else:
-                stopped = bool(decision.stopped) and decision.stopped[i]
-                open_verdict = Verdict.TIMEOUT if stopped else Verdict.UNKNOWN
-                verdicts.append(decision.undecided[i] if decision.undecided else open_verdict)
-                message[i] = decision.messages[i] if decision.messages else ""
-        first = torch.tensor(wrong, dtype=torch.bool, device=x.device).view(-1, *[1] * (x.dim() - 1))
-        return margin, verdicts, message, torch.where(first, x, witness), decision.stages
-
-    @final
-    def _witnesses(
-        self, decision: Decision, model: nn.Module, x: Tensor, y: Tensor, ball: Ball
-    ) -> tuple[Tensor, Tensor]:
-        """Which samples have a witness that the model confirms, and all witnesses as they lie in the ball."""
-        broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        if decision.witness is None:
-            return broken, x
+            return unsupported(asked, str(error))
+        self._checked(decision.bounds, x, asked.spec.shape[1])
         given = decision.witness
-        if given.shape != x.shape or given.dtype != x.dtype:
+        if given is not None and (given.shape != x.shape or given.dtype != x.dtype):
             raise ComponentError(f"{self}: decide returned witnesses of shape {tuple(given.shape)}, {given.dtype}")
-        there = given.isfinite().flatten(1).all(1)
-        witness = ball.project(torch.where(there.view(-1, *[1] * (x.dim() - 1)), given, x), x)
-        logits = logits_of(model, witness, size=self.batch_size)
-        return there & (logits.argmax(1) != y) & ~logits.isnan().any(1), witness
-
-
-_OWN: set[type[Certifier]] = set()
-"""The certifiers of the interval engine, and no subclass of theirs."""
-
-
-def of_the_engine(certifier: type[Certifier]) -> type[Certifier]:
-    """Marks a certifier of this package's engine; any other class is refused."""
-    if certifier.__module__ != "robust_plugins.decisions.certifiers":
-        raise ComponentError(f"{certifier.__qualname__} is none of the engine's own certifiers: it is checked")
-    _OWN.add(certifier)
-    _ALONE[certifier] = lambda _: True
-    return certifier
-
-
-_ALONE: dict[type[Certifier], Callable[[nn.Module], bool]] = {}
-"""The certifiers of this package, and no subclass of theirs, that leave `x`, `spec`, the random states and a model as
-they are, and which models; they check `spec` themselves. `bounds` does without the copies that would find a change."""
-
-
-def leaving_alone(models: Callable[[nn.Module], bool]) -> Callable[[type[CertifierClass]], type[CertifierClass]]:
-    """Marks a certifier of this package that changes none of the `models`; a class of anybody else is refused."""
-
-    def mark(certifier: type[CertifierClass]) -> type[CertifierClass]:
-        if not certifier.__module__.startswith("robust_plugins."):
-            raise ComponentError(f"{certifier.__qualname__} is none of this package's certifiers: it is checked")
-        _ALONE[certifier] = models
-        return certifier
-
-    return mark
-
-
-def _leaves_alone(certifier: Certifier, model: object) -> bool:
-    models = _ALONE.get(type(certifier))
-    return models is not None and isinstance(model, nn.Module) and models(model)
-
-
-def is_of_the_engine(certifier: Certifier) -> bool:
-    """Whether it is one of the engine's own certifiers, and not of a class derived from one."""
-    return type(certifier) in _OWN
+        return judged(asked, decision, rounding=self.rounding)
 
 
 def _joined(parts: Sequence[Stage]) -> Stage:
     """The record of one stage over all chunks of a batch."""
     verdicts = tuple(verdict for part in parts for verdict in part.verdicts)
     return replace(parts[0], verdicts=verdicts, seconds=sum(part.seconds for part in parts))
-
-
-def _faults(found: Interval, clean: Tensor, slack: Tensor) -> dict[str, Tensor]:
-    """Says what is wrong, and where, with bounds on margins that are `clean` at the sample, by more than `slack`."""
-    return {
-        "the bounds are NaN": (found.lower.isnan() | found.upper.isnan()).any(1),
-        "the bounds cross: lower > upper": ~found.ordered().logical_or(found.width.abs() <= slack).all(1),
-        "the bounds do not contain the logits of x itself": ~found.contains(clean, tolerance=0)
-        .logical_or((found.lower - slack <= clean) & (clean <= found.upper + slack))
-        .all(1),
-    }
 
 
 def _check_readable(model: nn.Module) -> None:

@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball, Support
-from robust_plugins.decisions.certifier import Certifier, of_the_engine
+from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.decisions.specifications import apply_spec, margin_spec
+from robust_plugins.decisions.trusted import of_the_engine
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.arguments import check_spec
 from robust_plugins.intervals import Interval, Network, Relaxation, crown, rounding, trace

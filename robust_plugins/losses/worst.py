@@ -12,9 +12,10 @@ from torch import Tensor
 
 from robust_plugins.balls import Ball, Linf
 from robust_plugins.decisions.attack import Attack
-from robust_plugins.decisions.certifier import Certifier, is_of_the_engine
+from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.decisions.registered import attack, certifier
 from robust_plugins.decisions.specifications import margin_spec
+from robust_plugins.decisions.trusted import is_of_the_engine
 from robust_plugins.errors import ArgumentError
 from robust_plugins.intervals import Interval
 from robust_plugins.losses.batch import Batch, WorstCase

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import robust_plugins as rp
 from robust_plugins.cli import commands
-from robust_plugins.decisions.certifier import Decision
+from robust_plugins.decisions.judgement import Decision
 from robust_plugins.testing import certifier_checks
 
 BALL = rp.Linf(eps=tuple(0.0375 * (i % 4 + 1) for i in range(12)), clip=(0.0, 1.0))

@@ -22,7 +22,8 @@ from robust_plugins.adapters.lirpa.failures import out_of_memory, unsupported
 from robust_plugins.adapters.lirpa.structure import plain, weights_of
 from robust_plugins.adapters.lirpa.unsound import refuse_unsound
 from robust_plugins.balls import Ball, Linf
-from robust_plugins.decisions.certifier import Certifier, leaving_alone
+from robust_plugins.decisions.certifier import Certifier
+from robust_plugins.decisions.trusted import leaving_alone
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.harness.arguments import check_spec
 from robust_plugins.intervals import Interval

@@ -12,8 +12,9 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from robust_plugins.balls import L1, L2, Ball
-from robust_plugins.decisions.certifier import Certifier, Decision
+from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.decisions.certifiers import CROWN, AlphaCROWN
+from robust_plugins.decisions.judgement import Decision
 from robust_plugins.decisions.verifier.attack import Attack, MarginDescent
 from robust_plugins.decisions.verifier.branching import BestChild, Branching
 from robust_plugins.decisions.verifier.clock import Clock, Ticks, check_ticks, check_timeout

@@ -13,8 +13,9 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
-from robust_plugins.decisions.certifier import Certifier, Decision
+from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.decisions.certifiers import AlphaCROWN
+from robust_plugins.decisions.judgement import Decision
 from robust_plugins.decisions.verifier.clock import Clock, OutOfTimeError, check_timeout
 from robust_plugins.decisions.verifier.root import Root
 from robust_plugins.decisions.verifier.stages import MEMORY

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import robust_plugins as rp
 from robust_plugins.adapters.lirpa import IBP
 from robust_plugins.adapters.lirpa.structure import plain
-from robust_plugins.decisions.certifier import leaving_alone
+from robust_plugins.decisions.trusted import leaving_alone
 
 
 @each
