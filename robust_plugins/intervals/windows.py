@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from robust_plugins.intervals.convolutions import convolution, gradient_by_input
+
 Pair = Sequence[int]
 
 
@@ -146,12 +148,11 @@ class Windows:
     ) -> Windows:
         """The coefficients of a convolution's input, where these are of its output, an image of that size."""
         w = self.within(image)
-        extent = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        size = [
+            (n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(w.size, stride, dilation, weight.shape[2:], strict=True)
+        ]
         chosen = w.values.permute(0, 3, 1, 2)
-        if groups == 1 and tuple(stride) == (1, 1):  # oneDNN is quicker at it than at the transposed one
-            below = F.conv2d(chosen, weight.flip(2, 3).transpose(0, 1), None, 1, extent, dilation)
-        else:
-            below = F.conv_transpose2d(chosen, weight, None, stride, 0, 0, groups, dilation)
+        below = gradient_by_input(chosen, weight, size, stride=stride, padding=(0, 0), dilation=dilation, groups=groups)
         return w._at(below, w.top * stride[0] - padding[0], w.left * stride[1] - padding[1])
 
     def back_through_average(self, kernel: Pair, *, stride: Pair, padding: Pair, factor: float, image: Pair) -> Windows:
@@ -178,7 +179,8 @@ class Windows:
         The weight is that of the convolution, as are stride, padding and dilation.
         """
         aligned = self.within(image)._aligned(weight.shape[2:], stride, padding, dilation)
-        below = F.conv2d(aligned.values.permute(0, 3, 1, 2), weight, None, stride, 0, dilation, groups)
+        chosen = aligned.values.permute(0, 3, 1, 2)
+        below = convolution(chosen, weight, stride=stride, padding=(0, 0), dilation=dilation, groups=groups)
         return aligned._at(below, aligned.top, aligned.left)
 
     def through_average(self, kernel: Pair, *, stride: Pair, padding: Pair, factor: float, image: Pair) -> Windows:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.intervals import rounding
+from robust_plugins.intervals.convolutions import convolution, gradient_by_input
 from robust_plugins.intervals.interval import Interval
 from robust_plugins.intervals.layers import Scale, Shift
 from robust_plugins.intervals.products import product, reduced, total
@@ -18,7 +19,6 @@ from robust_plugins.intervals.rules.registry import backward_rule, forward_rule,
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 BatchNorm = nn.modules.batchnorm._NormBase
-_CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
 
 def linear_terms(layer: nn.Linear, x: Interval, weight: Interval, bias: Interval | None) -> tuple[int, int]:
@@ -59,7 +59,6 @@ def conv_terms(layer: Conv, x: Interval, weight: Interval, bias: Interval | None
 def conv(layer: Conv, x: Interval, weight: Interval, bias: Interval | None) -> Interval:
     """The convolution, bilinear in input and kernel."""
     check_convolution(layer, x)
-    f = next(f for kind, f in _CONVOLUTIONS.items() if isinstance(layer, kind))
     options: dict[str, Any] = {
         "stride": layer.stride,
         "padding": layer.padding,
@@ -67,7 +66,7 @@ def conv(layer: Conv, x: Interval, weight: Interval, bias: Interval | None) -> I
         "groups": layer.groups,
     }
     shift = None if bias is None else bias.map(lambda b: b.view(-1, *[1] * (weight.lower.dim() - 2)))
-    return product(lambda s, w: f(s, w, **options), x, weight, terms=prod(weight.shape[1:]), bias=shift)
+    return product(lambda s, w: convolution(s, w, **options), x, weight, terms=prod(weight.shape[1:]), bias=shift)
 
 
 @backward_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -80,12 +79,9 @@ def conv_vjp(layer: Conv, x: Interval, grad: Interval, weight: Interval, bias: I
     inner = [min(b, a) for b, a in zip(before, after, strict=True)]
 
     def f(g: Tensor, w: Tensor) -> Tensor:
-        if _folds(layer, g, w):
-            columns = w.flatten(1).t() @ g.flatten(2)
-            below = F.fold(columns, (size[0], size[1]), w.shape[2:], layer.dilation, (inner[0], inner[1]), layer.stride)
-        else:
-            shape = (len(g), x.shape[1], *size)
-            below = _convolution_backward(layer, g, g.new_empty(1).expand(shape), w, inner, 0)
+        below = gradient_by_input(
+            g, w, size, stride=layer.stride, padding=inner, dilation=layer.dilation, groups=layer.groups
+        )
         for axis, (b, a, n) in enumerate(zip(before, after, x.shape[2:], strict=True), start=2):
             below = below.narrow(axis, b - min(b, a), n)
         return below
@@ -106,7 +102,12 @@ def conv_weights(
     none = [0] * len(before)
 
     def over_batch(g: Tensor, s: Tensor) -> Tensor:
-        return _convolution_backward(layer, g, F.pad(s, outside), g.new_empty(1).expand(weight.shape), none, 1)
+        like = g.new_empty(1).expand(weight.shape)
+        found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+            g, F.pad(s, outside), like, None, layer.stride, none, layer.dilation, False, none, layer.groups,
+            [False, True, False],
+        )  # fmt: skip
+        return found[1]
 
     def per_sample(g: Tensor, s: Tensor) -> Tensor:
         patches = _patches(layer, F.pad(s, outside), grad.shape[2:], weight.shape)
@@ -254,26 +255,6 @@ def check_convolution(layer: nn.modules.conv._ConvNd, x: Interval) -> None:
             'rounding="outward" does not cover cuDNN, whose convolutions may use Winograd or FFT; '
             "set torch.backends.cudnn.enabled = False"
         )
-
-
-def _folds(layer: Conv, grad: Tensor, weight: Tensor) -> bool:
-    """Whether the gradient by the input is quicker as a product of matrices that is then summed up.
-
-    On a CPU it is for images of one to four channels, where oneDNN is five to two times slower in single precision.
-    """
-    few = weight.shape[1] <= 4 and layer.groups == 1 and isinstance(layer, nn.Conv2d)
-    return few and grad.device.type == "cpu" and grad.dtype == torch.float32
-
-
-def _convolution_backward(
-    layer: Conv, grad: Tensor, x: Tensor, weight: Tensor, padding: list[int], which: int
-) -> Tensor:
-    """The derivative of a convolution's output, in direction `grad`, by input (`which` 0) or by weight (1)."""
-    mask = [which == 0, which == 1, False]
-    found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, layer.stride, padding, layer.dilation, False, [0] * len(padding), layer.groups, mask
-    )
-    return found[which]
 
 
 def _patches(layer: Conv, padded: Tensor, positions: torch.Size, weight: torch.Size) -> Tensor:
