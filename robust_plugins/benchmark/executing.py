@@ -15,7 +15,7 @@ from typing import Any
 
 from robust_plugins.benchmark.work import POISONED, Answers, Job, answered, failed, known, serve
 from robust_plugins.decisions.results import Verdict
-from robust_plugins.harness.served import DiedError, OverdueError, Served
+from robust_plugins.harness.served import BEGINNING, DiedError, OverdueError, Served
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,9 @@ def _isolated(job: Job, parcel: Parcel) -> Answers:
     start = time.perf_counter()
     limit = None if job.timeout == float("inf") else job.timeout
     try:
-        process.start()
+        there = process.ask((job, None), BEGINNING)
         start = time.perf_counter()  # the imports are not its own time
-        answers = process.ask((job, b""), limit)
-        if answers is None:
-            answers = process.ask((job, _content(parcel)), limit)
+        answers = process.ask((job, b"" if there else _content(parcel)), limit)
     except OverdueError as error:
         return failed(len(job.samples), Verdict.TIMEOUT, str(error), time.perf_counter() - start)
     assert isinstance(answers, Answers)

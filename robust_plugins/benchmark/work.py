@@ -87,6 +87,18 @@ def known(job: Job) -> bool:
     return (job.subject, job.device) in _subjects
 
 
+def prepared(job: Job) -> bool:
+    """Imports what a job needs, which is not its own time, and says whether this process has its subject."""
+    # What cannot be imported is the answer to the job.
+    with contextlib.suppress(Exception):
+        if job.component:
+            _component(job.component).import_backend()
+    for module in job.modules:
+        with contextlib.suppress(Exception):  # a backend that only its adapter can import
+            importlib.import_module(module)
+    return known(job)
+
+
 def answered(job: Job, packed: bytes = b"") -> Answers:
     """Runs the component of a job in this process; whatever it raises is its answer. `packed` where it is not known."""
     start = time.perf_counter()
@@ -106,14 +118,14 @@ def answered(job: Job, packed: bytes = b"") -> Answers:
 
 
 def serve(pipe: Any) -> None:
-    """Answers jobs in a process of its own; None asks for the job once more, with its subject."""
+    """Answers jobs in a process of its own; a job with None for its subject is prepared."""
     pipe.send("ready")
     while True:
         try:
             job, packed = pipe.recv()
         except EOFError:
             return
-        pipe.send(answered(job, packed) if packed or known(job) else None)
+        pipe.send(prepared(job) if packed is None else answered(job, packed))
 
 
 _subjects: dict[tuple[str, str], tuple[nn.Module, Tensor, Tensor]] = {}
@@ -149,10 +161,8 @@ def _component(pickled: bytes) -> Any:
 def _answers(job: Job, model: nn.Module, x: Tensor, y: Tensor) -> Answers:
     if job.kind == CLEAN:
         return _clean(model, x, y)
+    prepared(job)
     component, call, kind = _component(job.component), dict(job.call), Kind(job.kind)
-    for module in job.modules:
-        with contextlib.suppress(ImportError):  # a backend that only its adapter can import
-            importlib.import_module(module)
     with _timed(component, _BACKENDS[kind]) as backend, _counted(model, kind) as queries:
         if kind in (Kind.ATTACK, Kind.EXPLANATION_ATTACK):
             result = component(model, x, y, job.ball, seed=job.seed, **call)

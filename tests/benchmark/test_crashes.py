@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 pytest.importorskip("cloudpickle")
 
-from robust_plugins.benchmark import executing
+import cloudpickle
+
+from robust_plugins.benchmark import executing, work
 from robust_plugins.benchmark.planning import Batch
 from robust_plugins.benchmark.work import POISONED, Answers, Job
-from robust_plugins.harness.served import DiedError
+from robust_plugins.harness.served import BEGINNING, DiedError
 
 
 def job(count: int, kind: str = "attack") -> Job:
@@ -67,3 +74,50 @@ def test_a_training_is_not_halved(crashes: list[Job]) -> None:
     _, answers = executing.execute(0, job(8, POISONED), b"", True)
     assert len(crashes) == 1
     assert [r["error"] for r in answers.rows] == ["signal 11"] * 8
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A component whose backend an adapter imports."""
+
+    def import_backend(self) -> None:
+        IMPORTED.append("by the adapter")
+
+
+IMPORTED: list[str] = []
+
+
+class Asked:
+    """A process that has been asked so much, and within which time."""
+
+    def __init__(self, there: bool) -> None:
+        self.there, self.questions = there, []
+
+    def ask(self, question: tuple[Job, bytes | None], timeout: float | None) -> Any:
+        self.questions.append((question[1], timeout))
+        return self.there if question[1] is None else Answers([])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_imports_are_not_the_time_of_a_batch(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Asked(there)
+    monkeypatch.setattr(executing, "_process", lambda: process)
+    executing._isolated(job(8), b"the subject")
+    assert process.questions == [(None, BEGINNING), (b"" if there else b"the subject", 9)]
+
+
+def test_a_job_is_prepared_by_imports_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "some_backend.py").write_text("")
+    (tmp_path / "broken_backend.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    IMPORTED.clear()
+    made = Job(
+        subject="s", kind="attack", component=cloudpickle.dumps(Adapted()), ball=None, samples=(0,), seed=0,
+        modules=("broken_backend", "no_backend", "some_backend"),
+    )  # fmt: skip
+    assert not work.prepared(made)
+    assert IMPORTED == ["by the adapter"]
+    assert "some_backend" in sys.modules
+    monkeypatch.setitem(work._subjects, ("s", "cpu"), (None, None, None))
+    assert work.prepared(made)
+    sys.modules.pop("some_backend")

@@ -175,6 +175,18 @@ def test_the_loose_side_is_told_by_what_a_verifier_decided():
     assert setting.loose(0.1).startswith("2 of 5 undecided: the certified side is loose (bounds missed 2 of 2")
 
 
+def test_where_all_is_decided_the_summary_says_what_attacks_missed():
+    rows = [record(kind="clean", margin=1.0)]
+    for eps in (0.05, 0.1, 0.2, 0.3):
+        verdict = "certified" if eps < 0.2 else "falsified"
+        rows.append(record(component="verifier", verdict=verdict, eps=eps, distance=eps))
+        rows.append(record(component="pgd", kind="attack", verdict="falsified" if eps > 0.2 else "unknown", eps=eps))
+    (setting,) = settings(Columns.of(map(fields, rows)))
+    assert setting.middle == 0.2
+    assert setting.loose(0.2) == "closed: every sample is decided (attacks missed 1 of 1 that a verifier broke)"
+    assert setting.loose(0.3).endswith("(attacks missed 0 of 1 that a verifier broke)")
+
+
 def test_time_is_split_where_it_was_measured():
     rows = [
         record(kind="clean", seconds=0.01),
@@ -185,6 +197,9 @@ def test_time_is_split_where_it_was_measured():
     assert (attack.component, attack.total, attack.backend, attack.layer) == ("pgd", 1.0, 0.75, 0.25)
     assert attack.model == pytest.approx(0.4)
     assert (bounds.backend, bounds.model, bounds.layer) == (None, None, None)
+    many = [rows[0], record(component="pgd", kind="attack", seconds=1.0, backend_seconds=0.75, queries=90)]
+    (attack,) = spent(Columns.of(map(fields, many)))
+    assert attack.model == attack.backend == 0.75  # the model is a part of it
 
 
 def training(model, *, worst=None):

@@ -55,6 +55,10 @@ class LiRPACertifier(Certifier):
     centers: ClassVar[int] = 3
     """The inputs around which the bounds of every radius are audited."""
 
+    def import_backend(self) -> None:
+        """Imports it with what it lacks in a current torch."""
+        compat.load()
+
     def propagate(
         self,
         model: nn.Module,

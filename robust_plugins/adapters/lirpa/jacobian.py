@@ -36,6 +36,10 @@ class Jacobian(ExplanationCertifier):
 
     optimize: bool = False
 
+    def import_backend(self) -> None:
+        """Imports it with what it lacks in a current torch."""
+        compat.load()
+
     def gradient_bounds(  # noqa: D102 (inherited)
         self, model: nn.Module, x: Float[Tensor, "batch *features"], ball: Ball, explained: Explained, *, radius: float
     ) -> Interval:

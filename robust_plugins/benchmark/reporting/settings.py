@@ -154,10 +154,17 @@ class Setting:
 
     @property
     def middle(self) -> float:
-        """The radius that one figure for all radii is taken at: where the bracket is widest, else in the middle."""
+        """The radius that one figure for all radii is taken at: where the bracket is widest.
+
+        Where all are closed, it is where most of the samples that verifiers decided were missed by others, else the
+        one in the middle.
+        """
         widths = [self.attacked(eps).value - self.certified(eps).value for eps in self.radii]
         if max(widths) > 0:
             return self.radii[int(np.argmax(widths))]
+        missed = [sum(share.count for share in self._missed(eps)) for eps in self.radii]
+        if max(missed) > 0:
+            return self.radii[int(np.argmax(missed))]
         return self.radii[len(self.radii) // 2]
 
     @cached_property
@@ -174,17 +181,15 @@ class Setting:
         gap = high.count - low.count
         if gap < 0:
             return "the bracket crosses: more is certified than attacks left, so one side is wrong"
+        bounds, attacks = self._missed(eps)
+        sides = (("bounds", bounds, "proved"), ("attacks", attacks, "broke"))
+        told = ", ".join(f"{who} missed {s.count} of {s.total} that a verifier {did}" for who, s, did in sides if s.total)
         if gap == 0:
-            return "closed: every sample is decided"
+            return "closed: every sample is decided" + (f" ({told})" if told else "")
         undecided = f"{gap} of {self.count} undecided"
         if not self.has["attack"] or not self.has["certifier"]:
             return f"{undecided}: no {'certifier' if self.has['attack'] else 'attack'} ran, which leaves its side open"
-        bounds, attacks = self._missed(eps)
-        if bounds.total or attacks.total:
-            told = (
-                f"bounds missed {bounds.count} of {bounds.total} that a verifier proved, "
-                f"attacks {attacks.count} of {attacks.total} that it broke"
-            )
+        if told:
             rates = [0.0 if not missed.total else missed.value for missed in (bounds, attacks)]
             if rates[0] != rates[1]:
                 return f"{undecided}: the {'certified' if rates[0] > rates[1] else 'attacked'} side is loose ({told})"

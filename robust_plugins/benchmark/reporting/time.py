@@ -91,10 +91,11 @@ def spent(columns: Columns) -> list[Spent]:
         total = float(seconds.sum())
         per = np.array([passing.get(model, np.nan) for model in columns["model_hash"][group]])
         passes = queries * per
+        known = float(backend.sum()) if np.isfinite(backend).all() else None
         found.append(Spent(
             str(columns["component"][group[0]]), len(group), total,
-            float(backend.sum()) if np.isfinite(backend).all() else None,
-            min(float(passes.sum()), total) if np.isfinite(passes).all() else None,
+            known,
+            min(float(passes.sum()), total if known is None else known) if np.isfinite(passes).all() else None,
         ))  # fmt: skip
     return sorted(found, key=lambda entry: -entry.total)
 
