@@ -5,14 +5,17 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save
 from support.study_records import record, synthetic
 
 from robust_plugins.benchmark.columns import Columns
 from robust_plugins.benchmark.reporting import write_study_report
 from robust_plugins.benchmark.reporting.settings import settings
-from robust_plugins.benchmark.reporting.time import spent
+from robust_plugins.benchmark.reporting.style import looks_of_components
+from robust_plugins.benchmark.reporting.time import cactus_panel, spent
 from robust_plugins.benchmark.store import Store, artifact_hash
+from robust_plugins.cli import commands
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.wilson import Share
 
@@ -114,6 +117,29 @@ def test_kept_examples_are_shown_and_measured_in_every_norm(tmp_path):
     html = (tmp_path / "page.html").read_text()
     assert "3 → 5" in html
     assert "the 1 nearest of 1 kept examples, by pgd" in html
+
+
+def test_a_report_replaces_an_earlier_one_and_nothing_else(tmp_path):
+    store = store_of(tmp_path / "s.sqlite", [record(kind="clean", margin=1.0), record(verdict="certified")])
+    target = tmp_path / "page.html"
+    for _ in range(2):
+        write_study_report(target, store)
+    assert CliRunner().invoke(commands, ["bench", "report", str(store), "--page", str(target)]).exit_code == 0
+    for name, other in (("notes.html", "notes.html"), ("README.html", "README.md")):
+        (tmp_path / other).write_text("my own words")
+        with pytest.raises(ArgumentError, match="holds something else"):
+            write_study_report(tmp_path / name, store)
+        assert (tmp_path / other).read_text() == "my own words"
+    assert not (tmp_path / "notes.md").exists()
+    assert not (tmp_path / "README.html").exists()
+
+
+def test_times_are_labelled_by_whole_decades():
+    rows = [record(seconds=s, verdict="certified") for s in (2e-4, 5e-3)] + [record(seconds=0.1, verdict="timeout")]
+    looks = looks_of_components([("bounds", "certifier")])
+    picture, count = cactus_panel(Columns.of(map(fields, rows)), "certifier", looks, "cactus")
+    assert count == 2
+    assert set(re.findall(r"mathdefault\{(.*)\}\$", picture)) == {"10^{-4}", "10^{-3}", "10^{-2}"}
 
 
 def test_a_store_without_records_is_refused(tmp_path):

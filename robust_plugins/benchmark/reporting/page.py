@@ -11,7 +11,11 @@ from robust_plugins.benchmark.auditing import Findings, Severity, audit
 from robust_plugins.benchmark.columns import joined, read_columns
 from robust_plugins.benchmark.reporting.contents import Contents
 from robust_plugins.benchmark.store import Store
+from robust_plugins.brackets.pages import GENERATOR, check_page
 from robust_plugins.errors import ArgumentError, PluginError
+
+MADE = "Made by robust-plugins bench report"
+"""Stands in every page of a study, and in the markdown beside it."""
 
 
 def write_study_report(
@@ -23,7 +27,8 @@ def write_study_report(
     whether anything contradicts anything, and for each model, data set and norm what is known of the robust accuracy
     and which side of it is loose. Several stores are shown as one. Missing folders are made.
 
-    Raises ArgumentError for a store without records, a file that is none, and one that would become the page;
+    Raises ArgumentError for a store without records, a file that is none, and one that would become the page, or where
+    the page or the markdown is a file of something else, which would be replaced;
     PluginError where matplotlib or jinja2 is missing.
     """
     missing = [module for module in ("jinja2", "matplotlib") if find_spec(module) is None]
@@ -46,25 +51,35 @@ def write_study_report(
     studies, trainings = _told(paths)
     contents = Contents(title, columns, audit(columns), paths, studies, trainings)
     parts = sections(contents)
-    made = f"Made by robust-plugins bench report from {', '.join(p.name for p in paths)}."
+    made = f"{MADE} from {', '.join(p.name for p in paths)}."
     page = (
         Environment(loader=PackageLoader("robust_plugins.benchmark.reporting"), autoescape=True)
         .get_template("study.html")
-        .render(c=contents, sections=parts, bar=bar, made=made, violations=contents.worst(Severity.VIOLATION))
-    )
+        .render(
+            c=contents, sections=parts, bar=bar, made=made, violations=contents.worst(Severity.VIOLATION),
+            generator=GENERATOR,
+        )
+    )  # fmt: skip
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page, encoding="utf-8")
-    target.with_suffix(".md").write_text(markdown(contents, parts), encoding="utf-8")
+    target.with_suffix(".md").write_text(f"{markdown(contents, parts)}\n{made}\n", encoding="utf-8")
     return contents.findings
 
 
 def _spare(target: Path, stores: Sequence[Path]) -> None:
-    """Raises ArgumentError where the page, or the markdown beside it, would be written over a store or each other."""
+    """Raises ArgumentError where the page, or the markdown beside it, would be written over what is neither."""
     written = {target.resolve(), target.with_suffix(".md").resolve()}
     if len(written) < 2 or written & {store.resolve() for store in stores}:
         raise ArgumentError(
             "path", repr(str(target)), accepted="a file other than the stores, as is the markdown beside it",
             hint="For example report.html.",
+        )  # fmt: skip
+    check_page(target)
+    beside = target.with_suffix(".md")
+    if beside.is_file() and beside.stat().st_size and MADE not in beside.read_text(encoding="utf-8", errors="replace"):
+        raise ArgumentError(
+            "page", f"{target}, beside which {beside.name} holds something else and would be replaced",
+            accepted="a name that is free with .md, too, or that of an earlier run", hint="Name another file.",
         )  # fmt: skip
 
 

@@ -183,7 +183,9 @@ class Setting:
             return "the bracket crosses: more is certified than attacks left, so one side is wrong"
         bounds, attacks = self._missed(eps)
         sides = (("bounds", bounds, "proved"), ("attacks", attacks, "broke"))
-        told = ", ".join(f"{who} missed {s.count} of {s.total} that a verifier {did}" for who, s, did in sides if s.total)
+        told = ", ".join(
+            f"{who} missed {s.count} of {s.total} that a verifier {did}" for who, s, did in sides if s.total
+        )
         if gap == 0:
             return "closed: every sample is decided" + (f" ({told})" if told else "")
         undecided = f"{gap} of {self.count} undecided"

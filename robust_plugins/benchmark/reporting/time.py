@@ -42,6 +42,8 @@ def cactus_panel(columns: Columns, kind: str, looks: Mapping[str, Look], name: s
 
     A certifier decides by proving or refuting, an attack by succeeding.
     """
+    from matplotlib.ticker import NullFormatter
+
     drawn, axes = figure()
     decided = np.isin(columns["verdict"], ("certified", "falsified") if kind == "certifier" else ("falsified",))
     rows = np.flatnonzero((columns["kind"] == kind) & decided & (columns["seconds"] > 0))
@@ -54,6 +56,10 @@ def cactus_panel(columns: Columns, kind: str, looks: Mapping[str, Look], name: s
             marker=look.mark, markersize=4.5, markevery=[len(kept) - 1],
         )  # fmt: skip
     axes.set_xscale("log")
+    if len(rows):  # whole decades, whose ends alone are labelled: what lies between would overlap
+        low, high = np.log10(columns["seconds"][rows].min()), np.log10(columns["seconds"][rows].max())
+        axes.set_xlim(10 ** np.floor(low - 1e-9), 10 ** np.ceil(high + 1e-9))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="wall-clock seconds per sample", ylabel=f"{'decided' if kind == 'certifier' else 'broken'} (count)")
     axes.set_ylim(bottom=0)
     return drawing(drawn, name), len(rows)
