@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robust_plugins.adapters.lirpa import compat
 from robust_plugins.adapters.lirpa.audit import refuse_contradicted, refuse_violated, rejoined
 from robust_plugins.adapters.lirpa.ball import perturbed
 from robust_plugins.adapters.lirpa.bounded import Bounded, Failure, Recipe, bounded, trial

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import robust_plugins as rp
-from robust_plugins.adapters.lirpa import compat
+from robust_plugins.adapters.lirpa import AlphaCROWN, Jacobian, compat
 from robust_plugins.registry.backends import available, imported_version
 
 
@@ -177,3 +177,11 @@ def test_tables_of_tangents_are_computed_once(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.undo()
     fresh = rp.certifier("lirpa:crown").bounds(torch.nn.Sequential(*layers), x, ball)
     assert torch.equal(first.lower, fresh.lower)
+
+
+@pytest.mark.parametrize("component", [AlphaCROWN(), Jacobian()])
+def test_components_import_it_when_they_are_asked_to(component, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    monkeypatch.setattr(compat, "load", lambda: loaded.append(True))
+    component.import_backend()
+    assert loaded == [True]
