@@ -11,7 +11,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.adapters.checks import check_clip, check_norm, check_one_radius, check_untargeted
+from robust_plugins.adapters.checks import (
+    check_clip,
+    check_counts,
+    check_norm,
+    check_one_radius,
+    check_positive,
+    check_untargeted,
+)
 from robust_plugins.adapters.views import as_squares, by_radius, single, stretched
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.attack import Attack
@@ -34,8 +41,6 @@ class Wrapped(Attack, ABC):
     """The norms that it searches in."""
     targets: ClassVar[bool] = True
     """Whether it can be given a target."""
-    nearest: ClassVar[bool] = False
-    """Whether it looks for the nearest success, so that samples that are misclassified already are left out."""
     images: ClassVar[bool] = False
     """Whether it takes square images alone; other inputs are padded to such ones."""
 
@@ -51,7 +56,9 @@ class Wrapped(Attack, ABC):
             check_untargeted(self.name, targeted)
         with torch.no_grad():
             logits = model(x)
-        spared = (logits.argmax(1) == y) == targeted if self.nearest else torch.zeros_like(y, dtype=torch.bool)
+        spared = torch.zeros_like(y, dtype=torch.bool)
+        if self.nearest:  # nothing is nearer than a sample that is a success already
+            spared = (logits.argmax(1) == y) == targeted
         views = [single(model, x, ball)]
         views += [stretched(views[-1].model, views[-1].x, views[-1].ball)]
         if self.images:
@@ -80,6 +87,25 @@ class Wrapped(Attack, ABC):
         for view in reversed(views):
             found = view.back(found)
         return ball.project(found, x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepped(Wrapped):
+    """A wrapped attack by steps of one length: `steps` >= 1 and `relative_step` > 0, or None, are its parameters."""
+
+    steps: int = 40
+    relative_step: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(steps=self.steps)
+        if self.relative_step is not None:
+            check_positive(relative_step=self.relative_step)
+
+    @property
+    def length(self) -> float:
+        """The length of a step in units of eps: 2.5 / steps where nothing else is asked for."""
+        return 2.5 / self.steps if self.relative_step is None else self.relative_step
 
 
 class _Hidden(nn.Module):

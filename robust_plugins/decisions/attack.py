@@ -59,6 +59,8 @@ class Attack(Component, ABC):
 
     black_box: ClassVar[bool] = False
     """Whether the attack asks for the model's outputs alone, and for no gradients."""
+    nearest: ClassVar[bool] = False
+    """Whether the attack looks for the nearest example, of which the ball's radius is no more than the largest."""
 
     @abstractmethod
     def perturb(

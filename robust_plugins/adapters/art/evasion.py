@@ -16,13 +16,10 @@ from robust_plugins.adapters.art.arrays import classes_in, drawn, moved_to
 from robust_plugins.adapters.art.model import module_of
 from robust_plugins.balls import L1, L2, Ball, Linf
 from robust_plugins.decisions.attack import Attack
-from robust_plugins.decisions.attacks import CWL2, DDN, FMN, CWLinf, HopSkipJump, Minimal
+from robust_plugins.decisions.attacks import Minimal
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.arguments import decided
 from robust_plugins.harness.call import calling
-
-NEAREST = (CWL2, DDN, FMN, CWLinf, HopSkipJump, Minimal)
-"""The attacks that look for the nearest example by themselves."""
 
 
 class Evasion(EvasionAttack):  # type: ignore[misc] # ART is untyped
@@ -101,7 +98,7 @@ class Evasion(EvasionAttack):  # type: ignore[misc] # ART is untyped
             _, logits = decided(call.model, call.x, size=self.attack.batch_size)
         labels = self._labels(y, logits)
         attack = self.attack
-        if self.minimal and not isinstance(attack, NEAREST):
+        if self.minimal and not attack.nearest:
             attack = Minimal(attack=attack, batch_size=attack.batch_size)
         # What is the true class says nothing about a target, but has to be another one.
         true = (labels + 1) % logits.shape[1] if self.targeted else labels

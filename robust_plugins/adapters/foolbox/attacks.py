@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_plugins.adapters.checks import check_counts, check_positive
-from robust_plugins.adapters.wrapped import Wrapped
+from robust_plugins.adapters.wrapped import Stepped, Wrapped
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 
@@ -61,7 +61,7 @@ class FGSM(FoolboxAttack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD(FoolboxAttack):
+class PGD(FoolboxAttack, Stepped):
     """Projected gradient descent on cross-entropy from a random start, by foolbox; the last iterate counts.
 
     `steps` >= 1 of length `relative_step` > 0 in units of eps, 2.5 / steps where it is None.
@@ -69,18 +69,8 @@ class PGD(FoolboxAttack):
 
     name: ClassVar[str] = "foolbox:pgd"
 
-    steps: int = 40
-    relative_step: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_counts(steps=self.steps)
-        if self.relative_step is not None:
-            check_positive(relative_step=self.relative_step)
-
     def build(self, attacks: ModuleType, ball: Ball) -> Any:  # noqa: D102
-        step = 2.5 / self.steps if self.relative_step is None else self.relative_step
-        return getattr(attacks, f"{PREFIXES[ball.norm]}PGD")(steps=self.steps, rel_stepsize=step)
+        return getattr(attacks, f"{PREFIXES[ball.norm]}PGD")(steps=self.steps, rel_stepsize=self.length)
 
 
 @dataclass(frozen=True, kw_only=True)

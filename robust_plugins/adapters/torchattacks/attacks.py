@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_plugins.adapters.checks import check_counts, check_positive
-from robust_plugins.adapters.wrapped import Wrapped
+from robust_plugins.adapters.wrapped import Stepped, Wrapped
 from robust_plugins.balls import Ball, Linf
 from robust_plugins.errors import ArgumentError
 
@@ -63,23 +63,7 @@ class FGSM(Torchattack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Steps(Torchattack):
-    steps: int = 40
-    relative_step: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_counts(steps=self.steps)
-        if self.relative_step is not None:
-            check_positive(relative_step=self.relative_step)
-
-    def step(self, ball: Ball) -> float:
-        """The step in the units of the ball."""
-        return (2.5 / self.steps if self.relative_step is None else self.relative_step) * ball.largest
-
-
-@dataclass(frozen=True, kw_only=True)
-class PGD(_Steps):
+class PGD(Torchattack, Stepped):
     """Projected gradient descent on cross-entropy from a random start, by torchattacks, for L-infinity and L2.
 
     `steps` >= 1 of length `relative_step` > 0 in units of eps, 2.5 / steps where it is None. The last iterate counts.
@@ -92,11 +76,11 @@ class PGD(_Steps):
         import torchattacks
 
         kind = torchattacks.PGD if isinstance(ball, Linf) else torchattacks.PGDL2
-        return kind(model, eps=ball.radii, alpha=self.step(ball), steps=self.steps, random_start=True)
+        return kind(model, eps=ball.radii, alpha=self.length * ball.largest, steps=self.steps, random_start=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MIFGSM(_Steps):
+class MIFGSM(Torchattack, Stepped):
     """Signed steps along a decaying sum of normalised gradients, by torchattacks, for L-infinity.
 
     `steps` and `relative_step` are those of `torchattacks:pgd`; `decay` > 0 is what the next step keeps of the sum.
@@ -114,7 +98,8 @@ class MIFGSM(_Steps):
     def build(self, model: nn.Module, ball: Ball, classes: int) -> Any:  # noqa: D102
         import torchattacks
 
-        return torchattacks.MIFGSM(model, eps=ball.radii, alpha=self.step(ball), steps=self.steps, decay=self.decay)
+        step = self.length * ball.largest
+        return torchattacks.MIFGSM(model, eps=ball.radii, alpha=step, steps=self.steps, decay=self.decay)
 
 
 @dataclass(frozen=True, kw_only=True)

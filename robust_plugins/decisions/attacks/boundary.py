@@ -51,6 +51,7 @@ class HopSkipJump(Attack):
     """
 
     black_box: ClassVar[bool] = True
+    nearest: ClassVar[bool] = True
 
     steps: int = 20
     first_queries: int = 50

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,8 @@ class CWLinf(Attack):
     Raises ArgumentError for other balls and unusable parameters, and for a model that is not differentiable in its
     input.
     """
+
+    nearest: ClassVar[bool] = True
 
     steps: int = 20
     rounds: int = 20

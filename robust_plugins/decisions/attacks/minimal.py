@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.decisions.attacks.closest import Closest, check_share, with_radii
+from robust_plugins.decisions.attacks.objectives import objective
 from robust_plugins.decisions.attacks.parameters import check_count
+from robust_plugins.decisions.attacks.root_search import RootSearch
 from robust_plugins.errors import ArgumentError
-from robust_plugins.harness.bisection import Bisection
 from robust_plugins.harness.component import chunks
 from robust_plugins.registry.information import Kind
 from robust_plugins.registry.registry import build
@@ -22,18 +24,21 @@ from robust_plugins.registry.registry import build
 class Minimal(Attack):
     """The nearest adversarial example that an attack of a fixed radius finds, by bisection of each sample's radius.
 
-    The ball's radius is the largest that is tried, in the first call; what each later call is asked lies half-way
-    between the radius at which the sample last held and that of the nearest example so far. The result holds that
-    example, and its `distance`; samples that hold at the largest radius stay as they are, without success.
+    The ball's radius is the largest that is tried, in the first call; what each later call is asked lies between the
+    radius at which the sample last held and that of the nearest example so far, about where the margins found at both
+    promise zero. The result holds that example, and its `distance`; samples that hold at the largest radius stay as
+    they are, without success.
 
     - `attack`: a registered name, with parameters where wanted, or an attack itself. Targeted where that one is.
     - `tolerance`: a sample is done when the radii next to its smallest are within this part of the ball's radius.
-    - `calls`: the most calls of the attack; 11 halve the radius to a thousandth. A sample that is done is in no further
-      one.
+    - `calls`: the most calls of the attack; 12 are always enough for a thousandth, and about 6 are usual. A sample that
+      is done is in no further one.
 
     The bisection assumes that an attack which succeeds at one radius does at larger ones. One that overshoots, like a
     single step, may fail at the largest and is then not asked at others: give it several radii instead.
     """
+
+    nearest: ClassVar[bool] = True
 
     attack: str | Attack = "rp:margin-pgd"
     tolerance: float = 1e-3
@@ -51,15 +56,23 @@ class Minimal(Attack):
         object.__setattr__(self, "_built", built)  # once, and no field: the name is the data
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:  # noqa: D102
-        largest = ball.radii_for(x)
+        largest, lead = ball.radii_for(x), objective("margin", y, targeted=targeted)
         closest = Closest(model, x, y, ball, targeted=targeted)
-        search = Bisection(torch.where(closest.found, 0, largest))
-        for _ in range(self.calls):
+        with torch.no_grad():
+            search = RootSearch(torch.where(closest.found, 0, largest), lead(model(x)))
+        for call in range(self.calls):
             at, radii = search.next(self.tolerance * largest)
             if not len(at):
                 break
-            won = closest.offer(self._run(model, x[at], y[at], with_radii(ball, radii), targeted), at)
-            search.answer(at, radii, won, known=closest.distance[at])
+            z = self._run(model, x[at], y[at], with_radii(ball, radii), targeted)
+            with torch.no_grad():
+                logits = model(z.clone())
+            won = closest.offer(z, at, logits=logits)
+            gain = objective("margin", y[at], targeted=targeted)(logits)
+            search.answer(at, radii, won, gain, known=closest.distance[at])
+            if call == 0:  # the first example is as far away as it may be, and the line back to x leads to a nearer one
+                closest.pull()
+                search.nearer(closest.distance)
         return closest.pull()
 
     def _run(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, targeted: bool) -> Tensor:

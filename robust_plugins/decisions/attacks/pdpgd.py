@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,8 @@ class PDPGD(Attack):
     Raises ArgumentError for other balls and unusable parameters, and for a model that is not differentiable in its
     input.
     """
+
+    nearest: ClassVar[bool] = True
 
     steps: int = 100
     step_size: float = 1.0

@@ -107,6 +107,18 @@ def test_parameters_are_set_as_in_art(data) -> None:
         attack.set_params(mask=1)
 
 
+@pytest.mark.parametrize("name", ["rp:pdpgd(steps=5)", "rp:fmn(steps=5)", "foolbox:fmn(steps=5)"])
+def test_what_looks_for_the_nearest_itself_is_asked_once(name, data) -> None:
+    if name.startswith("foolbox"):
+        pytest.importorskip("foolbox")
+    x, y = data
+    ball = rp.Linf(eps=0.4, clip=(0, 1))
+    found = rp.to_art(name, estimator(), ball=ball, seed=3, minimal=True).generate(x, y)
+    assert np.array_equal(found, rp.to_art(name, estimator(), ball=ball, seed=3).generate(x, y))
+    bisected = rp.to_art("rp:pgd(steps=5)", estimator(), ball=ball, seed=3, minimal=True).generate(x, y)
+    assert not np.array_equal(bisected, rp.to_art("rp:pgd(steps=5)", estimator(), ball=ball, seed=3).generate(x, y))
+
+
 def test_the_model_is_left_as_found(data) -> None:
     x, y = data
     model = cnn().train()
