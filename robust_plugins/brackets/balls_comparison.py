@@ -5,33 +5,33 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from robust_plugins.balls import Ball
 from robust_plugins.brackets.ball_names import ball_name
-from robust_plugins.brackets.comparison import Comparison, comparison_table, conclusion
-from robust_plugins.brackets.crossing import Crossing, crossings
-from robust_plugins.decisions.results import AttackResult, Certificate
+from robust_plugins.brackets.comparison import Comparison
+from robust_plugins.brackets.crossing import Crossing
+from robust_plugins.brackets.one_ball import OneBall
+from robust_plugins.decisions.results import Certificate
 from robust_plugins.harness.result import Result
 from robust_plugins.harness.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+C = TypeVar("C", bound=OneBall)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
-class BallsComparison(Result):
+class BallsComparison(Result, Generic[C]):
     """The brackets of one model on one batch, one for each of several balls. Printing it gives the table.
 
-    It is a sequence of comparisons, in the order of the balls.
+    It is a sequence of comparisons, in the order of the balls: of decisions, of labels, of errors or of explanations.
 
     - `comparisons`: the comparison in each ball, on the same samples and with the same components.
     """
 
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[C, ...]
 
     @property
     def balls(self) -> tuple[Ball, ...]:
@@ -42,7 +42,7 @@ class BallsComparison(Result):
     def crossings(self) -> tuple[Crossing, ...]:
         """The contradictions: those in each ball, and those between balls.
 
-        An input that changes a decision does so in every ball that holds it, so where one of them is certified, the
+        What an attack reached, it reached in every ball that holds its input, so where one of them is certified, the
         attack or the certifier is wrong.
         """
         own = [crossing for c in self.comparisons for crossing in c.crossings]
@@ -50,22 +50,8 @@ class BallsComparison(Result):
 
     @property
     def between(self) -> tuple[Crossing, ...]:
-        """Inputs found for one ball that lie in another one, whose decision is certified there."""
-        found: list[Crossing] = []
-        for one, other in itertools.permutations(self.comparisons, 2):
-            for row in one.rows:
-                broken, points = _broken(row.result)
-                if points is None or not bool(broken.any()):
-                    continue
-                inside = torch.zeros_like(broken)
-                inside[broken] = _held(other.ball, points, other.x, broken)
-                for proof in other.rows:
-                    if isinstance(proof.result, Certificate):
-                        found += crossings(
-                            f"{row.name} at {ball_name(one.ball)}", f"{proof.name} at {ball_name(other.ball)}",
-                            "the decision", ~inside, proof.result.certified, side="at least",
-                        )  # fmt: skip
-        return tuple(found)
+        """Inputs found for one ball that lie in another one, where what they show is certified not to be."""
+        return tuple(x for one, other in itertools.permutations(self.comparisons, 2) for x in one.against(other))
 
     @property
     def looser(self) -> tuple[str, ...]:
@@ -74,6 +60,8 @@ class BallsComparison(Result):
         """
         said = []
         for wide, narrow in itertools.permutations(self.comparisons, 2):
+            if not isinstance(narrow, Comparison) or not isinstance(wide, Comparison):
+                continue
             if not _narrower(narrow.ball, wide.ball):
                 continue
             for row, other in zip(narrow.rows, wide.rows, strict=True):
@@ -87,14 +75,14 @@ class BallsComparison(Result):
     def __len__(self) -> int:
         return len(self.comparisons)
 
-    def __iter__(self) -> Iterator[Comparison]:
+    def __iter__(self) -> Iterator[C]:
         return iter(self.comparisons)
 
     @overload
-    def __getitem__(self, place: int) -> Comparison: ...
+    def __getitem__(self, place: int) -> C: ...
     @overload
-    def __getitem__(self, place: slice) -> tuple[Comparison, ...]: ...
-    def __getitem__(self, place: int | slice) -> Comparison | tuple[Comparison, ...]:
+    def __getitem__(self, place: slice) -> tuple[C, ...]: ...
+    def __getitem__(self, place: int | slice) -> C | tuple[C, ...]:
         """The comparison of one ball, by its place."""
         return self.comparisons[place]
 
@@ -106,15 +94,15 @@ class BallsComparison(Result):
         names = ", ".join(map(ball_name, self.balls))
         first = self.comparisons[0]
         crossed = f"; {len(self.crossings)} CONTRADICTIONS" if self.crossings else ""
-        return f"<BallsComparison: {len(first.y)} samples, {len(first.rows)} components; {names}{crossed}>"
+        return f"<BallsComparison of {first.subject}; {names}{crossed}>"
 
     def parts(self) -> list[Table | str]:
-        """The table, a column for each ball, and the conclusion."""
-        return [comparison_table(self.comparisons), self.conclusion()]
+        """The table, a column for each ball or a part for each, and the conclusion."""
+        return [self.comparisons[0].tabled(self.comparisons), self.conclusion()]
 
     def conclusion(self) -> str:
         """In words: what is known in each ball, and what contradicts what, in a ball and between balls."""
-        said = conclusion(self.comparisons).splitlines()
+        said = self.comparisons[0].concluded(self.comparisons).splitlines()
         crossed = [f"CONTRADICTION between balls, {crossing}" for crossing in self.between]
         if not crossed:
             return "\n".join([*said[:-1], *self.looser, *said[-1:]])
@@ -122,13 +110,12 @@ class BallsComparison(Result):
         return "\n".join([*kept, *self.looser, *crossed])
 
     def plot(self) -> Figure:
-        """A picture: accuracy against eps, or of balls without one number for it the first ball's accuracies.
+        """A picture against eps; of balls that have no one number for it, that of the first one.
 
         Raises PluginError without matplotlib.
         """
-        from robust_plugins.brackets.decision_plots import accuracy_curves
-
-        return accuracy_curves(self.comparisons) or self.comparisons[0].plot()
+        first = self.comparisons[0]
+        return first.curves(self.comparisons) or first.plot()
 
     def to_records(self) -> list[dict[str, Any]]:
         """The records of every comparison, with its ball."""
@@ -141,21 +128,6 @@ class BallsComparison(Result):
             "between": [crossing.to_dict() for crossing in self.between],
             "looser": list(self.looser),
         }
-
-
-def _broken(result: AttackResult | Certificate | None) -> tuple[Tensor, Tensor | None]:
-    """The samples for which another decision was found, and where."""
-    if isinstance(result, AttackResult):
-        return result.success, result.x_adv
-    if isinstance(result, Certificate):
-        return ~result.witness.flatten(1).isnan().any(1), result.witness
-    return torch.zeros(0, dtype=torch.bool), None
-
-
-def _held(ball: Ball, points: Tensor, x: Tensor, chosen: Tensor) -> Tensor:
-    """Which of the chosen points lie in the ball, without tolerance."""
-    inside = ball.contains(torch.where(chosen.view(-1, *[1] * (x.dim() - 1)), points, x), x, tolerance=0.0)
-    return inside[chosen]
 
 
 def _narrower(narrow: Ball, wide: Ball) -> bool:

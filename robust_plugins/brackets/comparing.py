@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args, overload
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Literal, get_args, overload
 
 from robust_plugins.balls import Ball
 from robust_plugins.brackets.balls_comparison import BallsComparison
@@ -32,7 +33,7 @@ def compare(
 def compare(
     model: Model, x: Inputs, y: Labels | None, ball: Sequence[Ball], components: Components, *,
     task: Literal["classes"] = ..., seed: int | None = ..., progress: bool = ...,
-) -> BallsComparison: ...  # fmt: skip
+) -> BallsComparison[Comparison]: ...  # fmt: skip
 
 
 @overload
@@ -44,9 +45,23 @@ def compare(
 
 @overload
 def compare(
+    model: Model, x: Inputs, y: Labels | None, ball: Sequence[Ball], components: Components, *,
+    task: Literal["labels"], seed: int | None = ..., progress: bool = ...,
+) -> BallsComparison[LabelsComparison]: ...  # fmt: skip
+
+
+@overload
+def compare(
     model: Model, x: Inputs, y: Labels | None, ball: Ball, components: Components, *,
     task: Literal["regression"], seed: int | None = ..., progress: bool = ...,
 ) -> ErrorComparison: ...  # fmt: skip
+
+
+@overload
+def compare(
+    model: Model, x: Inputs, y: Labels | None, ball: Sequence[Ball], components: Components, *,
+    task: Literal["regression"], seed: int | None = ..., progress: bool = ...,
+) -> BallsComparison[ErrorComparison]: ...  # fmt: skip
 
 
 def compare(
@@ -59,7 +74,7 @@ def compare(
     task: Task = "classes",
     seed: int | None = None,
     progress: bool = False,
-) -> Comparison | BallsComparison | LabelsComparison | ErrorComparison:
+) -> Comparison | LabelsComparison | ErrorComparison | BallsComparison[Any]:
     """Runs every attack and certifier of `components` on the same samples and holds their answers together.
 
     - `model`: gives logits of shape (batch, classes), or one output per sample; an estimator of ART stands for its
@@ -67,7 +82,7 @@ def compare(
     - `x`, `y`: a batch (batch, *features), and the true classes, integers of any type, shape (batch,); tensors or
       numpy arrays. Or `x` is a TensorDataset or a DataLoader of pairs, which is read once, whole, and `y` None.
     - `ball`: one, or a list of them, which gives a comparison for each ball and holds them together: an input that
-      changes a decision in a narrow ball does so in a wider one.
+      changes a decision in a narrow ball does so in a wider one. For every `task`.
     - `components`: registered names, with parameters where wanted (`"art:pgd(steps=100)"`), or components themselves;
       a dictionary gives them names of your own. A component that raises is a row with its error; the others go on.
     - `task`: "classes", of which each sample has one; "labels", of which each may have several: `y` holds 0 or 1 for
@@ -93,21 +108,15 @@ def compare(
     if task not in get_args(Task):
         raise ArgumentError("task", repr(task), accepted=", ".join(map(repr, get_args(Task))), hint="Choose one.")
     samples, labels = as_batch(x, y, model)
-    if isinstance(ball, Ball) or not isinstance(ball, Sequence):  # what is neither is refused by the call
-        if task == "regression":
-            return compare_errors(model, samples, labels, ball, components, seed=seed, progress=progress)
-        if task == "labels":
-            return compare_labels(model, samples, labels, ball, components, seed=seed, progress=progress)
-    elif task != "classes" or not ball:
-        raise ArgumentError(
-            "ball", f"a list of {len(ball)}", accepted="one ball; for task='classes' also a list of one or more",
-            hint="Compare in one ball after the other.",
-        )  # fmt: skip
-    if labels is None:
+    if labels is None and task == "classes":
         raise ArgumentError("y", "None", accepted="the true classes", hint="None is for task='regression' alone.")
-    if isinstance(ball, Ball) or not isinstance(ball, Sequence):
-        return compare_decisions(model, samples, labels, ball, components, seed=seed, progress=progress)
+    run: Any = {"classes": compare_decisions, "labels": compare_labels, "regression": compare_errors}[task]
     seed = fresh_seed() if seed is None else seed
-    return BallsComparison(
-        tuple(compare_decisions(model, samples, labels, one, components, seed=seed, progress=progress) for one in ball)
-    )
+    components = list(components) if isinstance(components, Iterator) else components  # read once for each ball
+    compared: Any = partial(run, model, samples, labels, components=components, seed=seed, progress=progress)
+    if isinstance(ball, Ball) or not isinstance(ball, Sequence):  # what is neither is refused by the call
+        found: Comparison | LabelsComparison | ErrorComparison = compared(ball=ball)
+        return found
+    if not ball:
+        raise ArgumentError("ball", "an empty list", accepted="one ball, or a list of one or more", hint="Name a ball.")
+    return BallsComparison(tuple(compared(ball=one) for one in ball))

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,11 +15,11 @@ from torch import Tensor
 from robust_plugins.balls import Ball
 from robust_plugins.brackets.answers import causes, closing, gaps, gathered, silence, verdict_counts
 from robust_plugins.brackets.ball_names import ball_name
-from robust_plugins.brackets.crossing import Crossing
+from robust_plugins.brackets.crossing import Crossing, crossings
+from robust_plugins.brackets.one_ball import OneBall, held
 from robust_plugins.decisions.results import AttackResult, Certificate
 from robust_plugins.harness.bracket import Bracket
 from robust_plugins.harness.pictures import Bar, Half, bars
-from robust_plugins.harness.result import Result
 from robust_plugins.harness.stored import stored
 from robust_plugins.harness.table import Table
 from robust_plugins.harness.wilson import Share
@@ -87,7 +87,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison(Result):
+class Comparison(OneBall):
     """The bracket of one model on one batch: clean accuracy, accuracy under each attack, certified accuracy.
 
     Printing it gives the table. `bracket` is what is known of the robust accuracy, `crossings` the contradictions,
@@ -102,6 +102,8 @@ class Comparison(Result):
     - `crossings`: where an attack contradicts a certificate.
     - `undecided`: for so many samples the model's logits are NaN, unattacked: no decision, which counts as a wrong one.
     """
+
+    measure: ClassVar[str] = "accuracy"
 
     x: Float[Tensor, "batch *features"]
     y: Int[Tensor, " batch"]
@@ -145,8 +147,48 @@ class Comparison(Result):
     def __repr__(self) -> str:
         """One line; printing gives the table."""
         crossed = f"; {len(self.crossings)} CONTRADICTIONS" if self.crossings else ""
-        what = f"{ball_name(self.ball)}, {len(self.y)} samples, {len(self.rows)} components"
-        return f"<Comparison: {what}; {self.known}{crossed}>"
+        return f"<Comparison: {ball_name(self.ball)}, {self.subject}; {self.known}{crossed}>"
+
+    @property
+    def subject(self) -> str:
+        """So many samples, and so many components."""
+        return f"{len(self.y)} samples, {len(self.rows)} components"
+
+    @property
+    def band(self) -> Bracket[float]:
+        """The bracket of the accuracy."""
+        return self.bracket
+
+    def heights(self) -> list[Bar]:
+        """The accuracies, with Wilson's intervals."""
+        clean = Share(int(self.correct.sum()), len(self.y)).interval if len(self.y) else None
+        rows = [Bar(row.name, row.half, row.accuracy, row.interval) for row in self.rows]
+        return [Bar("the model", "clean", self.clean, clean), *rows]
+
+    def against(self, other: Comparison) -> tuple[Crossing, ...]:
+        """Where an input that changes a decision lies in another ball, in which that decision is certified."""
+        found: list[Crossing] = []
+        for row in self.rows:
+            broken, points = _broken(row.result)
+            if points is None or not bool(broken.any()):
+                continue
+            inside = torch.zeros_like(broken)
+            inside[broken] = held(other.ball, points, other.x, broken)
+            for proof in other.rows:
+                if isinstance(proof.result, Certificate):
+                    found += crossings(
+                        f"{row.name} at {ball_name(self.ball)}", f"{proof.name} at {ball_name(other.ball)}",
+                        "the decision", ~inside, proof.result.certified, side="at least",
+                    )  # fmt: skip
+        return tuple(found)
+
+    def tabled(self, comparisons: Sequence[Comparison]) -> Table:
+        """A table with a column for each ball."""
+        return comparison_table(comparisons)
+
+    def concluded(self, comparisons: Sequence[Comparison]) -> str:
+        """The conclusion of all balls."""
+        return conclusion(comparisons)
 
     def parts(self) -> list[Table | str]:
         """The table, and the conclusion."""
@@ -154,12 +196,9 @@ class Comparison(Result):
 
     def plot(self) -> Figure:
         """A picture: the accuracies with Wilson's intervals. Raises PluginError without matplotlib."""
-        count, (high, low) = len(self.y), self.bracket
-        clean = Share(int(self.correct.sum()), count).interval if count else None
-        rows = [Bar("the model", "clean", self.clean, clean)]
-        rows += [Bar(row.name, row.half, row.accuracy, row.interval) for row in self.rows]
+        high, low = self.bracket
         band = None if low is None or high is None else (low, high)
-        return bars(rows, f"accuracy at {ball_name(self.ball)}, {count} samples", bracket=band)
+        return bars(self.heights(), f"accuracy at {ball_name(self.ball)}, {len(self.y)} samples", bracket=band)
 
     def to_records(self) -> list[dict[str, Any]]:
         """For the model and each component: its accuracy with Wilson's 95 % interval, and why there is none."""
@@ -309,3 +348,12 @@ def _clean_cell(comparison: Comparison) -> str:
 def share(flags: Bool[Tensor, " batch"]) -> float | None:
     """The share that is True; None of nothing."""
     return flags.double().mean().item() if len(flags) else None
+
+
+def _broken(result: AttackResult | Certificate | None) -> tuple[Tensor, Tensor | None]:
+    """The samples for which another decision was found, and where."""
+    if isinstance(result, AttackResult):
+        return result.success, result.x_adv
+    if isinstance(result, Certificate):
+        return ~result.witness.flatten(1).isnan().any(1), result.witness
+    return torch.zeros(0, dtype=torch.bool), None

@@ -13,7 +13,7 @@ from robust_plugins.errors import ArgumentError
 
 def write_report(
     path: str | Path,
-    comparisons: Comparison | BallsComparison | Sequence[Comparison],
+    comparisons: Comparison | BallsComparison[Comparison] | Sequence[Comparison],
     *,
     title: str,
     samples: int = 6,
@@ -27,11 +27,13 @@ def write_report(
     folders are made; an older page is replaced. Returns the path. Raises ArgumentError for an empty list and for a file
     that holds something else, PluginError where matplotlib or jinja2 is missing.
     """
-    several = (comparisons,) if isinstance(comparisons, Comparison) else tuple(comparisons)
-    if not several:
+    several = tuple(comparisons) if isinstance(comparisons, BallsComparison | list | tuple) else (comparisons,)
+    if not several or not all(isinstance(one, Comparison) for one in several):
+        what = ", ".join(sorted({type(one).__name__ for one in several})) or "empty"
         raise ArgumentError(
-            "comparisons", "empty", accepted="one or more", hint="Run rp.compare for each radius first."
-        )
+            "comparisons", what, accepted="one rp.Comparison or more",
+            hint="Run rp.compare for classes, once for each radius; its other results have `plot` and `to_frame`.",
+        )  # fmt: skip
     needed()
     from robust_plugins.brackets.decision_plots import accuracy_plot, attacked_samples
 

@@ -3,53 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from robust_plugins.brackets.ball_names import ball_name
 from robust_plugins.brackets.comparison import Comparison
 from robust_plugins.decisions.results import AttackResult
-from robust_plugins.harness.pictures import (
-    Curve,
-    against_radius,
-    attacked_images,
-    drawn,
-    is_image,
-    legend_below,
-    svg,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-def accuracy_curves(comparisons: Sequence[Comparison]) -> Figure | None:
-    """Attacked and certified accuracy against eps; the robust accuracy lies in the shaded band.
-
-    Comparisons with one eps per sample have no place on the axis and are left out. None where fewer than two remain.
-    """
-    points = sorted(
-        ((c.ball.radii, c) for c in comparisons if not isinstance(c.ball.radii, tuple)), key=lambda point: point[0]
-    )
-    if len(points) < 2:
-        return None
-    high, low = ([drawn(half) for half in halves] for halves in zip(*(c.bracket for _, c in points), strict=True))
-    curves = [
-        Curve(row.name, row.half, [drawn(c.rows[index].accuracy) for _, c in points])
-        for index, row in enumerate(points[0][1].rows)
-    ]
-    kind = type(points[0][1].ball).__name__
-    figure, axes = against_radius(
-        [radius for radius, _ in points], (low, high), curves, axis=f"eps ({kind}, input units)", label="accuracy"
-    )
-    axes.axhline(drawn(points[0][1].clean), color="0.4", linestyle=":", label="clean")
-    axes.set_ylim(-0.02, 1.02)
-    legend_below(figure, axes)
-    return figure
+from robust_plugins.harness.pictures import attacked_images, is_image, svg
 
 
 def accuracy_plot(comparisons: Sequence[Comparison]) -> str:
-    """The curves as SVG for a page; empty where there are none."""
-    figure = accuracy_curves(comparisons)
+    """Accuracy against eps as SVG for a page; empty where there is no such curve."""
+    figure = comparisons[0].curves(comparisons) if comparisons else None
     return "" if figure is None else svg(figure, "accuracy")
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,10 +14,10 @@ from torch import Tensor
 from robust_plugins.balls import Ball
 from robust_plugins.brackets.answers import closing, gathered, silence
 from robust_plugins.brackets.ball_names import ball_name
-from robust_plugins.brackets.crossing import Crossing
+from robust_plugins.brackets.crossing import Crossing, crossings
+from robust_plugins.brackets.one_ball import OneBall, held
 from robust_plugins.harness.bracket import Bracket
 from robust_plugins.harness.pictures import Bar, bars
-from robust_plugins.harness.result import Result
 from robust_plugins.harness.stored import stored
 from robust_plugins.harness.table import Table
 from robust_plugins.intervals import Interval
@@ -54,7 +55,7 @@ class ErrorRow:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ErrorComparison(Result):
+class ErrorComparison(OneBall):
     """The bracket of a regressor's largest errors over a ball around each sample. Printing it gives the table.
 
     The error of a sample is the largest `|f_j(x') - y_j|` over outputs j and inputs x' of the ball.
@@ -66,7 +67,11 @@ class ErrorComparison(Result):
     - `clean`: the error at `x` itself.
     - `rows`: one for each component: its name, kind, errors, time and result.
     - `crossings`: where an attack reached more than a certifier allows.
+    - `slack`: how far an error may pass a proved one by rounding alone; None in files of older versions.
     """
+
+    measure: ClassVar[str] = "mean of the largest errors"
+    share_of_samples: ClassVar[bool] = False
 
     x: Float[Tensor, "batch *features"]
     reference: Float[Tensor, "batch outputs"]
@@ -75,6 +80,7 @@ class ErrorComparison(Result):
     clean: Float[Tensor, " batch"]
     rows: tuple[ErrorRow, ...]
     crossings: tuple[Crossing, ...]
+    slack: Float[Tensor, " batch"] | None = None
 
     @property
     def errors(self) -> Bracket[Tensor]:
@@ -121,20 +127,58 @@ class ErrorComparison(Result):
 
     def __repr__(self) -> str:
         """One line; printing gives the table."""
-        what = f"{ball_name(self.ball)}, {len(self.clean)} samples, {len(self.rows)} components"
-        return f"<ErrorComparison: {what}; {self.known}>"
+        return f"<ErrorComparison: {ball_name(self.ball)}, {self.subject}; {self.known}>"
+
+    @property
+    def subject(self) -> str:
+        """So many samples, and so many components."""
+        return f"{len(self.clean)} samples, {len(self.rows)} components"
+
+    @property
+    def band(self) -> Bracket[float]:
+        """The bracket of the mean of the largest errors."""
+        return self.bracket
+
+    def heights(self) -> list[Bar]:
+        """The mean of the largest errors: at x itself, reached, and proved not to be exceeded."""
+        rows = [Bar("the model", "clean", self.clean.mean().item() if len(self.clean) else None)]
+        for row in self.rows:
+            mean = None if row.errors is None or not len(row.errors) else row.errors.mean().item()
+            rows.append(Bar(row.name, "attacked" if row.kind is Kind.ATTACK else "certified", mean))
+        return rows
+
+    def against(self, other: ErrorComparison) -> tuple[Crossing, ...]:
+        """Where an attack reached an error at an input of another ball, in which less is proved."""
+        found: list[Crossing] = []
+        slack = 0.0 if self.slack is None or other.slack is None else torch.maximum(self.slack, other.slack)
+        for row in self.rows:
+            if row.x_adv is None or row.errors is None or not len(row.errors):
+                continue
+            inside = held(other.ball, row.x_adv, other.x, torch.ones_like(row.errors, dtype=torch.bool))
+            reached = row.errors.where(inside, math.nan)
+            for proof in other.rows:
+                if proof.kind is Kind.CERTIFIER and proof.errors is not None:
+                    found += crossings(
+                        f"{row.name} at {ball_name(self.ball)}", f"{proof.name} at {ball_name(other.ball)}",
+                        "the error", reached, proof.errors, side="at most", slack=slack,
+                    )  # fmt: skip
+        return tuple(found)
+
+    def concluded(self, comparisons: Sequence[ErrorComparison]) -> str:
+        """In words: what is known in each ball, what has no answer and why, and what contradicts what."""
+        known = [f"{ball_name(c.ball)}: {c.known}." for c in comparisons]
+        missing = gathered((row.name, row.error) for c in comparisons for row in c.rows if row.error)
+        where = (lambda c: f"at {ball_name(c.ball)}, ") if len(comparisons) > 1 else (lambda c: "")
+        crossed = [f"{where(c)}{crossing}" for c in comparisons for crossing in c.crossings]
+        ends = closing(crossed, any(c.bracket.complete for c in comparisons), "a bound")
+        return "\n".join([*known, *missing, *ends])
 
     def plot(self) -> Figure:
         """A picture: the mean of the largest errors. Raises PluginError without matplotlib."""
         low, high = self.bracket
-        clean = self.clean.mean().item() if len(self.clean) else None
-        rows = [Bar("the model", "clean", clean)]
-        for row in self.rows:
-            mean = None if row.errors is None or not len(row.errors) else row.errors.mean().item()
-            rows.append(Bar(row.name, "attacked" if row.kind is Kind.ATTACK else "certified", mean))
         band = None if low is None or high is None or high == float("inf") else (low, high)
         label = f"mean of the largest errors at {ball_name(self.ball)}, {len(self.clean)} samples"
-        return bars(rows, label, bracket=band, share=False)
+        return bars(self.heights(), label, bracket=band, share=False)
 
     def to_records(self) -> list[dict[str, Any]]:
         """For the model and each component: the mean and the largest error, and why there is none."""
@@ -143,6 +187,7 @@ class ErrorComparison(Result):
                  *((r.name, words[r.kind], r.errors, r.seconds, r.error) for r in self.rows)]  # fmt: skip
         return [
             {
+                "ball": type(self.ball).__name__, "eps": self.ball.largest, "samples": len(self.clean),
                 "component": name, "is": said,
                 "mean": errors.mean().item() if errors is not None and len(errors) else None,
                 "largest": errors.max().item() if errors is not None and len(errors) else None,
@@ -158,10 +203,7 @@ class ErrorComparison(Result):
         for row in self.rows:
             cells = ("error", "") if row.errors is None else _figures(row.errors)
             rows.append((row.name, words[row.kind], *cells))
-        missing = gathered((row.name, row.error) for row in self.rows if row.error)
-        lines = [f"{ball_name(self.ball)}: {self.known}.", *missing]
-        ends = closing([str(c) for c in self.crossings], self.bracket.complete, "a bound")
-        return [Table(("error of", "is", "mean", "largest"), tuple(rows)), "\n".join([*lines, *ends])]
+        return [Table(("error of", "is", "mean", "largest"), tuple(rows)), self.concluded([self])]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors of inputs, ready for JSON; what has no answer is None."""

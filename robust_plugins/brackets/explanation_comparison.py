@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,10 +15,12 @@ from robust_plugins.balls import Ball
 from robust_plugins.brackets.answers import causes, closing, gaps, gathered, silence
 from robust_plugins.brackets.ball_names import ball_name
 from robust_plugins.brackets.crossing import Crossing
+from robust_plugins.brackets.explanation_crossings import explanation_crossings
+from robust_plugins.brackets.one_ball import OneBall, held
 from robust_plugins.explanations import ExplanationAttackResult, ExplanationCertificate
 from robust_plugins.explanations.explained import Of
 from robust_plugins.harness.bracket import Bracket
-from robust_plugins.harness.result import Result
+from robust_plugins.harness.pictures import Bar
 from robust_plugins.harness.stored import stored
 from robust_plugins.harness.table import Table
 from robust_plugins.registry.information import Kind
@@ -101,7 +103,7 @@ class ExplanationRow:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ExplanationComparison(Result):
+class ExplanationComparison(OneBall):
     """The bracket of the explanations of one batch: what attacks reached, and what certifiers proved.
 
     Printing it gives the table; `crossings` are contradictions, which mean that an attack or a certifier is wrong.
@@ -118,6 +120,9 @@ class ExplanationComparison(Result):
     - `rows`: one for each component.
     - `crossings`: where an attack contradicts a certificate.
     """
+
+    measure: ClassVar[str] = "median relative deviation"
+    share_of_samples: ClassVar[bool] = False
 
     x: Float[Tensor, "batch *features"]
     y: Int[Tensor, " batch"]
@@ -195,12 +200,43 @@ class ExplanationComparison(Result):
 
     def __repr__(self) -> str:
         """One line; printing gives the table."""
-        what = f"{ball_name(self.ball)}, {len(self.y)} samples, {len(self.rows)} components"
+        what = f"{ball_name(self.ball)}, {self.subject}"
         low, high = self.deviation
         ends = [_figure(low, attacked=True)] if low is not None else []
         proved = [_figure(high, attacked=False)] if high is not None else []
         said = f"the median relative deviation is {_range(ends, proved)}" if ends or proved else "nothing is known"
         return f"<ExplanationComparison of the {self.of}: {what}; {said}>"
+
+    @property
+    def subject(self) -> str:
+        """So many samples, and so many components."""
+        return f"{len(self.y)} samples, {len(self.rows)} components"
+
+    @property
+    def band(self) -> Bracket[float]:
+        """The medians of the deviation's bracket."""
+        return Bracket(*(None if half is None else half.nanmedian().item() for half in self.deviation))
+
+    def heights(self) -> list[Bar]:
+        """The median of each component's deviations."""
+        return [
+            Bar(row.name, row.said, None if row.deviation is None else row.deviation.nanmedian().item())
+            for row in self.rows
+        ]
+
+    def against(self, other: ExplanationComparison) -> tuple[Crossing, ...]:
+        """Where an input of another ball has an explanation that bounds of that ball leave out."""
+        found = []
+        for name, result, _ in attacked_of(self.rows):
+            every = torch.ones(len(other.y), dtype=torch.bool, device=other.x.device)
+            inside = held(other.ball, result.x_adv, other.x, every)
+            found.append((f"{name} at {ball_name(self.ball)}", result, inside))
+        proved = [(f"{name} at {ball_name(other.ball)}", proof) for name, proof in certified_of(other.rows)]
+        return explanation_crossings(found, proved, self.k)
+
+    def concluded(self, comparisons: Sequence[ExplanationComparison]) -> str:
+        """The conclusion of all balls."""
+        return explanation_conclusion(comparisons)
 
     @property
     def tightest(self) -> ExplanationRow | None:
@@ -323,6 +359,16 @@ class ExplanationComparison(Result):
             ],
             "crossings": [crossing.to_dict() for crossing in self.crossings],
         }
+
+
+def attacked_of(rows: Sequence[ExplanationRow]) -> list[tuple[str, ExplanationAttackResult, None]]:
+    """The results of attacks, each behind its component's name; all samples count."""
+    return [(row.name, r, None) for row in rows for r in row.results if isinstance(r, ExplanationAttackResult)]
+
+
+def certified_of(rows: Sequence[ExplanationRow]) -> list[tuple[str, ExplanationCertificate]]:
+    """The certificates, each behind its component's name."""
+    return [(row.name, r) for row in rows for r in row.results if isinstance(r, ExplanationCertificate)]
 
 
 def explanation_table(comparison: ExplanationComparison) -> Table:

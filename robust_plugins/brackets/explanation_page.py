@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from robust_plugins.brackets.ball_names import ball_name
+from robust_plugins.brackets.balls_comparison import BallsComparison
 from robust_plugins.brackets.explanation_comparison import (
     ExplanationComparison,
-    explanation_conclusion,
     explanation_table,
 )
 from robust_plugins.brackets.pages import needed, write_page
@@ -17,7 +17,7 @@ from robust_plugins.errors import ArgumentError
 
 def write_explanation_report(
     path: str | Path,
-    comparisons: Sequence[ExplanationComparison],
+    comparisons: ExplanationComparison | BallsComparison[ExplanationComparison] | Sequence[ExplanationComparison],
     *,
     title: str,
     samples: int = 6,
@@ -32,30 +32,34 @@ def write_explanation_report(
     the path. Raises ArgumentError for an empty list and for a file that holds something else, PluginError where
     matplotlib or jinja2 is missing.
     """
-    if not comparisons:
+    several = tuple(comparisons) if isinstance(comparisons, BallsComparison | list | tuple) else (comparisons,)
+    if not several or not all(isinstance(one, ExplanationComparison) for one in several):
+        what = ", ".join(sorted({type(one).__name__ for one in several})) or "empty"
         raise ArgumentError(
-            "comparisons", "empty", accepted="one or more", hint="Run rp.compare_explanations for each radius first."
-        )
+            "comparisons", what, accepted="one rp.ExplanationComparison or more",
+            hint="Run rp.compare_explanations, for one radius or a list of them.",
+        )  # fmt: skip
+    held = BallsComparison(several)
     needed()
     from robust_plugins.brackets.explanation_plots import deviation_plot, explained_samples
 
-    widest = max(comparisons, key=lambda c: c.ball.largest)
+    widest = max(several, key=lambda c: c.ball.largest)
     pictures, caption = explained_samples(widest, samples, feature_names)
-    first = comparisons[0]
+    first = several[0]
     return write_page(
         path,
         "explanations.html",
         about=about or {},
         title=title,
-        tables=[{"ball": ball_name(c.ball), "figures": explanation_table(c)} for c in comparisons],
-        conclusion=explanation_conclusion(comparisons).splitlines(),
-        contradiction=any(c.crossings for c in comparisons),
-        held=any(c.deviation.complete for c in comparisons),
+        tables=[{"ball": ball_name(c.ball), "figures": explanation_table(c)} for c in several],
+        conclusion=held.conclusion().splitlines(),
+        contradiction=bool(held.crossings),
+        held=any(c.deviation.complete for c in several),
         count=len(first.y),
         number={"logit": "the logit", "margin": "the margin", "loss": "the loss"}[first.of],
         radius=first.radius,
         seed=first.seed,
-        plot=deviation_plot(comparisons),
+        plot=deviation_plot(several),
         pictures=pictures,
         caption=caption,
     )

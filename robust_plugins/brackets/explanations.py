@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
 from robust_plugins.brackets.answers import NO_ANSWER
+from robust_plugins.brackets.balls_comparison import BallsComparison
 from robust_plugins.brackets.components import resolved, with_bar
-from robust_plugins.brackets.crossing import Crossing, crossings
-from robust_plugins.brackets.explanation_comparison import ExplanationComparison, ExplanationRow
+from robust_plugins.brackets.explanation_comparison import (
+    ExplanationComparison,
+    ExplanationRow,
+    attacked_of,
+    certified_of,
+)
+from robust_plugins.brackets.explanation_crossings import explanation_crossings
 from robust_plugins.brackets.observing import observed
 from robust_plugins.decisions.results import Verdict
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations import (
     ExplanationAttack,
-    ExplanationAttackResult,
-    ExplanationCertificate,
     ExplanationCertifier,
 )
 from robust_plugins.explanations.attack import evicts, relative_deviation
@@ -36,20 +40,30 @@ from robust_plugins.harness.failures import told
 from robust_plugins.harness.wrappers import Model
 from robust_plugins.registry.information import Kind
 
-ROUNDING = 1e-5
-"""Relative to the largest bound of a sample: how far an explanation that was found may leave the proved bounds before
-it is a contradiction. Both are computed in floating point."""
-
 Each = str | ExplanationAttack | ExplanationCertifier
 Chosen = Iterable[Each] | Mapping[str, Each] | Each
 """What is run: names and components, one alone, or several under names of one's own."""
+
+
+@overload
+def compare_explanations(
+    model: Model, x: Inputs, y: Labels | None, ball: Ball, components: Chosen = ..., *, of: Of = ..., k: int = ...,
+    delta: float | None = ..., radius: float = ..., seed: int | None = ..., progress: bool = ...,
+) -> ExplanationComparison: ...  # fmt: skip
+
+
+@overload
+def compare_explanations(
+    model: Model, x: Inputs, y: Labels | None, ball: Sequence[Ball], components: Chosen = ..., *, of: Of = ...,
+    k: int = ..., delta: float | None = ..., radius: float = ..., seed: int | None = ..., progress: bool = ...,
+) -> BallsComparison[ExplanationComparison]: ...  # fmt: skip
 
 
 def compare_explanations(
     model: Model,
     x: Inputs,
     y: Labels | None,
-    ball: Ball,
+    ball: Ball | Sequence[Ball],
     components: Chosen = ("gradient:corner-pgd", "interval:relaxed"),
     *,
     of: Of = "logit",
@@ -58,11 +72,12 @@ def compare_explanations(
     radius: float = 0.0,
     seed: int | None = None,
     progress: bool = False,
-) -> ExplanationComparison:
+) -> ExplanationComparison | BallsComparison[ExplanationComparison]:
     """Runs attacks and certifiers of explanations on the same samples and holds their answers together.
 
-    `x` and `y` are tensors or numpy arrays, or a TensorDataset or DataLoader of pairs and None. `components` are
-    registered names, with parameters where wanted, or components themselves. Each attack runs for
+    `x` and `y` are tensors or numpy arrays, or a TensorDataset or DataLoader of pairs and None. `ball` is one, or a
+    list of them, which gives a comparison for each ball and holds them together. `components` are registered names,
+    with parameters where wanted, or components themselves. Each attack runs for
     three goals: the largest deviation, and other features than the most important one and the `k` most important ones
     (at most as many as there are features). `y`, `of` and `radius` say what is explained, as for
     `rp.ExplanationCertifier`; with `delta`, the width allowed to each feature, the share of robust samples is compared
@@ -74,6 +89,33 @@ def compare_explanations(
     component.
     """
     samples, labels = as_batch(x, y, model)
+    seed = fresh_seed() if seed is None else seed
+    components = list(components) if isinstance(components, Iterator) else components  # read once for each ball
+    compared = partial(
+        _compared, model, samples, labels, components=components, of=of, k=k, delta=delta, radius=radius, seed=seed,
+        progress=progress,
+    )  # fmt: skip
+    if isinstance(ball, Ball) or not isinstance(ball, Sequence):  # what is neither is refused by the call
+        return compared(ball=ball)
+    if not ball:
+        raise ArgumentError("ball", "an empty list", accepted="one ball, or a list of one or more", hint="Name a ball.")
+    return BallsComparison(tuple(compared(ball=one) for one in ball))
+
+
+def _compared(
+    model: Model,
+    samples: Tensor,
+    labels: Tensor,
+    *,
+    ball: Ball,
+    components: Chosen,
+    of: Of,
+    k: int,
+    delta: float | None,
+    radius: float,
+    seed: int,
+    progress: bool,
+) -> ExplanationComparison:
     named = resolved(
         components, {Kind.EXPLANATION_ATTACK: ExplanationAttack, Kind.EXPLANATION_CERTIFIER: ExplanationCertifier}
     )
@@ -87,7 +129,6 @@ def compare_explanations(
         raise ArgumentError("x", "empty", accepted="one sample or more", hint="Nothing can be compared.")
     if k < 1:
         raise ArgumentError("k", k, accepted="an integer of at least 1", hint="It counts features.")
-    seed = fresh_seed() if seed is None else seed
     task = _Task(model, samples, labels, ball, of, min(k, samples[0].numel()), delta, radius, seed)
     rows: list[ExplanationRow] = []
     with observed([name for name, _ in named], ball, seed=seed, samples=len(samples)) as tell:
@@ -97,7 +138,17 @@ def compare_explanations(
                 tell(name, result)
     found = tuple(rows)
     return ExplanationComparison(
-        samples, labels, ball, of, task.k, delta, radius, seed, value, found, _crossings(found, task.k)
+        samples,
+        labels,
+        ball,
+        of,
+        task.k,
+        delta,
+        radius,
+        seed,
+        value,
+        found,
+        explanation_crossings(attacked_of(found), certified_of(found), task.k),
     )
 
 
@@ -167,36 +218,3 @@ class _Task:
             (found,),
             found.seconds,
         )
-
-
-def _crossings(rows: Sequence[ExplanationRow], k: int) -> tuple[Crossing, ...]:
-    """Attacks against certificates: every explanation that was found, and what follows from the bounds."""
-    found: dict[Crossing, None] = {}  # an ordered set: the goals of one attack may meet the same bound
-    pairs = [
-        (attack, result, certifier, certificate)
-        for attack in rows
-        for result in attack.results
-        if isinstance(result, ExplanationAttackResult)
-        for certifier in rows
-        for certificate in certifier.results
-        if isinstance(certificate, ExplanationCertificate)
-    ]
-    for attack, result, certifier, certificate in pairs:
-        search = partial(crossings, attack.name, certifier.name)
-        bounds = certificate.gradient
-        slack = (ROUNDING * bounds.magnitude.flatten(1).amax(1)).nan_to_num(posinf=0.0)
-        low, up, reached = (t.flatten(1) for t in (bounds.lower, bounds.upper, result.gradient))
-        below, above = (low - reached).argmax(1, keepdim=True), (reached - up).argmax(1, keepdim=True)
-        lowest, highest = (reached.gather(1, at).squeeze(1) for at in (below, above))
-        what = "a component of the explanation"
-        deviation, most = result.deviation, certificate.deviation
-        kept = ~evicts(result.gradient, result.value, 1), ~evicts(result.gradient, result.value, k)
-        for crossing in (
-            *search(what, lowest, low.gather(1, below).squeeze(1), side="at least", slack=slack),
-            *search(what, highest, up.gather(1, above).squeeze(1), side="at most", slack=slack),
-            *search("the deviation", deviation, most, side="at most", slack=ROUNDING * (1 + most.nan_to_num())),
-            *search("the most important feature", kept[0], certificate.keeps_top(1), side="at least"),
-            *search(f"the {k} most important features", kept[1], certificate.keeps_top(k), side="at least"),
-        ):
-            found[crossing] = None
-    return tuple(found)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +16,7 @@ from robust_plugins.brackets.comparison import Comparison, share
 from robust_plugins.brackets.components import Components
 from robust_plugins.brackets.crossing import Crossing
 from robust_plugins.brackets.decisions import compare_decisions
+from robust_plugins.brackets.one_ball import OneBall
 from robust_plugins.decisions.results import AttackResult
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.bracket import Bracket
@@ -22,7 +24,6 @@ from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.evaluation import fresh_seed
 from robust_plugins.harness.final_layer import before_sigmoid
 from robust_plugins.harness.pictures import Bar, bars
-from robust_plugins.harness.result import Result
 from robust_plugins.harness.table import Table
 from robust_plugins.harness.wrappers import Model
 
@@ -43,13 +44,20 @@ class Label(nn.Module):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LabelsComparison(Result):
+class LabelsComparison(OneBall):
     """The brackets of the decisions about each label, and of all of them together. Printing it gives the table.
 
     - `labels`: the comparison of each label: is it decided as it should be, whatever the attack?
     """
 
+    measure: ClassVar[str] = "share of samples with all labels right"
+
     labels: tuple[Comparison, ...]
+
+    @property
+    def ball(self) -> Ball:  # type: ignore[override]
+        """The set around each input."""
+        return self.labels[0].ball
 
     @property
     def correct(self) -> Bool[Tensor, " batch"]:
@@ -79,9 +87,46 @@ class LabelsComparison(Result):
 
     def __repr__(self) -> str:
         """One line; printing gives the table."""
-        first = self.labels[0]
-        what = f"{ball_name(first.ball)}, {len(first.y)} samples, {len(self.labels)} labels"
-        return f"<LabelsComparison: {what}; {self.bracket}>"
+        return f"<LabelsComparison: {ball_name(self.ball)}, {self.subject}; {self.bracket}>"
+
+    @property
+    def subject(self) -> str:
+        """So many samples, and so many labels."""
+        return f"{len(self.labels[0].y)} samples, {len(self.labels)} labels"
+
+    @property
+    def band(self) -> Bracket[float]:
+        """The bracket of the share of samples whose labels are all right."""
+        return self.bracket
+
+    def heights(self) -> list[Bar]:
+        """The shares of samples whose labels are all right: unattacked, under all attacks, by all certifiers."""
+        attacked, certified = self.bracket
+        return [
+            Bar("the model", "clean", share(self.correct)), Bar("all attacks", "attacked", attacked),
+            Bar("all certifiers", "certified", certified),
+        ]  # fmt: skip
+
+    def against(self, other: LabelsComparison) -> tuple[Crossing, ...]:
+        """The contradictions between the two balls, label by label."""
+        return tuple(
+            replace(crossing, what=f"{crossing.what} about label {label}")
+            for label, (own, theirs) in enumerate(zip(self.labels, other.labels, strict=True))
+            for crossing in own.against(theirs)
+        )
+
+    def concluded(self, comparisons: Sequence[LabelsComparison]) -> str:
+        """In words: what is known of all labels and of each, ball by ball, and what contradicts what."""
+        known = [line for c in comparisons for line in c._known()]
+        crossed = [
+            f"CONTRADICTION at {f'{ball_name(c.ball)}, ' if len(comparisons) > 1 else ''}label {i}, {crossing}"
+            for c in comparisons
+            for i, one in enumerate(c.labels)
+            for crossing in one.crossings
+        ]
+        held = any(one.bracket.complete for c in comparisons for one in c.labels)
+        verdict = crossed or [f"No attack {'contradicts' if held else 'was held against'} a certificate."]
+        return "\n".join([*known, *verdict])
 
     def plot(self) -> Figure:
         """A picture: the accuracy of each label, by each component. Raises PluginError without matplotlib."""
@@ -103,14 +148,13 @@ class LabelsComparison(Result):
         for i, row in enumerate(first.rows):
             rows.append((row.name, row.half, *(c.rows[i].cell for c in self.labels)))
         table = Table(("accuracy of", "is", *(f"label {i}" for i in range(len(self.labels)))), tuple(rows))
+        return [table, self.concluded([self])]
+
+    def _known(self) -> list[str]:
         high, low = self.bracket
         ends = [f"{word} {end:.3f}" for word, end in (("at least", low), ("at most", high)) if end is not None]
         all_right = f"all labels stay right for {' and '.join(ends) or 'an unknown share'} of the samples"
-        known = [f"label {i}: {c.known}." for i, c in enumerate(self.labels)]
-        crossed = [f"CONTRADICTION at label {i}, {x}" for i, c in enumerate(self.labels) for x in c.crossings]
-        held = any(c.bracket.complete for c in self.labels)
-        verdict = crossed or [f"No attack {'contradicts' if held else 'was held against'} a certificate."]
-        return [table, "\n".join([f"{ball_name(first.ball)}: {all_right}.", *known, *verdict])]
+        return [f"{ball_name(self.ball)}: {all_right}.", *(f"label {i}: {c.known}." for i, c in enumerate(self.labels))]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors, ready for JSON."""

@@ -60,7 +60,7 @@ def compare_errors(
                 tell(name, rows[-1])
     clean = _error(outputs, reference)
     slack = ROUNDING * (outputs.abs() + reference.abs()).amax(1) + ERRORS * _rounding(model, x, outputs)
-    return ErrorComparison(x, reference, ball, seed, clean, tuple(rows), tuple(_crossings(rows, slack)))
+    return ErrorComparison(x, reference, ball, seed, clean, tuple(rows), tuple(_crossings(rows, slack)), slack)
 
 
 class Rising(nn.Module):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from robust_plugins.brackets import BallsComparison, write_report
+from robust_plugins.brackets import BallsComparison, Comparison, write_report
 from robust_plugins.brackets import compare as run_comparison
 from robust_plugins.brackets.comparison import comparison_table, sampling
 from robust_plugins.cli.debugging import exceptions_shown
@@ -88,7 +88,7 @@ def _available() -> list[str]:
     return names
 
 
-def _exit_code(tables: BallsComparison) -> int:
+def _exit_code(tables: BallsComparison[Comparison]) -> int:
     if tables.crossings:
         return 3
     failed = any(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
 import click
 import torch
 
-from robust_plugins.brackets import ExplanationComparison, compare_explanations, write_explanation_report
+from robust_plugins.brackets import (
+    BallsComparison,
+    ExplanationComparison,
+    compare_explanations,
+    write_explanation_report,
+)
 from robust_plugins.brackets.ball_names import ball_name
-from robust_plugins.brackets.explanation_comparison import explanation_conclusion, explanation_table
+from robust_plugins.brackets.explanation_comparison import explanation_table
 from robust_plugins.cli.debugging import exceptions_shown
 from robust_plugins.cli.folder import try_page
 from robust_plugins.cli.invocation import called
@@ -80,22 +85,19 @@ def explain(
     subject = load()
     with torch.no_grad(), evaluating(subject.model):
         predicted = subject.model(subject.x).argmax(1)
-    tables = [
-        compare_explanations(
-            subject.model,
-            subject.x,
-            predicted,
-            ball,
-            list(components) or available(KINDS),
-            of=of,
-            k=k,
-            delta=delta,
-            radius=radius,
-            seed=seed,
-            progress=not as_json and sys.stderr.isatty(),
-        )
-        for ball in subject.balls
-    ]
+    tables = compare_explanations(
+        subject.model,
+        subject.x,
+        predicted,
+        subject.balls,
+        list(components) or available(KINDS),
+        of=of,
+        k=k,
+        delta=delta,
+        radius=radius,
+        seed=seed,
+        progress=not as_json and sys.stderr.isatty(),
+    )
     if page is not None:
         title = f"Explanations of {subject.spec} on {subject.data.name}"
         write_explanation_report(
@@ -103,19 +105,19 @@ def explain(
             about=subject.about() | {"command": called(ctx)},
         )  # fmt: skip
     if as_json:
-        print_json(subject.to_dict() | {"comparisons": [table.to_dict() for table in tables]})
+        print_json(subject.to_dict() | tables.to_dict())
     else:
         for table in tables:
             click.echo(f"{ball_name(table.ball)}\n{fitted(explanation_table(table))}\n")
-        click.echo(explanation_conclusion(tables))
+        click.echo(tables.conclusion())
         if page is not None:
             click.echo(f"The page with the pictures: {page}")
     exceptions_shown(row.exception for table in tables for row in table.rows)
     ctx.exit(_exit_code(tables))
 
 
-def _exit_code(tables: Sequence[ExplanationComparison]) -> int:
-    if any(table.crossings for table in tables):
+def _exit_code(tables: BallsComparison[ExplanationComparison]) -> int:
+    if tables.crossings:
         return 3
     rows = [row for table in tables for row in table.rows]
     errors = any(Verdict.ERROR in getattr(result, "verdicts", ()) for row in rows for result in row.results)

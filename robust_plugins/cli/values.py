@@ -20,6 +20,10 @@ class Number(click.FloatRange):
                 value = float(top) / float(bottom)
             except (ValueError, ZeroDivisionError):
                 self.fail(f"{value!r} is no fraction of two numbers: write 8/255.", param, ctx)
+        try:
+            value = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number: write 0.03 or 8/255.", param, ctx)
         number = super().convert(value, param, ctx)
         return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
 

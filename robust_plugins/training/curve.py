@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from robust_plugins.harness.pictures import svg
+from robust_plugins.harness.pictures import picture, svg
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LOSSES = {"loss": "loss", "clean": "on clean inputs", "worst": "of the worst case"}
 
 
 def learning_curve(epochs: Sequence[Mapping[str, Any]]) -> str:
-    """Loss and scores after each epoch, as SVG, from the dictionaries of an `rp.TrainingRecord`. Needs matplotlib.
+    """Loss and scores after each epoch, as SVG, from the dictionaries of an `rp.TrainingRecord`. Needs matplotlib."""
+    return svg(curve_figure(epochs), "learning")
 
-    What no epoch has is left out: plain training has no worst case.
+
+def curve_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure:
+    """The picture itself. What no epoch has is left out: plain training has no worst case.
+
+    Raises PluginError where matplotlib is not installed.
     """
-    from matplotlib.figure import Figure
+    figure = picture(8, 3.4)
     from matplotlib.ticker import MaxNLocator
 
     numbers = [epoch["epoch"] for epoch in epochs]
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, label in LOSSES.items():
         values = [float("nan") if epoch[name] is None else epoch[name] for epoch in epochs]
@@ -37,5 +44,6 @@ def learning_curve(epochs: Sequence[Mapping[str, Any]]) -> str:
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize="small")
-    return svg(figure, "learning")
+        if axes.lines:
+            axes.legend(frameon=False, fontsize="small")
+    return figure

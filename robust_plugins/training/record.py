@@ -1,14 +1,22 @@
-"""`TrainingRecord`: what happened in each epoch of a training, as a table, and ready for JSON."""
+"""`TrainingRecord`: what happened in each epoch of a training, as a table, a picture, a file, and ready for JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.result import Result
+from robust_plugins.harness.stored import stored
+from robust_plugins.harness.table import Table
+from robust_plugins.training.curve import curve_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
+@stored
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
     """One epoch: means over its batches, the schedules at its last batch, and the scores after it."""
@@ -29,9 +37,9 @@ class EpochRecord:
     """From `evaluate`, by name: a number, or in words why there is none, such as `unsupported: ...`."""
 
 
-@dataclass(frozen=True)
-class TrainingRecord:
-    """The epochs of a training. Printed, it is a table.
+@dataclass(frozen=True, repr=False)
+class TrainingRecord(Result):
+    """The epochs of a training. Printing it gives the table.
 
     - `epochs`: one record for each: losses, scores, weights of the terms and time.
     """
@@ -51,6 +59,35 @@ class TrainingRecord:
     def from_dict(cls, data: Mapping[str, Any]) -> TrainingRecord:
         """The inverse of `to_dict`."""
         return cls(tuple(EpochRecord(**epoch) for epoch in data["epochs"]))
+
+    def __repr__(self) -> str:
+        """One line; printing gives the table."""
+        scores = self.final.scores if self.epochs else {}
+        said = [f"{k} {v.partition(':')[0]}" if isinstance(v, str) else f"{k} {v:.4g}" for k, v in scores.items()]
+        return f"<TrainingRecord: {len(self.epochs)} epochs{'; ' * bool(said)}{', '.join(said)}>"
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """For each epoch its losses, the schedules, its time, and the scores behind the names of their components.
+
+        A score without a number is None; `causes` says why.
+        """
+        return [
+            {name: value for name, value in asdict(epoch).items() if name != "scores"}
+            | {f"score {k}": None if isinstance(v, str) else v for k, v in epoch.scores.items()}
+            for epoch in self.epochs
+        ]
+
+    def parts(self) -> list[Table | str]:
+        """The table, and why scores are missing."""
+        if not self.epochs:
+            return [repr(self)]
+        titles = (*_COLUMNS, *self.final.scores)
+        table = Table(titles, tuple(cells(epoch) for epoch in self.epochs), words=0)
+        return [table, *(["\n".join(self.causes)] if self.causes else [])]
+
+    def plot(self) -> Figure:
+        """A picture: the losses and the scores after each epoch. Raises PluginError without matplotlib."""
+        return curve_figure(self.to_dict()["epochs"])
 
     def __str__(self) -> str:
         lines = [row(epoch) for epoch in self.epochs]
@@ -85,8 +122,13 @@ def header(scores: Mapping[str, float | str]) -> str:
 
 def row(epoch: EpochRecord) -> str:
     """One line of the table."""
+    widths = (*_COLUMNS.values(), *(max(10, len(name)) + 2 for name in epoch.scores))
+    return "".join(f"{text:>{width}}" for text, width in zip(cells(epoch), widths, strict=True))
+
+
+def cells(epoch: EpochRecord) -> tuple[str, ...]:
+    """The cells of one line: empty where there is no such loss, and a word where a score has no number."""
     values = (epoch.loss, epoch.clean, epoch.worst, epoch.eps, epoch.gamma)
-    texts = (str(epoch.epoch), *("" if v is None else f"{v:.4g}" for v in values), f"{epoch.seconds:.1f}")
-    cells = [f"{text:>{width}}" for text, width in zip(texts, _COLUMNS.values(), strict=True)]
-    scores = {name: v.partition(":")[0] if isinstance(v, str) else f"{v:.4f}" for name, v in epoch.scores.items()}
-    return "".join(cells) + "".join(f"  {text:>{max(10, len(name))}}" for name, text in scores.items())
+    figures = ("" if v is None else f"{v:.4g}" for v in values)
+    scores = (v.partition(":")[0] if isinstance(v, str) else f"{v:.4f}" for v in epoch.scores.values())
+    return (str(epoch.epoch), *figures, f"{epoch.seconds:.1f}", *scores)

@@ -24,7 +24,7 @@ ATTACK, SHORT = 0.1, 0.02
 inputs are few, so that searches by boxes of inputs meet them soon."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verified:
     """The answer to a property: `unsat` where nothing unsafe is reached, `sat` with a witness."""
 
@@ -32,6 +32,11 @@ class Verified:
     witness: Witness | None = None
     message: str = ""
     """Why there is no answer."""
+
+    def __repr__(self) -> str:
+        """One line."""
+        found = "" if self.witness is None else f", with a witness of {len(self.witness.x)} inputs"
+        return f"<Verified: {self.answer}{found}{': ' * bool(self.message)}{self.message}>"
 
 
 def verify(
