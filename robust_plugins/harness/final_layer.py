@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
+from typing import NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -12,9 +14,26 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-_MODULES = (nn.Softmax, nn.LogSoftmax)
-_FUNCTIONS = (torch.softmax, torch.log_softmax, F.softmax, F.log_softmax, F.sigmoid, torch.sigmoid)
-_METHODS = ("softmax", "log_softmax", "sigmoid")
+
+class _Kind(NamedTuple):
+    """The ways to write one last layer."""
+
+    modules: tuple[type[nn.Module], ...]
+    functions: tuple[Callable[..., Tensor], ...]
+    methods: tuple[str, ...]
+
+
+_SOFTMAX = _Kind(
+    (nn.Softmax, nn.LogSoftmax),
+    (torch.softmax, torch.log_softmax, F.softmax, F.log_softmax, torch.special.softmax, torch.special.log_softmax),
+    ("softmax", "log_softmax"),
+)
+_SIGMOID = _Kind(
+    (nn.Sigmoid,), (F.sigmoid, torch.sigmoid, torch.sigmoid_, torch.special.expit), ("sigmoid", "sigmoid_")
+)
+_SHAPING = ("squeeze", "flatten", "view", "reshape", "unsqueeze", "contiguous", "clone", operator.getitem)
+_SHAPING_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten)
+"""May come after it: they move numbers, and change none. Whether all is well is seen by the values."""
 
 Outputs = Float[Tensor, "batch *classes"]
 
@@ -28,9 +47,9 @@ def before_softmax(model: nn.Module, x: Float[Tensor, "batch *features"], out: O
     if not len(out):
         return None
     if bool((out >= 0).all()) and _near(out.sum(1), 1.0):
-        return _without(model, x, _MODULES, lambda z: z.softmax(1), out)
+        return _without(model, x, _SOFTMAX, lambda z: z.softmax(1), out)
     if _near(out.logsumexp(1), 0.0):
-        return _without(model, x, _MODULES, lambda z: z.log_softmax(1), out)
+        return _without(model, x, _SOFTMAX, lambda z: z.log_softmax(1), out)
     return None
 
 
@@ -38,7 +57,7 @@ def before_sigmoid(model: nn.Module, x: Float[Tensor, "batch *features"], out: O
     """The model of one output without the sigmoid that it ends with; None where it has none."""
     if not len(out) or not bool(((out >= 0) & (out <= 1)).all()):
         return None
-    return _without(model, x, (nn.Sigmoid,), torch.sigmoid, out)
+    return _without(model, x, _SIGMOID, torch.sigmoid, out)
 
 
 def _near(values: Tensor, aim: float) -> bool:
@@ -46,12 +65,12 @@ def _near(values: Tensor, aim: float) -> bool:
 
 
 def _without(
-    model: nn.Module, x: Tensor, kinds: tuple[type[nn.Module], ...], last: Callable[[Tensor], Tensor], out: Tensor
+    model: nn.Module, x: Tensor, kind: _Kind, last: Callable[[Tensor], Tensor], out: Tensor
 ) -> nn.Module | None:
     """The model before `last`, checked: `last` of what it returns must be `out`."""
     for cut in (_call_left_out, _module_left_out):
         with suppress(Exception):  # a model that cannot be cut is taken as it is
-            found = cut(model, x, kinds)
+            found = cut(model, x, kind)
             if found is not None and torch.allclose(last(found(x.clone())), out, rtol=1e-4, atol=1e-6):
                 _cut.add(found)
                 return found
@@ -66,13 +85,13 @@ def is_cut(model: nn.Module) -> bool:
 _cut: WeakSet[nn.Module] = WeakSet()
 
 
-def _module_left_out(model: nn.Module, x: Tensor, kinds: tuple[type[nn.Module], ...]) -> nn.Module | None:
+def _module_left_out(model: nn.Module, x: Tensor, kind: _Kind) -> nn.Module | None:
     """The model with the module whose result it returns replaced by the identity: for code that cannot be traced."""
     results: list[tuple[nn.Module, object]] = []
     hooks = [
         module.register_forward_hook(lambda module, args, result: results.append((module, result)))
         for module in model.modules()
-        if isinstance(module, kinds)
+        if isinstance(module, kind.modules)
     ]
     try:
         out = model(x[:1].clone()) if hooks else None
@@ -98,7 +117,7 @@ def _replaced(module: nn.Module, old: nn.Module, done: dict[nn.Module, nn.Module
     return done[module]
 
 
-def _call_left_out(model: nn.Module, x: Tensor, kinds: tuple[type[nn.Module], ...]) -> nn.Module | None:
+def _call_left_out(model: nn.Module, x: Tensor, kind: _Kind) -> nn.Module | None:
     """The traced graph of the model without the call whose result it returns."""
     root = copy(model)
     graph = fx.Tracer().trace(root)
@@ -107,22 +126,32 @@ def _call_left_out(model: nn.Module, x: Tensor, kinds: tuple[type[nn.Module], ..
     def module(node: fx.Node) -> nn.Module | None:
         return root.get_submodule(str(node.target)) if node.op == "call_module" else None
 
-    final = output.args[0]
-    while isinstance(final, fx.Node) and isinstance(module(final), nn.Identity):
-        final = final.args[0]
+    def shapes(node: fx.Node) -> bool:
+        name = getattr(node.target, "__name__", None) if node.op == "call_function" else node.target
+        return isinstance(module(node), _SHAPING_MODULES) or (
+            node.op in ("call_function", "call_method") and (name in _SHAPING or node.target in _SHAPING)
+        )
+
+    final, behind = output.args[0], []
+    while isinstance(final, fx.Node) and len(final.users) == 1 and shapes(final):
+        behind.append(final)
+        final = final.args[0] if final.args else None
     if not isinstance(final, fx.Node) or len(final.users) != 1:
         return None
     known = (
-        isinstance(module(final), kinds)
-        or (final.op == "call_function" and final.target in _FUNCTIONS)
-        or (final.op == "call_method" and final.target in _METHODS)
+        isinstance(module(final), kind.modules)
+        or (final.op == "call_function" and final.target in kind.functions)
+        or (final.op == "call_method" and final.target in kind.methods)
     )
     source = final.args[0] if final.args else final.kwargs.get("input")
     if not known or not isinstance(source, fx.Node):
         return None
-    output.args = (source,)
-    for node in reversed(list(graph.nodes)[list(graph.nodes).index(final) : -1]):
-        graph.erase_node(node)
+    final.replace_all_uses_with(source)
+    graph.erase_node(final)
+    for node in behind:
+        if isinstance(module(node), nn.Identity):
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            graph.erase_node(node)
     found = fx.GraphModule(root, graph)
     found.training = model.training  # its alone: the modules inside are the model's own
     return found

@@ -246,6 +246,8 @@ class PoisoningRun(Shown):
         if not isinstance(x, Tensor) or x.dtype != parameter.dtype:
             raise ArgumentError("x", getattr(x, "dtype", type(x).__name__), accepted=f"a tensor of {parameter.dtype}",
                                 hint="The model's dtype.")  # fmt: skip
+        if ball is not None:
+            ball.check(x)
         network = trace(self._model, x[:1], weights=self.parameters)
         differing, finite = objective(self.loss).pairwise, self._finite
         for start in range(0, max(len(x), 1), CHUNK):

@@ -76,6 +76,16 @@ def test_balls_only_loosen(run: rp.PoisoningRun) -> None:
     assert accuracies[0] == accuracies[1] >= accuracies[2] >= accuracies[3]
 
 
+def test_an_input_that_no_ball_is_around_is_refused(run: rp.PoisoningRun, unchecked: None) -> None:
+    """Cut to the valid range, the ball would not hold the input itself."""
+    x, y = data(6, 6, classes=3)[0]
+    for query in (run.certified_prediction, run.logits, lambda x, ball: run.worst_loss(x, y, ball=ball)):
+        with pytest.raises(ArgumentError, match="clip range"):
+            query(x, ball=rp.Linf(eps=0.1, clip=(x.min().item() + 0.01, 5.0)))
+        with pytest.raises(ArgumentError, match="finite"):
+            query(x * math.nan, ball=rp.Linf(eps=0.1, clip=None))
+
+
 def test_parts_of_the_batch_give_the_whole(run: rp.PoisoningRun, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = data(60, 60, classes=3)[0]
     ball = rp.Linf(eps=[0.001 * i for i in range(60)], clip=None)
