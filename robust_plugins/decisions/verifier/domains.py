@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robust_plugins.intervals.methods.ascent import MOMENTS
-from robust_plugins.intervals.methods.compact import Bound, Compact
+from robust_plugins.intervals.methods.compact import Bound, Compact, Scratch
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +67,18 @@ class Rows:
         return self.rows @ weights, self.const @ weights
 
 
-def lower_bound(compact: Compact, rows: Tensor, const: Tensor, domains: Domains) -> Bound:
+def lower_bound(
+    compact: Compact, rows: Tensor, const: Tensor, domains: Domains, scratch: Scratch | None = None
+) -> Bound:
     """Bounds of one row for each domain; `rows` is (state, domains)."""
+    above, pull = lines_above(compact, domains), domains.multipliers * domains.signs
+    return compact.bound(rows, const, domains.slopes, above=above, pull=pull, scratch=scratch)
+
+
+def lines_above(compact: Compact, domains: Domains) -> tuple[Float[Tensor, "units domains"], Tensor]:
+    """The chords of units without a sign, and the unit itself where it has one; and their intercepts."""
     free = 1 - domains.signs.abs()
-    above = compact.chord * free + domains.signs.clamp(min=0), compact.intercept * free
-    return compact.bound(rows, const, domains.slopes, above=above, pull=domains.multipliers * domains.signs)
+    return compact.chord * free + domains.signs.clamp(min=0), compact.intercept * free
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +110,11 @@ class DualAscent:
         live, now = torch.arange(len(domains)), domains.select(torch.arange(len(domains)))
         movable = compact.free * (1 - now.signs.abs())
         found = [torch.empty_like(t) for t in (now.slopes, now.multipliers, now.weights)]
-        ascents = [_Adam(now.slopes, self.slope_rate), _Adam(now.multipliers, self.multiplier_rate)]
+        scratch, above = Scratch(), lines_above(compact, now)
+        ascents = [_Adam(now.slopes, self.slope_rate, scratch), _Adam(now.multipliers, self.multiplier_rate, scratch)]
         for step in range(self.steps + 1):
-            bound = lower_bound(compact, rows, const, now)
+            pull = torch.mul(now.multipliers, now.signs, out=scratch.take("pull", now.signs))
+            bound = compact.bound(rows, const, now.slopes, above=above, pull=pull, scratch=scratch)
             best[live] = torch.maximum(best[live], bound.value)
             done = bound.value > 0
             count = int(done.sum())
@@ -117,12 +126,13 @@ class DualAscent:
                 if not len(stay):
                     break
                 live, now, bound, movable = live[stay], now.select(stay), bound.select(stay), movable[:, stay]
-                rows, const = rows[:, stay], const[stay]
+                rows, const, above = rows[:, stay], const[stay], (above[0][:, stay], above[1][:, stay])
                 for ascent, t in zip(ascents, (now.slopes, now.multipliers), strict=True):
                     ascent.select(t, stay)
-            state, z = compact.minimiser(bound)
+            state, z = compact.minimiser(bound, scratch)
             rate = self.decay**step
-            ascents[0].step(bound.coefficients[compact.inputs :].clamp(min=0).mul_(z).mul_(movable), rate)
+            gradient = torch.clamp(bound.coefficients[compact.inputs :], min=0, out=scratch.take("gradient", z))
+            ascents[0].step(gradient.mul_(z).mul_(movable), rate)
             now.slopes.clamp_(0, 1)
             ascents[1].step(z.mul_(now.signs).neg_(), rate)
             now.multipliers.clamp_(min=0)
@@ -138,8 +148,8 @@ class DualAscent:
 class _Adam:
     """Kingma and Ba 2015, "Adam: a method for stochastic optimization", upward; moves one tensor in place."""
 
-    def __init__(self, values: Tensor, rate: float) -> None:
-        self.values, self.rate, self.steps = values, rate, 0
+    def __init__(self, values: Tensor, rate: float, scratch: Scratch) -> None:
+        self.values, self.rate, self.scratch, self.steps = values, rate, scratch, 0
         self.mean, self.square = torch.zeros_like(values), torch.zeros_like(values)
 
     def step(self, gradient: Tensor, factor: float) -> None:
@@ -148,7 +158,8 @@ class _Adam:
         self.mean.lerp_(gradient, 1 - first)
         self.square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
         rate = self.rate * factor * math.sqrt(1 - second**self.steps) / (1 - first**self.steps)
-        self.values.addcdiv_(self.mean, self.square.sqrt().add_(1e-8), value=rate)
+        size = torch.sqrt(self.square, out=self.scratch.take("root", self.square)).add_(1e-8)
+        self.values.addcdiv_(self.mean, size, value=rate)
 
     def select(self, values: Tensor, at: Tensor) -> None:
         self.values, self.mean, self.square = values, self.mean[:, at], self.square[:, at]

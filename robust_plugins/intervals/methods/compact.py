@@ -68,6 +68,20 @@ class Bound(NamedTuple):
         return Bound(self.value[keep], self.coefficients[:, keep], self.slopes[:, keep], self.intercepts[:, keep])
 
 
+class Scratch:
+    """Memory that is used again, by name, for tensors of loops: fresh pages cost as much as the products in them."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def take(self, name: str, like: Tensor) -> Tensor:
+        """A tensor shaped like `like`, of any values; what was taken under that name before is lost."""
+        held = self._held.get(name)
+        if held is None or held.numel() < like.numel() or held.dtype != like.dtype or held.device != like.device:
+            held = self._held[name] = like.new_empty(like.numel())
+        return held[: like.numel()].view(like.shape)
+
+
 class Reach:
     """The set of the state's inputs: the box [-1, 1]^n, or in subclasses a part of it."""
 
@@ -174,39 +188,47 @@ class Compact(Dual):
         *,
         above: tuple[Tensor, Tensor] | None = None,
         pull: Float[Tensor, "units rows"] | None = None,
+        scratch: Scratch | None = None,
     ) -> Bound:
         """The least that `rows^T s + const` can be, at least, with these slopes; without autograd history.
 
         `above` are other chords and intercepts, (units, rows), which hold where some of the units' signs are given.
         `pull` is taken away from what each unit sends to its input: a multiplier times the sign that z has for sure.
+        The bound lies in `scratch` where that is given, until the next one does.
         """
         chord, intercept = (self.chord, self.intercept) if above is None else above
-        n, coefficients = self.inputs, rows.clone()
-        chosen, signs, difference = torch.empty_like(slopes), torch.empty_like(slopes), slopes - chord
+        take = (scratch or Scratch()).take
+        n, coefficients = self.inputs, take("coefficients", rows).copy_(rows)
+        chosen, signs, difference = (take(name, slopes) for name in ("chosen", "signs", "difference"))
+        torch.sub(slopes, chord, out=difference)
         value = const.clone()
         for block in reversed(self.blocks):
             at = slice(block.first - n, block.last - n)
             a, sign = coefficients[block.first : block.last], signs[at]
             torch.sign(a, out=sign).clamp_(max=0)  # -1 where the coefficient is negative
             torch.addcmul(slopes[at], sign, difference[at], out=chosen[at])
-            p = a * chosen[at]
+            p = torch.mul(a, chosen[at], out=difference[at])
             if pull is not None:
                 p.sub_(pull[at])
             value.add_(torch.mv(p.t(), self.offset[at, 0]))
             before = coefficients[block.start : block.start + len(block.transposed)]
             torch.addmm(before, block.transposed, p, out=before)
-        intercepts = signs.mul_(-intercept)
-        value.add_((coefficients[n:] * intercepts).sum(0)).add_(self.reach.least(coefficients[:n]))
+        intercepts = signs.mul_(intercept).neg_()
+        paid = torch.mul(coefficients[n:], intercepts, out=difference).sum(0)
+        value.add_(paid).add_(self.reach.least(coefficients[:n]))
         return Bound(value, coefficients, chosen, intercepts)
 
     @torch.no_grad()
-    def minimiser(self, bound: Bound) -> tuple[Float[Tensor, "state rows"], Float[Tensor, "units rows"]]:
+    def minimiser(
+        self, bound: Bound, scratch: Scratch | None = None
+    ) -> tuple[Float[Tensor, "state rows"], Float[Tensor, "units rows"]]:
         """The state at the bound's minimiser, and the units' inputs z, sent forward through the chosen lines.
 
-        `z` is the derivative of the bound by `p`, what a unit's coefficient sends to its input.
+        `z` is the derivative of the bound by `p`, what a unit's coefficient sends to its input. Both lie in `scratch`
+        where that is given, until the next ones do.
         """
-        n = self.inputs
-        state, z = torch.empty_like(bound.coefficients), torch.empty_like(bound.slopes)
+        n, take = self.inputs, (scratch or Scratch()).take
+        state, z = take("state", bound.coefficients), take("z", bound.slopes)
         state[:n] = self.reach.lowest(bound.coefficients[:n])
         for block in self.blocks:
             at = slice(block.first - n, block.last - n)
