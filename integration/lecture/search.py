@@ -114,7 +114,7 @@ def draw(plane: Slice) -> Figure:
     axes.set(xlabel="along the step of FGSM (units of eps)", ylabel="towards the end of PGD (units of eps)")
     axes.set_aspect("equal")
     figure.colorbar(shown, ax=axes, label="margin of the wrong class (logits)", shrink=0.8)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize="small", handletextpad=0.4)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, handletextpad=0.4, columnspacing=1.2)
     return figure
 
 
@@ -136,8 +136,8 @@ def make(options: argparse.Namespace) -> Part:
     ends = {name: float(_margin(plane, way[-1])) for name, way in plane.paths.items()}
     caption = (
         f"Image {image}, a {int(attacked.y[image])}, at the star. Solid line: the decision changes; dotted: the ball "
-        f"of eps = {options.eps:g}, cut by the plane, onto which all ways are projected. The margin on the plane is "
-        f"{ends['FGSM']:.2f} at the end of FGSM and {ends['PGD']:.2f} nearest to that of PGD."
+        f"of eps = {options.eps:g}, cut by the plane, onto which all ways are projected. The margin there is "
+        f"{ends['FGSM']:.2f} at the end of FGSM, and {ends['PGD']:.2f} at that of PGD: positive is another decision."
     )
     return Part(
         title="An attack is a search in the ball", data=f"{attacked.title}.",

@@ -82,6 +82,7 @@ def show_image(axes: Axes, image: Tensor, title: str, limits: tuple[float, float
     axes.set_title(title, fontsize="medium")
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.spines[:].set_visible(False)
     return drawn
 
 

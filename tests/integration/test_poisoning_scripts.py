@@ -41,6 +41,19 @@ def test_regression() -> None:
     assert after < certified < tuned.error(tuned.model(0)) / 1.2, "fine-tuning on a few poisoned labels is worth it"
 
 
+def test_the_picture_of_the_regression_promises_what_it_shows(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    regression, parts = script("lecture/poisoning_regression.py"), script("lecture/parts.py")
+    for attacks in ("0", "1"):
+        arguments = ["--out", str(tmp_path), "--epochs", "1", "--attacks", attacks]
+        found = parts.run("regression", regression.make, regression.OPTIONS, arguments, describe="")
+        assert ("dashed" in found.pictures[0].caption) == (attacks == "1")
+        assert all(row[3] for row in found.tables[0].rows) == (attacks == "1")
+    tiny = {option.name: option.quick for option in regression.OPTIONS}
+    assert tiny["attacks"] is None, "attacked at the smallest size, too"
+
+
 def test_household(shared: Path) -> None:
     regression = script("lecture/poisoning_regression.py")
     task = regression.household(shared / "data/household/household_power_consumption.csv", 0)
