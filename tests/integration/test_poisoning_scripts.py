@@ -41,10 +41,14 @@ def test_regression() -> None:
     assert after < certified < tuned.error(tuned.model(0)) / 1.2, "fine-tuning on a few poisoned labels is worth it"
 
 
-def test_the_picture_of_the_regression_promises_what_it_shows(tmp_path: Path) -> None:
+def test_the_picture_of_the_regression_promises_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
     regression, parts = script("lecture/poisoning_regression.py"), script("lecture/parts.py")
+    few = replace(regression.diabetes(), numbers=(0, 5), radii=(0.1,))
+    monkeypatch.setattr(regression, "diabetes", lambda: few)
     for attacks in ("0", "1"):
         arguments = ["--out", str(tmp_path), "--epochs", "1", "--attacks", attacks]
         found = parts.run("regression", regression.make, regression.OPTIONS, arguments, describe="")
