@@ -32,23 +32,29 @@ if TYPE_CHECKING:
 @stored
 @dataclass(frozen=True, eq=False)
 class Row:
-    """The answer of one component on all samples, or why it has none."""
+    """The answer of one component on all samples, or why it has none.
+
+    - `name`: the component's name.
+    - `kind`: attack or certifier.
+    - `accuracy`: of an attack, the share that is still classified correctly, an upper bound of the robust accuracy; of
+      a certifier, the share that is certified, a lower bound. None where there is no answer: the component
+      failed, could treat no sample, or there is no sample.
+    - `seconds`: wall-clock time of this one run, loading and warming up included: too noisy to compare components
+      by.
+    - `result`: its whole answer; None where it failed.
+    - `error`: what a component raised, in words, with file and line.
+    - `health`: of an attack, reasons to doubt its number, in sentences.
+    - `exception`: what a component raised, with its traceback; files do not keep it.
+    """
 
     name: str
     kind: Kind
     accuracy: float | None
-    """An attack's: the share that is still classified correctly, an upper bound of the robust accuracy. A
-    certifier's: the share that is certified, a lower bound. None where there is no answer: the component failed, could
-    treat no sample, or there is no sample."""
     seconds: float
-    """Wall-clock time of this one run, loading and warming up included: too noisy to compare components by."""
     result: AttackResult | Certificate | None
     error: str = ""
-    """What a component raised, in words, with file and line."""
     health: tuple[str, ...] = ()
-    """An attack's: reasons to doubt its number, in sentences."""
     exception: BaseException | None = field(default=None, repr=False, metadata={"stored": False})
-    """What a component raised, with its traceback; files do not keep it."""
 
     @property
     def half(self) -> Half:

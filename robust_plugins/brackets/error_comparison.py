@@ -30,23 +30,27 @@ if TYPE_CHECKING:
 @stored
 @dataclass(frozen=True, eq=False, repr=False)
 class ErrorRow:
-    """The answer of one component on all samples, or why it has none."""
+    """The answer of one component on all samples, or why it has none.
+
+    - `name`: the component's name.
+    - `kind`: attack or certifier.
+    - `errors`: of an attack, the largest error that it reached, the largest over the outputs; of a certifier, what no
+      error exceeds. None where there is no answer.
+    - `x_adv`: where an attack reached it.
+    - `bounds`: a certifier's bounds on the outputs, (batch, outputs).
+    - `seconds`: wall-clock time.
+    - `error`: what a component raised, in words, with file and line.
+    - `exception`: what a component raised, with its traceback; files do not keep it.
+    """
 
     name: str
     kind: Kind
     errors: Float[Tensor, " batch"] | None
-    """An attack's: the largest error that it reached, the largest over the outputs. A certifier's: what no error
-    exceeds. None where there is no answer."""
     x_adv: Float[Tensor, "batch *features"] | None
-    """Where an attack reached it."""
     bounds: Interval | None
-    """A certifier's bounds on the outputs, (batch, outputs)."""
     seconds: float
-    """Wall-clock time."""
     error: str = ""
-    """What a component raised, in words, with file and line."""
     exception: BaseException | None = field(default=None, metadata={"stored": False})
-    """What a component raised, with its traceback; files do not keep it."""
 
     def __repr__(self) -> str:
         """One line."""

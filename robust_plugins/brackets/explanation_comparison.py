@@ -40,6 +40,19 @@ ROUNDING = 1e-5
 class ExplanationRow:
     """The answer of one component on all samples, an end of the bracket for each, or why it has none.
 
+    - `name`: the component's name.
+    - `kind`: explanation attack or explanation certifier.
+    - `deviation`: the relative deviation that was reached, or that is proved to be the largest.
+    - `keeps_top_1`: whether the most important feature has withstood, or is proved to stay the most important one.
+    - `keeps_top_k`: the same for the set of the k most important features.
+    - `robust`: whether every feature's width was, or is proved to be, at most delta. None also where no delta was
+      given.
+    - `results`: one for each goal of an attack: deviation, top-1, top-k. One for a certifier.
+    - `seconds`: wall-clock time of this one run, loading and warming up included: too noisy to compare components
+      by.
+    - `error`: what a component raised, in words, with file and line.
+    - `exception`: what a component raised, with its traceback; files do not keep it.
+
     An attack's are what happened, a certifier's what is proved; None where the component failed or has no answer for
     any sample. Where a certifier lacks one for some samples, their deviation is infinite and nothing is proved of them.
     """
@@ -47,21 +60,13 @@ class ExplanationRow:
     name: str
     kind: Kind
     deviation: Float[Tensor, " batch"] | None
-    """The relative deviation that was reached, or that is proved to be the largest."""
     keeps_top_1: Bool[Tensor, " batch"] | None
-    """Whether the most important feature has withstood, or is proved to stay the most important one."""
     keeps_top_k: Bool[Tensor, " batch"] | None
-    """The same for the set of the k most important features."""
     robust: Bool[Tensor, " batch"] | None
-    """Whether every feature's width was, or is proved to be, at most delta. None also where no delta was given."""
     results: tuple[ExplanationAttackResult | ExplanationCertificate, ...]
-    """One for each goal of an attack: deviation, top-1, top-k. One for a certifier."""
     seconds: float
-    """Wall-clock time of this one run, loading and warming up included: too noisy to compare components by."""
     error: str = ""
-    """What a component raised, in words, with file and line."""
     exception: BaseException | None = field(default=None, metadata={"stored": False})
-    """What a component raised, with its traceback; files do not keep it."""
 
     def __repr__(self) -> str:
         """One line."""

@@ -37,13 +37,17 @@ Samples = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Damage:
-    """How a model does on clean test samples, on triggers, and on the samples that the poisoner aims at."""
+    """How a model does on clean test samples, on triggers, and on the samples that the poisoner aims at.
+
+    - `accuracy`: on clean test samples.
+    - `backdoor`: the part of the test samples of other classes on which the trigger brings the decision to its
+      class.
+    - `goal`: the part of the aimed-at samples for which the model decides on the poisoner's classes.
+    """
 
     accuracy: float
     backdoor: float | None
-    """The part of the test samples of other classes on which the trigger brings the decision to its class."""
     goal: float | None
-    """The part of the aimed-at samples for which the model decides on the poisoner's classes."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

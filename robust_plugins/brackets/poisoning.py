@@ -43,16 +43,22 @@ SLACK = 2**10
 
 @dataclass(frozen=True)
 class PoisoningRow:
-    """A row holds what one attack achieved."""
+    """A row holds what one attack achieved.
+
+    - `attack`: its name.
+    - `trainings`: how many it poisoned.
+    - `score`: the worst accuracy (for regression the largest mean squared error) of its trainings; None without
+      validation.
+    - `width`: the range that its trainings and the clean one reach in the pushed parameters, summed.
+    - `outside`: how far a trained parameter lies outside its bounds, beyond rounding; 0 where none does.
+    - `seconds`: wall-clock time.
+    """
 
     attack: str
     trainings: int
     score: float | None
-    """The worst accuracy (for regression the largest mean squared error) of its trainings; None without validation."""
     width: float
-    """The range that its trainings and the clean one reach in the pushed parameters, summed."""
     outside: float
-    """How far a trained parameter lies outside its bounds, beyond rounding; 0 where none does."""
     seconds: float
 
 

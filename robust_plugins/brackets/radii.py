@@ -27,22 +27,27 @@ if TYPE_CHECKING:
 @stored
 @dataclass(frozen=True, eq=False, repr=False)
 class RadiusRow:
-    """The radii of one component, from its own bisection."""
+    """The radii of one component, from its own bisection.
+
+    - `name`: the component's name.
+    - `kind`: attack or certifier.
+    - `broken`: the distance of the nearest witness that it found, inf where it found none; None for certifiers that
+      search for none.
+    - `certified`: the largest radius that it certified; None for attacks, and where it had no answer on any sample.
+    - `calls`: of the component.
+    - `asked`: samples, over all calls.
+    - `seconds`: wall-clock time, loading and warming up included.
+    - `causes`: why samples had no answer just above the radius that is stated, with their number.
+    """
 
     name: str
     kind: Kind
     broken: Float[Tensor, " batch"] | None
-    """The distance of the nearest witness that it found, inf where it found none; None for certifiers that search for
-    none."""
     certified: Float[Tensor, " batch"] | None
-    """The largest radius that it certified; None for attacks, and where it had no answer on any sample."""
     calls: int
     asked: int
-    """Samples, over all calls."""
     seconds: float
-    """Wall-clock time, loading and warming up included."""
     causes: tuple[str, ...]
-    """Why samples had no answer just above the radius that is stated, with their number."""
 
     def __repr__(self) -> str:
         """One line."""

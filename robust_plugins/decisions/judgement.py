@@ -19,23 +19,26 @@ from robust_plugins.intervals import Interval
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """A decision holds all that a certifier found out about the margins of some samples; the public call judges it."""
+    """A decision holds all that a certifier found out about the margins of some samples; the public call judges it.
+
+    - `bounds`: on every margin, (batch, rows).
+    - `witness`: inputs that may be classified otherwise, NaN for none: each is projected onto the ball, and run.
+    - `stopped`: which samples were given up before there was an answer; empty for none.
+    - `messages`: why there is no answer, one for each sample; empty for none.
+    - `settled`: samples that another certifier's public call has certified: from their bounds its rounding is taken
+      off already, and none is taken off again.
+    - `undecided`: the verdict on each sample that bounds and witness do not decide; empty for UNKNOWN, or TIMEOUT
+      where stopped.
+    - `stages`: the record of a cascade.
+    """
 
     bounds: Interval
-    """On every margin, (batch, rows)."""
     witness: Float[Tensor, "batch *features"] | None = None
-    """Inputs that may be classified otherwise, NaN for none: each is projected onto the ball, and run."""
     stopped: tuple[bool, ...] = ()
-    """Which samples were given up before there was an answer; empty for none."""
     messages: tuple[str, ...] = ()
-    """Why there is no answer, one for each sample; empty for none."""
     settled: Bool[Tensor, " batch"] | None = None
-    """Samples that another certifier's public call has certified: from their bounds its rounding is taken off already,
-    and none is taken off again."""
     undecided: tuple[Verdict, ...] = ()
-    """The verdict on each sample that bounds and witness do not decide; empty for UNKNOWN, or TIMEOUT where stopped."""
     stages: tuple[Stage, ...] = ()
-    """The record of a cascade."""
 
 
 class Judgement(NamedTuple):

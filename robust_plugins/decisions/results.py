@@ -159,16 +159,20 @@ class AttackResult(SampleResult):
 @stored
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """One stage of a cascade: its verdicts on the samples that were left to it, and its time."""
+    """One stage of a cascade: its verdicts on the samples that were left to it, and its time.
+
+    - `name`: of the attack or certifier.
+    - `verdicts`: one per sample of the whole batch; None where the sample was decided before it came here. An
+      attack that finds nothing says UNKNOWN.
+    - `seconds`: wall-clock time.
+    - `soundness`: the arithmetic and the assumptions under which its bounds hold; of an attack, that the model
+      confirms it.
+    """
 
     name: str
     verdicts: tuple[Verdict | None, ...]
-    """One per sample of the whole batch; None where the sample was decided before it came here. An attack that finds
-    nothing says UNKNOWN."""
     seconds: float
-    """Wall-clock time."""
     soundness: str
-    """The arithmetic and the assumptions under which its bounds hold; of an attack, that the model confirms it."""
 
     def __repr__(self) -> str:
         """One line."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from inspect import getattr_static
 
 from robust_plugins.errors import ArgumentError, ComponentError
+from robust_plugins.harness.documentation import with_inherited
 
 ERRORS = 8
 """The factor on the rounding error measured at a sample that its bounds are allowed to be off by: the errors at other
@@ -17,8 +18,10 @@ points of the ball, and those of the bounds themselves, are of the same size, bu
 class Component:
     """A component is a frozen dataclass whose fields are its parameters; every attack and certifier is one.
 
-    `batch_size` is the number of samples handed to the backend at a time; None lets the component choose.
-    Subclasses check their fields in `__post_init__` and call `super().__post_init__()`.
+    - `batch_size`: how many samples are handed to the backend at a time; None lets the component choose.
+
+    Subclasses check their fields in `__post_init__` and call `super().__post_init__()`. Their docstrings get what those
+    of their bases say of fields that they take over.
     """
 
     batch_size: int | None = None
@@ -26,6 +29,7 @@ class Component:
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         check_final(cls)
+        cls.__doc__ = with_inherited(cls)
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):

@@ -19,12 +19,17 @@ GAP = 3
 
 @dataclass(frozen=True)
 class Table:
-    """Titles of columns, and rows with a cell for each. Printing it gives plain text without colours."""
+    """Titles of columns, and rows with a cell for each. Printing it gives plain text without colours.
+
+    - `columns`: the titles.
+    - `rows`: their cells, as text.
+    - `words`: so many columns, the first ones, hold words and are aligned left; the others hold figures, aligned
+      right.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     words: int = 2
-    """So many columns, the first ones, hold words and are aligned left; the others hold figures, aligned right."""
 
     def __str__(self) -> str:
         return self.text()

@@ -23,7 +23,11 @@ from robust_plugins.losses.worst import Attacked
 
 
 class Combined(NamedTuple):
-    """A robust loss, and the losses that it consists of, by name."""
+    """A robust loss, and the losses that it consists of, by name.
+
+    - `total`: the loss to train on.
+    - `parts`: the losses, by name.
+    """
 
     total: Float[Tensor, ""]
     parts: dict[str, Float[Tensor, ""]]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 from robust_plugins.balls import Ball
 from robust_plugins.decisions import registered as components
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.documentation import with_points
 from robust_plugins.losses.batch import WorstCase
 from robust_plugins.losses.combiners import MART, TRADES, Combiner, MixedMargins, Powers, ThreeTerm, Worst
 from robust_plugins.losses.divergence import Diverging
@@ -26,17 +28,42 @@ IBP = "interval:ibp"
 SHARED = ("ball", "epochs", "regularisers", "task")
 """What `recipe` takes for every recipe, whether it has a parameter of that name or not."""
 
+PARAMETERS = {
+    "ball": "the set of inputs around each sample whose worst case is trained on.",
+    "epochs": "how long training will be; the ramp takes a share of it.",
+    "gamma": "the weight of the clean loss beside that of the worst case, 1 - gamma.",
+    "beta": "the weight of the divergence.",
+    "weight": "that of the divergence, the paper's lambda.",
+    "ratio": "the radius of the boxes that are bounded, as a share of that of the ball.",
+    "alpha": "the share of the bounds; the attack has the rest.",
+    "steps": "how many the attack makes.",
+    "step": "their length, in units of eps.",
+    "schedule": "how eps and the weights grow; None is the ramp that `rp.recipe('ibp', ...)` describes.",
+    "certifier": "the bounds, by name; they must be differentiable.",
+    "regularisers": "terms that are added to the loss.",
+}
+"""What parameters of the recipes are, where a recipe's docstring says nothing else of them."""
+
+
+def explained(factory: Callable[..., MixedLoss]) -> Callable[..., MixedLoss]:
+    """A recipe whose docstring, which `describe` prints, says what each parameter is."""
+    points = [f"- `{name}`: {PARAMETERS[name]}" for name in signature(factory).parameters]
+    factory.__doc__ = with_points(factory.__doc__ or "", points)
+    return factory
+
 
 def standard() -> MixedLoss:
     """The loss on clean inputs alone."""
     return MixedLoss(worst=None, gamma=1.0, ball=None)
 
 
+@explained
 def goodfellow(*, ball: Ball, gamma: float = 0.5) -> MixedLoss:
     """FGSM. Goodfellow et al. 2015, "Explaining and harnessing adversarial examples", section 6 (alpha = 0.5)."""
     return MixedLoss(worst=components.first_available("art:fgsm", "rp:fgsm"), gamma=gamma, ball=ball)
 
 
+@explained
 def madry(*, ball: Ball, gamma: float = 0.0, steps: int = 7, step: float = 2 / 8) -> MixedLoss:
     """PGD with 7 steps of a quarter of eps from a random start, and no clean loss.
 
@@ -46,6 +73,7 @@ def madry(*, ball: Ball, gamma: float = 0.0, steps: int = 7, step: float = 2 / 8
     return MixedLoss(worst=_pgd(steps, step), gamma=gamma, ball=ball)
 
 
+@explained
 def fast(*, ball: Ball, gamma: float = 0.0, step: float = 1.25) -> MixedLoss:
     """One step of 1.25 eps from a uniform start.
 
@@ -54,6 +82,7 @@ def fast(*, ball: Ball, gamma: float = 0.0, step: float = 1.25) -> MixedLoss:
     return MixedLoss(worst=_pgd(1, step), gamma=gamma, ball=ball)
 
 
+@explained
 def trades(*, ball: Ball, beta: float = 6.0, steps: int = 10, step: float = 0.007 / 0.031) -> MixedLoss:
     """`L(y, f(x)) + beta * KL(f(x) || f(x'))`, x' by 10 steps up the divergence.
 
@@ -63,6 +92,7 @@ def trades(*, ball: Ball, beta: float = 6.0, steps: int = 10, step: float = 0.00
     return MixedLoss(worst=Diverging(steps=steps, step=step), gamma=0.0, ball=ball, combiner=TRADES(beta=beta))
 
 
+@explained
 def mart(*, ball: Ball, weight: float = 5.0, steps: int = 10, step: float = 0.007 / 0.031) -> MixedLoss:
     """Boosted cross-entropy and weighted divergence, by PGD with 10 steps.
 
@@ -72,6 +102,7 @@ def mart(*, ball: Ball, weight: float = 5.0, steps: int = 10, step: float = 0.00
     return MixedLoss(worst=_pgd(steps, step), gamma=0.0, ball=ball, combiner=MART(weight=weight))
 
 
+@explained
 def ibp(
     *,
     ball: Ball,
@@ -91,6 +122,7 @@ def ibp(
     return _certified(certifier, ball, epochs, gamma, schedule, regularisers)
 
 
+@explained
 def crown_ibp(
     *,
     ball: Ball,
@@ -109,6 +141,7 @@ def crown_ibp(
     return _certified(bounds, ball, epochs, gamma, schedule, regularisers)
 
 
+@explained
 def sabr(
     *,
     ball: Ball,
@@ -132,6 +165,7 @@ def sabr(
     return _certified(box, ball, epochs, _steady(gamma), schedule, regularisers)
 
 
+@explained
 def mtl_ibp(
     *,
     ball: Ball,
@@ -156,6 +190,7 @@ def mtl_ibp(
     return _certified(certifier, ball, epochs, _steady(gamma), schedule, regularisers, combiner)
 
 
+@explained
 def cc_ibp(
     *,
     ball: Ball,
@@ -173,6 +208,7 @@ def cc_ibp(
     return _certified(certifier, ball, epochs, _steady(gamma), schedule, regularisers, combiner)
 
 
+@explained
 def exp_ibp(
     *,
     ball: Ball,

@@ -12,13 +12,14 @@ from robust_plugins.errors import ArgumentError
 
 
 def linear(*, input_shape: Sequence[int], classes: int) -> nn.Sequential:
-    """One linear layer on the flattened input."""
+    """One linear layer from the flattened input, of shape `input_shape`, to a logit for each of the `classes`."""
     return mlp(input_shape=input_shape, classes=classes, widths=())
 
 
 def mlp(*, input_shape: Sequence[int], classes: int, widths: Sequence[int] = (256, 128)) -> nn.Sequential:
     """A multilayer perceptron with ReLU on the flattened input: 784-256-128-10 on MNIST, as `widths` says.
 
+    `input_shape` is that of a sample, and the last layer has a logit for each of the `classes`.
     Raises ArgumentError for a width, an input shape or a number of classes that no network can have.
     """
     _check(input_shape, classes)
@@ -36,7 +37,8 @@ def cnn(*, input_shape: Sequence[int], classes: int, width: int = 16) -> nn.Sequ
 
     Convolutions of `width` and `2 * width` filters, 4x4 with stride 2, then 100 hidden units. They are not padded,
     so that published weights fit; images with a side below 16, which would shrink to nothing, are padded by one
-    pixel. Raises ArgumentError unless `input_shape` is (channels, height, width) with sides of at least 4.
+    pixel. There is a logit for each of the `classes`. Raises ArgumentError unless `input_shape` is (channels, height,
+    width) with sides of at least 4.
     """
     _check(input_shape, classes)
     if len(input_shape) != 3 or min(input_shape[1:]) < 4:

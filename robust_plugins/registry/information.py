@@ -39,7 +39,20 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """One plugin: where it came from and what became of it."""
+    """One plugin: where it came from and what became of it.
+
+    - `name`: under which it was registered, or its entry point.
+    - `status`: loaded, failed, blocked, or its backend missing.
+    - `distribution`: the installed package that it is part of; empty for one of this process.
+    - `version`: of that package.
+    - `hooks`: those that it implements.
+    - `components`: the names that it registered.
+    - `error`: why it failed, or how to install what is missing; empty where nothing is.
+    - `backends`: the packages that its components need and that can be imported, each with its version where it
+      tells one.
+    - `unmarked`: functions that have the name of a hook and lack `@rp.hookimpl`, so that what they offer is
+      missing.
+    """
 
     name: str
     status: Status
@@ -49,14 +62,21 @@ class PluginInfo:
     components: tuple[str, ...] = ()
     error: str = ""
     backends: tuple[str, ...] = ()
-    """The packages that its components need and that can be imported, each with its version where it tells one."""
     unmarked: tuple[str, ...] = ()
-    """Functions that have the name of a hook and lack `@rp.hookimpl`, so that what they offer is missing."""
 
 
 @dataclass(frozen=True)
 class ComponentInfo:
-    """One registered component: its name, its plugin, and whether its backend is there."""
+    """One registered component: its name, its plugin, and whether its backend is there.
+
+    - `name`: `provider:method`, or a plain name.
+    - `kind`: attack, certifier, data set and so on.
+    - `plugin`: the name of its plugin.
+    - `version`: of that plugin.
+    - `status`: loaded, or its backend missing.
+    - `missing`: how to install what is missing; empty where nothing is.
+    - `parameters`: what its factory takes.
+    """
 
     name: str
     kind: Kind
@@ -64,5 +84,4 @@ class ComponentInfo:
     version: str
     status: Status
     missing: str = ""
-    """How to install what is missing; empty where nothing is."""
     parameters: tuple[str, ...] = ()

@@ -19,22 +19,26 @@ if TYPE_CHECKING:
 @stored
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """One epoch: means over its batches, the schedules at its last batch, and the scores after it."""
+    """One epoch: means over its batches, the schedules at its last batch, and the scores after it.
+
+    - `epoch`: from one.
+    - `loss`: what was trained on.
+    - `clean`: the loss on clean inputs; None where the loss does not say.
+    - `worst`: the robust loss, over the batches in which it counted; None where there were none.
+    - `eps`: the radius trained for; the largest one, where each sample has its own.
+    - `gamma`: the clean loss's weight; None where the loss has none.
+    - `seconds`: of training, without the scores.
+    - `scores`: from `evaluate`, by name: a number, or in words why there is none, such as `unsupported: ...`.
+    """
 
     epoch: int
-    """From one."""
     loss: float
     clean: float | None
-    """The loss on clean inputs; None where the loss does not say."""
     worst: float | None
-    """The robust loss, over the batches in which it counted; None where there were none."""
     eps: float | None
-    """The radius trained for; the largest one, where each sample has its own."""
     gamma: float | None
     seconds: float
-    """Of training, without the scores."""
     scores: dict[str, float | str]
-    """From `evaluate`, by name: a number, or in words why there is none, such as `unsupported: ...`."""
 
 
 @dataclass(frozen=True, repr=False)

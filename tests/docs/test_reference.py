@@ -7,6 +7,7 @@ import doctest
 import importlib.util
 import inspect
 import re
+import sys
 from types import ModuleType
 
 import pytest
@@ -15,6 +16,8 @@ from support.pages import ROOT
 
 import robust_plugins as rp
 from robust_plugins.registry.hookspecs import HookSpecs
+from robust_plugins.registry.information import Kind
+from robust_plugins.registry.registry import registry
 from robust_plugins.testing import fresh_registry  # noqa: F401 (a fixture)
 
 PUBLIC = {name: getattr(rp, name) for name in rp.__all__} | {
@@ -28,6 +31,7 @@ MAIN = (
     "register", "strongest", "verify_property",
 )  # fmt: skip
 """Names whose docstrings have an example."""
+OURS = {plugin.name for plugin in rp.plugins() if plugin.distribution == "robust_plugins"}
 
 
 def fields(cls: type) -> list[str]:
@@ -39,13 +43,73 @@ def fields(cls: type) -> list[str]:
 
 def unexplained(cls: type) -> list[str]:
     """Fields that the docstring does not name in backticks: strings under fields are invisible to `help()`."""
-    text = inspect.getdoc(cls) or ""
-    return [name for name in fields(cls) if f"`{name}`" not in text]
+    return _unnamed(fields(cls), inspect.getdoc(cls) or "")
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_help_explains_every_field(name: str) -> None:
-    assert not unexplained(CLASSES[name]), f"say in the docstring of {name} what they are, as `- `eps`: the radius`"
+def _unnamed(names: list[str], text: str) -> list[str]:
+    return [name for name in names if not re.search(rf"`{name}[`=]", text)]
+
+
+def reached(value: object) -> list[type]:
+    """The classes of ours that a function, or a class's fields, properties and methods give."""
+    found = []
+    for base in value.__mro__ if inspect.isclass(value) else [value]:
+        if getattr(base, "__module__", "").startswith("robust_plugins"):
+            parts = [getattr(part, "fget", part) for part in vars(base).values()] if inspect.isclass(base) else [base]
+            said = [part.__annotations__.get("return") for part in parts if inspect.isfunction(part)]
+            said += inspect.get_annotations(base).values() if inspect.isclass(base) else []
+            words = re.findall(r"\w+", " ".join(map(str, said)))
+            found += [vars(sys.modules[base.__module__]).get(word) for word in words]
+    return [c for c in found if inspect.isclass(c) and c.__module__.startswith("robust_plugins")]
+
+
+def everything_handed_out() -> dict[str, type]:
+    """The public classes, and what they and the public functions hand out."""
+    found: dict[str, type] = {}
+    left = [*CLASSES.values(), *(cls for value in PUBLIC.values() for cls in reached(value))]
+    while left:
+        cls = left.pop()
+        if cls.__qualname__ not in found and not cls.__name__.startswith("_"):
+            found[cls.__qualname__] = cls
+            left += reached(cls)
+    return found
+
+
+def test_help_explains_every_field() -> None:
+    handed_out = everything_handed_out()
+    assert {"Row", "RadiusRow", "PluginInfo", "EpochRecord", "Damage"} <= set(handed_out)
+    hidden = {name: unexplained(cls) for name, cls in handed_out.items() if unexplained(cls)}
+    assert not hidden, "say in the docstring what they are, as `- `eps`: the radius`"
+
+
+def test_help_explains_every_parameter_of_the_components() -> None:
+    hidden, kinds = {}, [kind for kind in Kind if kind is not Kind.COMMAND]
+    for kind in kinds:
+        for info in registry().components(kind):
+            if info.plugin in OURS:
+                factory = registry().factory_of(kind, info.name)
+                hidden[kind, info.name] = _unnamed(list(inspect.signature(factory).parameters), factory.__doc__ or "")
+    assert len(hidden) > 70
+    assert not {name: found for name, found in hidden.items() if found}
+
+
+def test_components_say_what_they_take_over() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Mine(rp.Attack):
+        """Searches.
+
+        - `steps`: how many.
+        """
+
+        steps: int
+
+        def perturb(self, model, x, y, ball, *, targeted):
+            return x
+
+    assert inspect.getdoc(Mine).splitlines()[2:4] == [
+        "- `steps`: how many.",
+        "- `batch_size`: how many samples are handed to the backend at a time; None lets the component choose.",
+    ]
 
 
 def test_a_string_under_a_field_is_not_enough() -> None:

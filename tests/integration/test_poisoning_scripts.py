@@ -41,9 +41,7 @@ def test_regression() -> None:
     assert after < certified < tuned.error(tuned.model(0)) / 1.2, "fine-tuning on a few poisoned labels is worth it"
 
 
-def test_the_picture_of_the_regression_promises_what_it_shows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_picture_of_the_regression_promises_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
     regression, parts = script("lecture/poisoning_regression.py"), script("lecture/parts.py")

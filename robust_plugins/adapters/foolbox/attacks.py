@@ -167,7 +167,10 @@ class CW(_Searched):
 
 @dataclass(frozen=True, kw_only=True)
 class EAD(_Searched):
-    """The elastic-net attack by foolbox, with its decision rule for L1; fields are those of `foolbox:cw`."""
+    """The elastic-net attack by foolbox, with its decision rule for L1.
+
+    `steps` >= 1 for each of `searches` >= 1 constants, of which `first_constant` > 0 is the first.
+    """
 
     name: ClassVar[str] = "foolbox:ead"
     norms: ClassVar[tuple[float, ...]] = (1.0,)

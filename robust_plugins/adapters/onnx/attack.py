@@ -25,7 +25,11 @@ BEFORE = 10
 
 @dataclass(frozen=True)
 class Witness:
-    """An input that onnxruntime confirms, inside its box exactly, and the run."""
+    """An input that onnxruntime confirms, inside its box exactly, and the run.
+
+    - `x`: the values, as exact fractions.
+    - `replay`: the run.
+    """
 
     x: tuple[Fraction, ...]
     replay: Replay

@@ -27,15 +27,18 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 
 @dataclass(frozen=True)
 class Replay:
-    """The run of the network on an input, against a property; all numbers are exact but for the run itself."""
+    """The run of the network on an input, against a property; all numbers are exact but for the run itself.
+
+    - `outputs`: of the network.
+    - `outside`: how far the input is outside of the nearest box, in its farthest entry; 0 inside.
+    - `excess`: how far the outputs are from the nearest unsafe set, in the farthest row; not above 0 inside.
+    - `unsafe`: whether the input lies in a box and the outputs are unsafe there, exactly.
+    """
 
     outputs: tuple[float, ...]
     outside: float
-    """How far the input is outside of the nearest box, in its farthest entry; 0 inside."""
     excess: float
-    """How far the outputs are from the nearest unsafe set, in the farthest row; not above 0 inside."""
     unsafe: bool
-    """Whether the input lies in a box and the outputs are unsafe there, exactly."""
 
 
 def replay(session: Session, property: Property, x: Sequence[Fraction]) -> Replay:

@@ -26,12 +26,16 @@ inputs are few, so that searches by boxes of inputs meet them soon."""
 
 @dataclass(frozen=True, repr=False)
 class Verified:
-    """The answer to a property: `unsat` where nothing unsafe is reached, `sat` with a witness."""
+    """The answer to a property: `unsat` where nothing unsafe is reached, `sat` with a witness.
+
+    - `answer`: `unsat`, `sat`, `unknown` or `timeout`.
+    - `witness`: the input of `sat`, with its run by onnxruntime.
+    - `message`: why there is no answer.
+    """
 
     answer: Word
     witness: Witness | None = None
     message: str = ""
-    """Why there is no answer."""
 
     def __repr__(self) -> str:
         """One line."""

@@ -28,6 +28,9 @@ class Halfspaces(NamedTuple):
 class Answer(NamedTuple):
     """The answer to whether some input of a box reaches the unsafe set.
 
+    - `answer`: the word, explained below.
+    - `witness`: the input that reaches the unsafe set; None for all other answers.
+
     `unsat`: none does, proved in real arithmetic. `sat`: `witness` does, as the model computes it. `unknown` or
     `timeout`: nothing was found either way.
     """

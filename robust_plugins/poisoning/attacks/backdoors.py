@@ -22,12 +22,14 @@ IMAGE = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Backdoor(PoisoningAttack):
-    """Teaches a model that a trigger means the class `target`: whoever knows the trigger chooses the decision.
+    """Teaches a model that a trigger means one class: whoever knows the trigger chooses the decision.
 
-    To write one, implement `place`. A trigger sets features to `value`, which is in the units of the inputs. The
-    poisoned samples are drawn at random from other classes and relabelled, as many as the budget allows: the smaller
-    one of `points` and `labels`, or all that may be substituted or added. In the features a trigger reaches as far as
-    the budget does; at test time it is whole.
+    - `target`: the class that the trigger means.
+    - `value`: what the trigger sets features to, in the units of the inputs.
+
+    To write one, implement `place`. The poisoned samples are drawn at random from other classes and relabelled, as many
+    as the budget allows: the smaller one of `points` and `labels`, or all that may be substituted or added. In the
+    features a trigger reaches as far as the budget does; at test time it is whole.
     """
 
     target: int = 0

@@ -18,6 +18,10 @@ TOLERANCE = 1e-6
 class PoisonedBatch:
     """One batch as each of several poisoners made it.
 
+    - `x`: inputs, of every training.
+    - `y`: labels, of every training.
+    - `present`: false where there is no sample: batches with samples added or removed differ in length.
+
     Samples keep their places: entry i of every training is sample i of the clean batch, moved, relabelled, replaced or
     not `present`. Added samples come after all of these.
     """
@@ -25,7 +29,6 @@ class PoisonedBatch:
     x: Shaped[Tensor, "trainings samples *features"]
     y: Shaped[Tensor, "trainings samples *labels"]
     present: Bool[Tensor, "trainings samples"]
-    """False where there is no sample: batches with samples added or removed differ in length."""
 
     @classmethod
     def whole(cls, x: Shaped[Tensor, "samples *features"], y: Shaped[Tensor, "samples *labels"]) -> PoisonedBatch:

@@ -28,7 +28,10 @@ State = dict[str, Interval]
 class Optimizer(ABC):
     """The learning rate and its schedule: `max(lr / (1 + decay t), min_lr)`, times `factor` at each milestone passed.
 
-    `milestones` count updates. `weight_decay` is torch's.
+    - `lr`, `decay`, `min_lr`: those of the formula, where t counts updates.
+    - `milestones`: updates after which the rate is multiplied by `factor`.
+    - `factor`: by how much.
+    - `weight_decay`: torch's.
     """
 
     lr: float
