@@ -137,6 +137,10 @@ class Relaxed(CROWN):
       are all smooth gradients as quadratic functions of the input, where their coefficients for one sample fit
       `memory` (inputs up to about 100) and weights are points.
 
+    With `outward` effort 1 is the network and its backward pass as one, alone: within some 1 to 4 % of the widths
+    without `outward`, 26 % for softplus in single precision over balls of .001. Higher efforts are refused, for the
+    planes of joint gates are not rounded outward.
+
     Certificates for a finite `delta` try effort 0 first (and 2 before 3), and more only for the samples and components
     that are not robust by then; `bounds`, and infinite `delta`, take it for all.
     """
@@ -149,9 +153,9 @@ class Relaxed(CROWN):
             raise ArgumentError(
                 "effort", self.effort, accepted="0, 1, 2 or 3", hint="More effort is tighter for smooth activations."
             )
-        if self.outward and self.effort:
+        if self.outward and self.effort > 1:
             raise ArgumentError(
-                "effort", self.effort, accepted="0 with outward rounding", hint="Joint gates are not rounded outward."
+                "effort", self.effort, accepted="0 or 1 with outward rounding", hint="Planes are not rounded outward."
             )
 
     def bytes_per_sample(self, activations: Sequence[int], classes: int, itemsize: int) -> int:
@@ -223,10 +227,10 @@ class Relaxed(CROWN):
     ) -> Interval:
         """Bounds on the gradient of `coefficients` times the logits, one row of them for each sample of `values`."""
         adjoint = Adjoint.of(network, values)
-        planes = PLANES[: {0: 0, 1: 1}.get(self.effort, len(PLANES))]
+        planes = () if self.outward else PLANES[: {0: 0, 1: 1}.get(self.effort, len(PLANES))]
         start, steps = Interval.point(coefficients), STEPS if self.effort == 3 else 0
         found = gradient_interval(network, values, adjoint, start, planes, self.memory, steps=steps, asked=wanted)
-        if planes and any(smooth_of(layer) is not None for layer in network.layers):
+        if self.effort and any(smooth_of(layer) is not None for layer in network.layers):
             found = found.agreeing(graph_interval(network, values, "logit", coefficients, memory=self.memory))
         if self.effort < 3:
             return found

@@ -78,8 +78,3 @@ def test_errors_that_are_not_counted_are_noticed(name: str, monkeypatch: pytest.
     monkeypatch.setattr(rounding, "lessened", lambda number, by: number - by)
     monkeypatch.setattr(rounding, "widened", lambda low, up, **_: (low, up))
     assert violations(name, "stable", "logit", 0, (0.0,)) > 0
-
-
-def test_joint_gates_are_refused() -> None:
-    with pytest.raises(rp.ArgumentError, match="effort"):
-        rp.explanation_certifier("interval:relaxed", outward=True, effort=1)

@@ -5,7 +5,7 @@ The slope s lies between two lines of the activation's input z. With `s = s0 + d
     s g = s0 g + g0 s - s0 g0 + ds dg p q,
 
 which leaves a term of second order. Where a chord over g alone is nearer in the middle, as it is where z may be
-anything, that is taken.
+anything, that is taken. Inside `rounding.outward()` the lines hold for what automatic differentiation computes, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from robust_plugins.explanations.bounds.curvature import Smooth
 from robust_plugins.explanations.bounds.joint_gates import line_above
-from robust_plugins.intervals import Interval
+from robust_plugins.intervals import Interval, rounding
 from robust_plugins.intervals.rules.registry import LinearBound, Rules
 
 
@@ -31,9 +31,7 @@ def smooth_gate(smooth: Smooth) -> Rules:
 
     def relaxation(_: nn.Module, z: Interval, grad: Interval) -> tuple[LinearBound, LinearBound]:
         slopes = smooth.activation.slopes(z)
-        one = torch.ones_like(z.lower).unsqueeze(1)
-        line = line_above(smooth, z, None, torch.cat((one, -one), 1), lambda rise, _: rise)
-        (up_slope, low_slope), (up, low) = ((t[:, 0], -t[:, 1]) for t in line)
+        (up_slope, up), (low_slope, low) = _lines(smooth, z, slopes)
         shapes = tuple(z.shape), tuple(grad.shape)
 
         def above(g: Interval, sign: int) -> LinearBound:
@@ -45,15 +43,35 @@ def smooth_gate(smooth: Smooth) -> Rules:
             chord, offset = _chord(slopes, g)
             alone = chord * g0 + offset < a * z.center + s0 * g0 + b
             of_z, of_g = torch.where(alone, 0.0, a), torch.where(alone, chord, s0)
+            constant = torch.where(alone, offset, b)
+            # Of the product, of centres and radii, and of coefficients.
+            size = slopes.magnitude * g.magnitude + a.abs() * z.magnitude + b.abs()
+            constant = rounding.widened(constant, constant, ulps=16, scale=size)[1]
             # `g` is `sign` times the gradient.
-            return LinearBound.of_entries((sign * of_z, of_g), sign * torch.where(alone, offset, b), shapes)
+            return LinearBound.of_entries((sign * of_z, of_g), sign * constant, shapes)
 
         return above(-grad, -1), above(grad, 1)
 
     def backward(_: nn.Module, z: Interval, grad: Interval, above: Interval) -> tuple[Interval, Interval]:
         return above * grad * smooth.second(z), above * smooth.activation.slopes(z)
 
-    return Rules(SmoothGate, forward=forward, backward=backward, relaxation=relaxation)
+    return Rules(SmoothGate, forward=forward, backward=backward, relaxation=relaxation, outward=True)
+
+
+def _lines(smooth: Smooth, z: Interval, slopes: Interval) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A line above the slope on z, and one below it, each as slope and intercept."""
+    # At an edge the library may be on either side.
+    held = Interval(*rounding.widened(z.lower, z.upper, ulps=4))
+    one = torch.ones_like(z.lower).unsqueeze(1)
+    rises, offsets = line_above(smooth, held, None, torch.cat((one, -one), 1), lambda rise, _: rise)
+    if rounding.active():
+        # Of the library's slopes, on the line's grid and where they are used; and of the line itself.
+        of_f = 3 * smooth.activation.ulps * (1 + z.magnitude + slopes.magnitude)
+        _, third = smooth.bends(held)
+        of_line = slopes.magnitude + third * held.width**2
+        size = (of_f + 16 * of_line).unsqueeze(1) + 16 * (rises.abs() * held.magnitude.unsqueeze(1) + offsets.abs())
+        offsets = rounding.widened(offsets, offsets, scale=size)[1]
+    return (rises[:, 0], offsets[:, 0]), (-rises[:, 1], -offsets[:, 1])
 
 
 def _chord(slopes: Interval, g: Interval) -> tuple[Tensor, Tensor]:
