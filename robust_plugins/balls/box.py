@@ -148,6 +148,16 @@ class Box(Ball):
         far = torch.where((moved == 0) | radius.isinf(), torch.zeros_like(moved), moved / radius)
         return torch.where(moved.isnan(), moved, far).flatten(1).amax(1) if x[0:1].numel() else x.new_zeros(len(x))
 
+    def costs(self, x: Float[Tensor, "batch *features"]) -> Float[Tensor, "1 *features"]:
+        """What a move by 1 counts in `distance`, for each feature: 1 / radius, or 0 for a radius of 0 or inf."""
+        radius = self._set_like(x).radius
+        return torch.where(radius > 0, 1 / radius, 0.0)
+
+    def units(self, x: Float[Tensor, "batch *features"]) -> Float[Tensor, "1 *features"]:
+        """The radius of each feature at an `eps` of 1, and the width of its range where that is infinite."""
+        set_ = self._set_like(x)
+        return torch.where(set_.anywhere, set_.upper - set_.lower, set_.radius)
+
     def contains(
         self, z: Float[Tensor, "batch *features"], x: Float[Tensor, "batch *features"], *, tolerance: float = 1e-6
     ) -> Bool[Tensor, " batch"]:

@@ -75,7 +75,7 @@ def test_attacks_that_know_one_radius_alone_refuse_a_box(name, cases) -> None:
         rp.attack(name)(model, x, y, ball, seed=0)
 
 
-NORMED = ("rp:square", "rp:ddn", "rp:pdpgd", "rp:cw-linf", "rp:cw-l2", "rp:hopskipjump")
+NORMED = ("rp:square", "rp:ddn", "rp:cw-l2", "rp:hopskipjump")
 """Attacks of our own that are about norms."""
 
 
@@ -107,10 +107,11 @@ def test_margin_attacks_find_the_worst_points(cases) -> None:
     assert found >= total - 2
 
 
-def test_the_nearest_point_of_the_set_is_found() -> None:
+@pytest.mark.parametrize(("name", "least"), [("fmn(steps=30)", 18), ("pdpgd(steps=30)", 18), ("cw-linf", 18)])
+def test_the_nearest_point_of_the_set_is_found(name, least) -> None:
     model, x = _network(2), mixed(20, 2)
     y = model(x).argmax(1)
-    found = rp.attack("rp:fmn(steps=30)")(model, x, y, MIXED, seed=0)
+    found = rp.attack(f"rp:{name}")(model, x, y, MIXED, seed=0)
     near = 0
     with torch.no_grad():
         for i in range(len(x)):
@@ -119,10 +120,11 @@ def test_the_nearest_point_of_the_set_is_found() -> None:
             closest = distance[model(points).argmax(1) != y[i]].min()
             near += bool(found.success[i] & (found.distance[i] <= closest + 1e-3))
             assert not found.success[i] or found.distance[i] >= closest - 0.02  # of the grid
-    assert near >= 18
+    assert near >= least, near
 
 
-def test_a_box_is_a_linf_ball_in_units_of_the_radii() -> None:
+@pytest.mark.parametrize("name", ["rp:fmn(steps=20)", "rp:pdpgd(steps=20)", "rp:cw-linf(finest=1e-6)"])
+def test_a_box_is_a_linf_ball_in_units_of_the_radii(name) -> None:
     model, x = _network(1), torch.rand((6, 6), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     y, radius = model(x).argmax(1), torch.tensor([2, 0.5, 1, 8, 0.25, 1], dtype=torch.float64)
 
@@ -130,8 +132,8 @@ def test_a_box_is_a_linf_ball_in_units_of_the_radii() -> None:
         def forward(self, z: torch.Tensor) -> torch.Tensor:
             return model(z / radius)
 
-    box, ball = rp.Box(eps=0.5, radius=radius, clip=(0 * radius, radius)), rp.Linf(eps=0.5, clip=(0, 1))
-    attack = rp.attack("rp:fmn(steps=20)")
+    box, ball = rp.Box(eps=1, radius=radius, clip=(0 * radius, radius)), rp.Linf(eps=1, clip=(0, 1))
+    attack = rp.attack(name)
     ours, plain = attack(Rescaled(), x * radius, y, box, seed=0), attack(model, x, y, ball, seed=0)
     assert plain.success.any()
     torch.testing.assert_close(ours.distance, plain.distance)

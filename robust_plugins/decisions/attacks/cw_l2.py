@@ -37,9 +37,9 @@ class CWL2(Attack):
     - `targets` >= 0: so many further searches, each towards one class: those whose boundaries are closest in the
       model's linearisation at `x`.
 
-    The result is brought to where it stops failing. L2 only: the same in L-infinity is `rp:cw-linf`. The ball bounds
-    the search. Targeted too. Raises ArgumentError for other balls and unusable parameters, and for a model that is not
-    differentiable in its input.
+    The result is brought to where it stops failing. L2 only: the same in L-infinity, and in an `rp.Box`, is
+    `rp:cw-linf`. The ball bounds the search. Targeted too. Raises ArgumentError for other balls and unusable
+    parameters, and for a model that is not differentiable in its input.
     """
 
     nearest: ClassVar[bool] = True

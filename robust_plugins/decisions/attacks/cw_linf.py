@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.balls import Ball, Linf
+from robust_plugins.balls import Ball, Box, Linf
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.decisions.attacks.ascent import slope
 from robust_plugins.decisions.attacks.boundaries import goals, linear_distance, margin
@@ -30,10 +30,10 @@ class CWLinf(Attack):
     Carlini and Wagner 2017, "Towards evaluating the robustness of neural networks", section VI.C: in tanh space, Adam
     minimises `c * max(margin, 0) + sum_i max(|delta_i| - tau, 0)`, starting from the last iterate. Wherever an iterate
     is adversarial, `tau` becomes 0.95 (in the paper 0.9) times the smaller of it and the iterate's distance; where
-    `steps` steps find none within `tau`, `c` doubles; a sample ends when `c` exceeds `largest_c` or `tau` falls below
-    `finest`. Three things save most of the paper's steps: `tau` starts where the margin's linearisation is zero, and
-    the first example may lie beyond it; `c` starts where both terms are as steep; samples that have ended are no longer
-    evaluated.
+    `steps` steps find none within `tau`, `c` doubles; a sample ends when `c` exceeds `largest_c`, or when it has an
+    example and `tau` falls below `finest`. Three things save most of the paper's steps: `tau` starts where the margin's
+    linearisation is zero, and the first example may lie beyond it; `c` starts where both terms are as steep; samples
+    that have ended are no longer evaluated.
 
     - `steps` >= 1, per `c`; `rounds` >= 1: at most so many times `steps` are taken.
     - `learning_rate` > 0, in tanh space. Inputs at the end of their range start a fortieth inside it, where the tanh
@@ -44,9 +44,9 @@ class CWLinf(Attack):
     - `finest` > 0, in input units; the paper's 1/256 is one grey level.
 
     In the end the linearised model's optima at the closest example are tried, and the result is brought to where it
-    stops failing. L-infinity only: the same in L2 is `rp:cw-l2`. The ball bounds the search. Targeted too.
-    Raises ArgumentError for other balls and unusable parameters, and for a model that is not differentiable in its
-    input.
+    stops failing. L-infinity, and the distance of an `rp.Box`, in units of each feature's radius, which are then those
+    of `tau` and `finest` too; the same in L2 is `rp:cw-l2`. The ball bounds the search. Targeted too. Raises
+    ArgumentError for other balls and unusable parameters, and for a model that is not differentiable in its input.
     """
 
     nearest: ClassVar[bool] = True
@@ -70,7 +70,7 @@ class CWLinf(Attack):
         check_length("finest", self.finest, unit="input units", hint="The paper's is 1 / 256.")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:  # noqa: D102
-        check_norm(ball, Linf, name="rp:cw-linf")
+        check_norm(ball, Linf, Box, name="rp:cw-linf")
         closest = Closest(model, x, y, ball, targeted=targeted)
         at = (~closest.found & ball.radii_for(x).gt(0)).nonzero().flatten()
         if len(at):
@@ -89,8 +89,10 @@ class CWLinf(Attack):
         adam = Adam(w, self.learning_rate)
         rising, _, value = slope(model, x, margin(y, to, targeted=targeted))
         tau = linear_distance(ball, rising, -value, x).nan_to_num(torch.inf, posinf=torch.inf)
-        tau = tau.minimum(space.radius.flatten(1).amax(1))
-        c = self.first_c / rising.flatten(1).abs().amax(1).clamp(min=torch.finfo(x.dtype).tiny)
+        costs = ball.costs(x) if isinstance(ball, Box) else torch.ones_like(x[:1])
+        tau = tau.minimum((space.radius * costs).flatten(1).amax(1))
+        steepness = rising.abs() / torch.where(costs > 0, costs, 1)
+        c = self.first_c / steepness.flatten(1).amax(1).clamp(min=torch.finfo(x.dtype).tiny)
         largest, tried = self.largest_c / self.first_c * c, torch.zeros_like(tau)
         first = torch.ones_like(tau, dtype=torch.bool)
         for _ in range(self.rounds * self.steps):
@@ -98,8 +100,9 @@ class CWLinf(Attack):
             rising, logits, _ = slope(model, z, lacking(margin(y, to, targeted=targeted)))
             wins = closest.offer(z, at, logits=logits)
             delta = z - space.x
-            distance = delta.flatten(1).abs().amax(1)
-            excess = delta.sign() * (delta.abs() > per_sample(tau, z))
+            moved = delta.abs() * costs
+            distance = moved.flatten(1).amax(1)
+            excess = delta.sign() * costs * (moved > per_sample(tau, z))
             gradient = (excess - per_sample(c, z) * rising) * space.slope(w)
             within = wins & (first | (distance <= tau))
             first &= ~wins
@@ -108,7 +111,7 @@ class CWLinf(Attack):
             spent = tried >= self.steps
             c, tried = torch.where(spent, 2 * c, c), torch.where(spent, 0, tried)
             w = adam.step(w, gradient, again=within | spent)
-            going = (c <= largest) & (tau > self.finest)
+            going = (c <= largest) & (first | (tau > self.finest))
             if not bool(going.all()):
                 if not bool(going.any()):
                     return

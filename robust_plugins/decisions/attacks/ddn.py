@@ -32,10 +32,10 @@ class DDN(Attack):
     - `targets` >= 0: so many further runs, each up the margin of one class: those whose boundaries are closest in the
       model's linearisation at `x`.
 
-    The first run's gradient is that of the cross-entropy, or of the margin where that one vanishes. L2 only: for
-    other norms there is `rp:fmn`. The ball bounds the search: what is returned lies inside it and is the closest found,
-    brought to where it stops failing. Targeted too. Raises ArgumentError for other balls and unusable parameters, and
-    for a model that is not differentiable in its input.
+    The first run's gradient is that of the cross-entropy, or of the margin where that one vanishes. L2 only: for other
+    norms, and an `rp.Box`, which has radii in place of a norm, there is `rp:fmn`. The ball bounds the search: what is
+    returned lies inside it and is the closest found, brought to where it stops failing. Targeted too. Raises
+    ArgumentError for other balls and unusable parameters, and for a model that is not differentiable in its input.
     """
 
     nearest: ClassVar[bool] = True

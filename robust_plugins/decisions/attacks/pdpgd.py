@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.balls import L1, L2, Ball, Linf
+from robust_plugins.balls import L1, L2, Ball, Box, Linf
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.decisions.attacks.ascent import slope
 from robust_plugins.decisions.attacks.boundaries import goals, linear_distance, margin
@@ -36,10 +36,10 @@ class PDPGD(Attack):
     - `targets` >= 0: so many further runs, each towards one class: those whose boundaries are closest in the model's
       linearisation at `x`.
 
-    L-infinity, L2 and L1, on which it beats `rp:fmn` as often as not: both are in `rp:auto`. The ball bounds the
-    search: what is returned lies inside it and is the closest found, brought to where it stops failing. Targeted too.
-    Raises ArgumentError for other balls and unusable parameters, and for a model that is not differentiable in its
-    input.
+    L-infinity, L2 and L1, on which it beats `rp:fmn` as often as not: both are in `rp:auto`; and the distance of an
+    `rp.Box`, in units of each feature's radius. The ball bounds the search: what is returned lies inside it and is the
+    closest found, brought to where it stops failing. Targeted too. Raises ArgumentError for other balls and unusable
+    parameters, and for a model that is not differentiable in its input.
     """
 
     nearest: ClassVar[bool] = True
@@ -59,7 +59,7 @@ class PDPGD(Attack):
         check_length("dual_step", self.dual_step, unit="units of a logarithm", hint="The default is 1.5.")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, targeted: bool) -> Tensor:  # noqa: D102
-        check_norm(ball, Linf, L2, L1, name="rp:pdpgd")
+        check_norm(ball, Linf, L2, L1, Box, name="rp:pdpgd")
         closest = Closest(model, x, y, ball, targeted=targeted)
         if not bool((~closest.found & ball.radii_for(x).gt(0)).any()):
             return closest.x
@@ -78,7 +78,7 @@ class PDPGD(Attack):
             rate = falling(step, self.steps)
             weight = weight * torch.exp(self.dual_step * rate * (-value / lacking).nan_to_num(0.0).clamp(-1, 1))
             price = rate * size
-            ahead = z + per_sample(price * weight, x) * _unit(ball, gradient.nan_to_num(0.0))
+            ahead = z + per_sample(price * weight, x) * _unit(ball, gradient.nan_to_num(0.0), x)
             z = shortened(ball, ahead, x, price)
         closest.offer(z)
 
@@ -89,11 +89,14 @@ def _scale(ball: Ball, gradient: Tensor, needed: Tensor, x: Tensor) -> Tensor:
     reach = linear_distance(ball, gradient, needed, x).nan_to_num(torch.inf, posinf=torch.inf).minimum(limit)
     if isinstance(ball, L1) and ball.clip is not None:  # one coordinate goes no farther than its range
         return reach.clamp(max=ball.clip[1] - ball.clip[0])
-    return reach * max(1, x[0].numel()) if isinstance(ball, Linf) else reach  # whose price all coordinates share
+    return reach * max(1, x[0].numel()) if isinstance(ball, Linf | Box) else reach  # whose price all features share
 
 
-def _unit(ball: Ball, gradient: Tensor) -> Tensor:
-    """The gradient with length 1 in the dual norm, or zero."""
+def _unit(ball: Ball, gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient with length 1 in the dual norm, or zero; of a box the step that it is in units of each feature."""
+    if isinstance(ball, Box):
+        units = ball.units(x)
+        return units * _unit(Linf(eps=0, clip=None), units * gradient, x)
     flat = gradient.flatten(1)
     if not flat.shape[1]:
         return gradient

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from robust_plugins.balls import L1, Ball, Linf
+from robust_plugins.balls import L1, Ball, Box, Linf
 
 HALVINGS = 30
 """Of the interval in which the scale of an L2 step is looked for."""
@@ -21,8 +21,11 @@ def shortened(
     On L1 each coordinate moves towards `x` by the price, which leaves most where they were; on L-infinity the largest
     are cut to one size (Moreau's decomposition); on L2 all are scaled. Each ends at its range at the latest. Exact up
     to rounding for `Linf`, `L2` and `L1` around an `x` in the range, where the solution of each coordinate lies
-    between `x` and `z`. `Ball.eps` does not matter.
+    between `x` and `z`. `Ball.eps` does not matter. Of a `Box` within the ball, with the distance of `u` from `z` in
+    the units of each feature, as its own is; what costs nothing goes as far as it can.
     """
+    if isinstance(ball, Box):
+        return _in_a_box(ball, z, x, price)
     step, cost = (z - x).flatten(1), price.unsqueeze(1)
     wanted, room = step.abs(), torch.full_like(step, torch.inf)
     if ball.clip is not None:
@@ -34,6 +37,17 @@ def shortened(
     else:
         size = torch.minimum(_scale(wanted, room, cost) * wanted, room)
     return x + (size * step.sign()).view_as(x)
+
+
+def _in_a_box(ball: Box, z: Tensor, x: Tensor, price: Tensor) -> Tensor:
+    units, counted, box = ball.units(x).flatten(1), ball.costs(x).flatten(1) > 0, ball.box(x)
+    step, one = (z - x).flatten(1), torch.where(units > 0, units, 1)
+    room = torch.where(step > 0, (box.upper - x).flatten(1), (x - box.lower).flatten(1)).clamp(min=0) / one
+    wanted = torch.where(units > 0, step.abs() / one, 0.0)
+    size = torch.minimum(wanted, room)
+    height = _height(torch.where(counted, wanted, 0.0), torch.where(counted, room, 0.0), price.unsqueeze(1))
+    size = torch.where(counted, size.minimum(height), size)
+    return x + (size * one * step.sign()).view_as(x)
 
 
 def _height(wanted: Tensor, room: Tensor, cost: Tensor) -> Tensor:

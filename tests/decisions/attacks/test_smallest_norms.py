@@ -63,6 +63,19 @@ def test_no_example_of_a_linear_model_is_closer(name, norm, classes, clip) -> No
     assert not on_linear(name, norm, classes, clip).any()
 
 
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_what_is_almost_misclassified_is_found(name, norm) -> None:
+    """Nearer than any grey level, where the first radius that is tried is the last that matters."""
+    model, x = linear(2), inputs(1)
+    y = model(x).argmax(1)
+    with torch.no_grad():
+        lead = float(model(x).amax() - model(x).amin())
+        model[1].bias[y] -= lead - 1e-4
+    result = rp.attack(name)(model, x, y, norm(eps=FARTHEST[norm], clip=CLIP), seed=0)
+    assert result.success.all()
+    assert 0 < result.distance < 2e-3
+
+
 def test_without_the_closest_classes_examples_are_missed() -> None:
     """What the last test would say of a search that follows the second largest logit alone."""
     assert on_linear("rp:fmn(steps=40, targets=0)", rp.L2, 8, CLIP).any()
