@@ -224,6 +224,11 @@ class Ball(ABC):
         self.radii_for(x)
         if not len(x):
             return
+        if not x.numel():
+            raise ArgumentError(
+                "x", f"of shape {tuple(x.shape)}", accepted="samples of one feature or more",
+                hint="Look at how the features were chosen: none is left.",
+            )  # fmt: skip
         low, high = torch.aminmax(x)
         if not torch.isfinite(low + high):
             raise ArgumentError(

@@ -217,3 +217,10 @@ def test_a_wrong_draw_is_named(unchecked) -> None:
         rp.Linf(eps=0.1, clip=None).sample(torch.zeros(1, 1), 1, draw="sobol")
     with pytest.raises(rp.ArgumentError, match="at least 1"):
         rp.Linf(eps=0.1, clip=None).sample(torch.zeros(1, 1), 0)
+
+
+def test_samples_without_features_are_named(unchecked) -> None:
+    ball = rp.Linf(eps=0.1, clip=None)
+    with pytest.raises(rp.ArgumentError, match=r"`x` is of shape \(3, 0\).*none is left"):
+        ball.check(torch.rand(3, 0))
+    ball.check(torch.rand(0, 4))
