@@ -11,6 +11,7 @@ left as found. Inference mode, autocasting, `no_grad` and the default dtype chan
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,9 +22,10 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from robust_plugins.balls import Ball, Box, Linf
+from robust_plugins.balls.box_arguments import flat_numbers
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations import ExplanationCertifier, explanation_certifier
-from robust_plugins.explanations.band import with_room
+from robust_plugins.explanations.band import ULPS, with_room
 from robust_plugins.explanations.explained import explained_by
 from robust_plugins.explanations.quadrature import Method, quadrature
 from robust_plugins.harness.call import calling, ordinary
@@ -200,10 +202,12 @@ class IntegratedGradients(Attribution):
         # A box has a range for each feature, and may have gaps.
         clip, around = (None if isinstance(ball, Box) else ball.clip), ball
         if clip is not None and bool(((baseline >= clip[0]) & (baseline <= clip[1])).all()):
-            path = path.clamp(*clip)  # against rounding: between two points of the valid range every point is valid
+            # Between two points of the valid range every point is valid; rounded, it may lie an ulp outside.
+            path, around = path.clamp(*clip), replace(ball, clip=_wider(clip, x.dtype))
         else:
             around = ball.unclipped(x)
-        eps = (alphas.flatten(1) * ball.radii_for(x)).reshape(-1, 1)
+        room = _moved(around, x, baseline)
+        eps = torch.where(alphas.flatten(1) == 0, 0.0, alphas.flatten(1) * ball.radii_for(x) + room).reshape(-1, 1)
         found = gradients(path, replace(around, eps=eps))
         return (ball.box(x) - baseline) * found.map(lambda t: (steps * t).sum(0))
 
@@ -249,8 +253,9 @@ class SmoothGrad(Attribution):
         return gradients(x + self.noise(x)).mean(0)
 
     def bounds(self, x: Float[Tensor, "batch *features"], ball: Ball, gradients: Bounds) -> Interval:  # noqa: D102 (inherited)
-        eps = ball.radii_for(x).repeat(self.nt_samples).unsqueeze(1)
-        found = gradients(x + self.noise(x), replace(ball.unclipped(x), eps=eps))
+        noise, around = self.noise(x), ball.unclipped(x)
+        eps = (ball.radii_for(x) + _moved(around, x, *noise)).repeat(self.nt_samples).unsqueeze(1)
+        found = gradients(x + noise, replace(around, eps=eps))
         return found.map(lambda t: t.mean(0))
 
 
@@ -259,6 +264,28 @@ def classes_of(inputs: Tensor, target: Target) -> Tensor:
     if isinstance(target, Tensor):
         return target
     return torch.full((len(inputs),), target, dtype=torch.long, device=inputs.device)
+
+
+def _moved(ball: Ball, *points: Tensor) -> Float[Tensor, " batch"]:
+    """By how much more than in real arithmetic the radius of a ball has to be, after its points were moved.
+
+    The ends of a box are rounded, and so are the points that a model sees: a few units in the last place of the largest
+    number. Where a kink lies between the two, bounds would miss the gradient on its other side. Of no radius there is
+    none to add: nothing moves.
+    """
+    largest = torch.stack([p.flatten(1).abs().amax(1).expand(len(points[0])) for p in points]).amax(0)
+    radii = ball.radii_for(points[0])
+    widths = flat_numbers(ball.radius) if isinstance(ball, Box) else [1.0]
+    least, most = min((w for w in widths if w > 0), default=1.0), max(widths)
+    room = ULPS * torch.finfo(radii.dtype).eps * ((largest + radii * most) / least + radii)
+    return torch.where(radii > 0, room, 0.0)
+
+
+def _wider(clip: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
+    """The range with room for rounding at its ends; 0 has none, for a number less a part of it is never below."""
+    low, high = clip
+    room = ULPS * torch.finfo(dtype).eps * max((abs(end) for end in clip if math.isfinite(end)), default=0.0)
+    return low - room * bool(low), high + room * bool(high)
 
 
 def _baseline(baselines: float | Tensor, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import robust_plugins as rp
+from robust_plugins.explanations import attributions
 from robust_plugins.explanations.attributions import Attribution
 from robust_plugins.explanations.quadrature import Method, quadrature
 from robust_plugins.testing import assert_inside
@@ -170,3 +171,35 @@ def test_a_wrong_path_is_found_out() -> None:
     value = explain.IntegratedGradients(case.model, n_steps=6).attribute(case.x, case.y)
     with pytest.raises(AssertionError):
         assert_inside(_flat(bounds), value.flatten(1), "planted")
+
+
+class Kink(nn.Module):
+    """A ReLU on the inputs themselves, so that nothing before it makes room for rounding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = x.relu().sum(1, keepdim=True)
+        return torch.cat((total, -total), 1)
+
+
+@pytest.mark.parametrize("name", ["integrated gradients", "smooth gradients"])
+def test_a_kink_at_the_rounded_end_of_a_moved_ball(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Balls that are moved have ends that are rounded otherwise than those of the ball itself."""
+    g, eps, baseline = torch.Generator().manual_seed(0), 0.2, None
+    if name == "integrated gradients":
+        baseline = -torch.randint(1, 90, (1, 200), generator=g) / 100
+        explanation: Attribution = rp.explain.IntegratedGradients(
+            Kink(), baselines=baseline, n_steps=3, method="riemann_trapezoid"
+        )
+        x = (-baseline.double() - eps).float()  # half of the way is the kink, from the upper corner
+    else:
+        explanation = rp.explain.SmoothGrad(Kink(), nt_samples=1, stdevs=0.5)
+        x = (-explanation.noise(torch.zeros(1, 200))[0].double() - eps).float()
+    ball = rp.Linf(eps=eps, clip=None)
+    corner = explanation.attribute(ball.box(x).upper, 0)
+
+    def holds() -> bool:
+        return bool(explanation.certify(x, 0, ball=ball, certifier="interval:ibp").contains(corner).all())
+
+    assert holds()
+    monkeypatch.setattr(attributions, "_moved", lambda ball, x, *_: x.new_zeros(len(x)))
+    assert not holds()
