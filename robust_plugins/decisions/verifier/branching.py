@@ -95,7 +95,7 @@ class BestChild:
         short = torch.cat([s.add(floor).topk(few, 0).indices for s in (seen.gaps(), seen.intercepts())]).t()
         again = torch.stack([(short[:, :i] == short[:, i : i + 1]).any(1) for i in range(short.shape[1])], 1)
         worth = ~again & (seen.open.t().gather(1, short) > 0)
-        gain, scratch = torch.full(short.shape, -1.0), Scratch()
+        gain, scratch = torch.full_like(short, -1, dtype=seen.z.dtype), Scratch()
         for domain, place in zip(*(at.split(self.at_once) for at in worth.nonzero().unbind(1)), strict=True):
             gain[domain, place] = self._gains(seen, domain, short[domain, place], scratch)
         best = gain.topk(min(count, gain.shape[1]), 1)
@@ -107,7 +107,7 @@ class BestChild:
         z, line = seen.z[unit, domain], seen.bound.slopes[unit, domain]
         chosen = line * z + seen.bound.intercepts[unit, domain]
         a = seen.bound.coefficients[seen.compact.inputs + unit, domain]
-        sign = torch.where(a * (z - chosen) >= -a * chosen, 1.0, -1.0)
+        sign = 2 * (a * (z - chosen) >= -a * chosen).to(a) - 1
         half = seen.domains.select(domain)
         column = torch.arange(len(domain))
         half.signs[unit, column], half.slopes[unit, column] = sign, sign.clamp(min=0)

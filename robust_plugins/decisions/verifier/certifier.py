@@ -87,7 +87,7 @@ class BranchAndBound(Certifier):
     branching: Branching = field(default_factory=BestChild)
     refinement: Refinement = field(default_factory=GrowingTrees)
     batch: int = 256
-    steps: int = 6
+    steps: int = 3
     root_steps: int = 20
     proof: str | None = None
 

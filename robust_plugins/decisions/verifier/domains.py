@@ -91,10 +91,12 @@ class DualAscent:
     decay: float = 0.98
     row_rate: float = 2.0
 
-    def maximise(self, compact: Compact, asked: Rows, domains: Domains) -> tuple[Float[Tensor, " domains"], Domains]:
+    def maximise(
+        self, compact: Compact, asked: Rows, domains: Domains, scratch: Scratch | None = None
+    ) -> tuple[Float[Tensor, " domains"], Domains]:
         """The best bounds that were found, and the domains with the duals that they were found with last."""
         mixed = bool((domains.weights.count_nonzero(0) > 1).any())
-        return self.improve(compact, *asked.combined(domains.weights), domains, asked if mixed else None)
+        return self.improve(compact, *asked.combined(domains.weights), domains, asked if mixed else None, scratch)
 
     @torch.no_grad()
     def improve(
@@ -104,13 +106,14 @@ class DualAscent:
         const: Float[Tensor, " domains"],
         domains: Domains,
         asked: Rows | None = None,
+        scratch: Scratch | None = None,
     ) -> tuple[Float[Tensor, " domains"], Domains]:
         """The same for a row of each domain's own; with `asked`, the combination of its rows is improved too."""
         best = torch.full((len(domains),), -torch.inf, dtype=const.dtype)
         live, now = torch.arange(len(domains)), domains.select(torch.arange(len(domains)))
         movable = compact.free * (1 - now.signs.abs())
         found = [torch.empty_like(t) for t in (now.slopes, now.multipliers, now.weights)]
-        scratch, above = Scratch(), lines_above(compact, now)
+        scratch, above = scratch or Scratch(), lines_above(compact, now)
         ascents = [_Adam(now.slopes, self.slope_rate, scratch), _Adam(now.multipliers, self.multiplier_rate, scratch)]
         for step in range(self.steps + 1):
             pull = torch.mul(now.multipliers, now.signs, out=scratch.take("pull", now.signs))

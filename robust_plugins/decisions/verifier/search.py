@@ -22,6 +22,7 @@ from robust_plugins.decisions.verifier.linear import solvable, solved
 from robust_plugins.decisions.verifier.pool import Pool, PoolFullError
 from robust_plugins.decisions.verifier.properties import Unsafe, Word
 from robust_plugins.decisions.verifier.root import Duals, Root
+from robust_plugins.intervals.methods.compact import Scratch
 
 TARGET = 64
 """While fewer domains are open, each is split at several units at once, so that batches are worth their cost."""
@@ -55,7 +56,7 @@ class Search:
     clock: Clock
     branching: Branching = field(default_factory=BestChild)
     root_ascent: DualAscent = field(default_factory=lambda: DualAscent(steps=60))
-    ascent: DualAscent = field(default_factory=lambda: DualAscent(steps=6))
+    ascent: DualAscent = field(default_factory=lambda: DualAscent(steps=3))
     batch: int = 256
     memory: int = 2**30
     tell: Callable[[int, int, float], None] = lambda domains, open_domains, bound: None
@@ -65,7 +66,7 @@ class Search:
         self.exact, self.asked = Rows(rows, const), Rows(rows.float(), const.float())
         size = rows.abs().t() @ self.root.sizes + const.abs()
         self.off = off + 1e-14 * len(const) * size  # of combining rows
-        self.fast = self.root.fast
+        self.fast, self.scratch = self.root.fast, Scratch()
         self.member = self.unsafe.member.float()
         self.proved = torch.full((len(self.member),), -torch.inf, dtype=torch.float64)
         self.count, self.stuck, self.begun = 0, False, False
@@ -163,15 +164,15 @@ class Search:
     ) -> Tensor | None:
         """Bounds domains, looks for a witness in those that stay open, and puts these into the pool."""
         self.count += len(domains)
-        best, domains = ascent.maximise(self.fast, self.asked, domains)
+        best, domains = ascent.maximise(self.fast, self.asked, domains, self.scratch)
         open_domains = ~self._proves(best, domains, about, start)
         if not bool(open_domains.any()):
             return None
         at = open_domains.nonzero().flatten()
         domains, bounds, about = domains.select(at), torch.maximum(best, bounds)[at], about[at]
         rows, const = self.asked.combined(domains.weights)
-        bound = lower_bound(self.fast, rows, const, domains)
-        state, z = self.fast.minimiser(bound)
+        bound = lower_bound(self.fast, rows, const, domains, self.scratch)
+        state, z = self.fast.minimiser(bound, self.scratch)
         witness = self._witness(state[: self.fast.inputs], about)
         if witness is not None:
             return witness

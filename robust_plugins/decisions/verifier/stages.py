@@ -42,7 +42,7 @@ class Engine:
     ascent: Ascent = field(default_factory=lambda: Ascent(steps=20, learning_rate=0.1, decay=0.98))
     """That of the slopes of intermediate bounds."""
     root_ascent: DualAscent = field(default_factory=lambda: DualAscent(steps=60))
-    leaf_ascent: DualAscent = field(default_factory=lambda: DualAscent(steps=6))
+    leaf_ascent: DualAscent = field(default_factory=lambda: DualAscent(steps=3))
     batch: int = 256
     memory: int = MEMORY
     few: int = 6

@@ -1,9 +1,10 @@
-"""Bounds of domains: memory that is used again, and the duals that an ascent leaves."""
+"""Bounds of domains: memory that is used again, the duals that an ascent leaves, and the units to split at."""
 
 from __future__ import annotations
 
 import torch
 
+from robust_plugins.decisions.verifier.branching import BestChild, Seen
 from robust_plugins.decisions.verifier.domains import Domains, DualAscent, lower_bound
 from robust_plugins.intervals.methods.compact import Compact, Scratch
 
@@ -65,3 +66,17 @@ def test_an_ascent_leaves_duals_of_each_domain_in_its_own_column() -> None:
         torch.testing.assert_close(alone, best[at])
         torch.testing.assert_close(duals.slopes, found.slopes[:, at])
         torch.testing.assert_close(duals.multipliers, found.multipliers[:, at])
+
+
+def test_candidates_are_different_units_that_are_still_open() -> None:
+    compact, count = network(), 20
+    some = domains(compact, count)
+    rows = drawn(compact, count)
+    bound = lower_bound(compact, rows, rows[0] - 20, some)
+    _, z = compact.minimiser(bound)
+    seen = Seen(compact, some, rows, rows[0] - 20, bound, z)
+    units = BestChild(shortlist=8, at_once=5).candidates(seen, 4)
+    for i in range(count):
+        chosen = units[i][units[i] >= 0].tolist()
+        assert len(set(chosen)) == len(chosen) == min(4, int(seen.open[:, i].sum()))
+        assert bool((seen.open[chosen, i] == 1).all())
