@@ -27,5 +27,6 @@ html_copy_source = False
 html_show_copyright = False
 html_show_sphinx = False
 copybutton_prompt_text = "$ "
+copybutton_line_continuation_character = "\\"
 maximum_signature_line_length = 60
 python_use_unqualified_type_names = True

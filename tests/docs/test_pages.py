@@ -63,10 +63,15 @@ def _run_tests(namespace: dict[str, Any]) -> dict[str, int]:
 def _consoles() -> list[tuple[Page, list[str]]]:
     """The commands of each block of each page."""
     return [
-        (page, [line.removeprefix("$ ") for line in block.text.splitlines() if line.startswith("$ ")])
+        (page, [line.removeprefix("$ ") for line in _whole_lines(block.text) if line.startswith("$ ")])
         for page in PAGES
         for block in page.of("console")
     ]
+
+
+def _whole_lines(text: str) -> list[str]:
+    """Lines that end on a backslash go on in the next one."""
+    return re.sub(r"\\\n *", "", text).splitlines()
 
 
 def _verification_files(folder: Path) -> None:
