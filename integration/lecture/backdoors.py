@@ -93,7 +93,7 @@ def draw_triggers(target: int, size: int) -> Figure:
         for panel, image in zip(row, images, strict=True):
             panel.imshow(image[0].numpy(), cmap="gray_r", vmin=0, vmax=1)
             panel.set(xticks=[], yticks=[])
-            panel.spines[:].set(visible=True, color="0.8")
+            panel.spines[:].set(visible=True, color="0.75", linewidth=0.6)
         row[0].set_ylabel(title)
     return figure
 

@@ -82,7 +82,7 @@ def show_image(axes: Axes, image: Tensor, title: str, limits: tuple[float, float
     axes.set_title(title, fontsize="medium")
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.spines[:].set_visible(False)
+    axes.spines[:].set(visible=True, color="0.75", linewidth=0.6)
     return drawn
 
 
@@ -145,8 +145,9 @@ def bars(rows: Sequence[Bar], label: str, *, bracket: tuple[float, float] | None
         if row.ends is not None:
             axes.plot(row.ends, [place, place], color="0.15", linewidth=1.2, marker="|", markersize=8)
         inside = share and row.value > 0.5
+        beside = row.value if row.ends is None else max(row.ends)  # the figure stands behind the whisker, not on it
         axes.annotate(
-            f"{row.value:.3f}" if share else f"{row.value:.4g}", (0 if inside else row.value, place),
+            f"{row.value:.3f}" if share else f"{row.value:.4g}", (0 if inside else beside, place),
             xytext=(6, 0), textcoords="offset points", va="center", ha="left",
             color="white" if inside else "0.15",
             bbox=None if inside else {"facecolor": "white", "alpha": 0.7, "pad": 1, "linewidth": 0},

@@ -13,7 +13,7 @@ from support.toys import Boxes, Plugin, SignStep
 from torch import nn
 
 import robust_plugins as rp
-from robust_plugins.harness.pictures import svg
+from robust_plugins.harness.pictures import Bar, bars, svg
 from robust_plugins.testing import fresh_registry  # noqa: F401 (a fixture)
 from robust_plugins.testing.networks import cnn_case
 
@@ -63,6 +63,13 @@ def test_a_picture_says_what_it_shows(name) -> None:
         for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
             boxes = [t.get_window_extent() for t in labels if t.get_text() and t.get_visible()]
             assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
+
+
+def test_figures_stand_behind_the_whiskers() -> None:
+    figure = bars([Bar("few", "certified", 0.03, (0.0, 0.11))], "accuracy")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert axes.texts[0].get_window_extent().x0 > axes.transData.transform((0.11, 0))[0]
 
 
 def test_images_have_colour_bars_and_one_scale() -> None:
