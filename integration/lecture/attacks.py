@@ -147,7 +147,7 @@ def make(options: argparse.Namespace) -> Part:
     return Part(
         title="How far attacks have to go", data=f"{attacked.title}.", tables=(table,),
         sentence="One step (FGS) fails where a target is far away, and has to go farther where it succeeds; many steps "
-        "(IGS) and an optimised distance (C&W) come to about the same place, and a bisected radius does so in a "
+        "(IGS), an optimised distance (C&W) and a bisected radius come to about the same place, the last two in a "
         "fraction of the time.",
     )  # fmt: skip
 

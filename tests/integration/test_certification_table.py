@@ -95,6 +95,13 @@ def test_a_run_that_is_killed_goes_on(table: ModuleType, tmp_path: Path, monkeyp
         table.main([*arguments, "--timeout", "6"])
 
 
+def test_the_earlier_table_says_how_long_it_was_given(table: ModuleType) -> None:
+    found = table.earlier()
+    (seconds,) = re.findall(r"--timeout (\d+) --clock cpu", table.EARLIER.read_text())
+    assert f"{seconds} seconds of CPU time for each image" in found.caption
+    assert not re.search(r"first \d+ images", found.caption), "the column of images says how many"
+
+
 def test_without_files_the_earlier_table_is_shown(table: ModuleType, tmp_path: Path, capsys) -> None:
     table.main(["--models", str(tmp_path / "none"), "--out", str(tmp_path)])
     assert re.search(r"\| MNIST ConvSmall \| 0\.12 \| [1-9]\d* \|", capsys.readouterr().out)
