@@ -17,7 +17,8 @@ from robust_plugins.balls import Ball
 from robust_plugins.benchmark.configuration import Configuration
 from robust_plugins.benchmark.hashing import component_hash
 from robust_plugins.benchmark.measuring import measure
-from robust_plugins.benchmark.planning import Contender, asked, balls_of, plan
+from robust_plugins.benchmark.messages import named
+from robust_plugins.benchmark.planning import Contender, asked, balls_of, built, plan
 from robust_plugins.benchmark.store import Store
 from robust_plugins.benchmark.subjects import Subject, loss_of, read_data, read_model, samples_of, trained_weights
 from robust_plugins.errors import ArgumentError, RobustPluginsError
@@ -95,7 +96,7 @@ def check(configuration: Configuration, folder: Path, cache: Path, store: Path, 
             what = f"models.{model.name} on {entry.name}"
             module = tried(what, partial(read_model, model, data, folder))
             if model.train is not None:
-                tried(f"models.{model.name}.train", partial(loss_of, model.train, data))
+                tried(f"models.{model.name}.train", partial(loss_of, model.train, data.clip))
                 weights = None if module is None else trained_weights(model, module, data, model.train, cache)
                 if weights is not None and weights.exists():
                     tried(f"models.{model.name}.train", partial(load_weights, module, weights))
@@ -123,25 +124,30 @@ def check(configuration: Configuration, folder: Path, cache: Path, store: Path, 
 def refuse_impossible(configuration: Configuration) -> None:
     """Raises what keeps a study from running and is known before models are read or trained, the first of it."""
     asked(configuration)
+    for model in configuration.models:
+        if model.train is not None:
+            with named(f"models.{model.name}"):
+                loss_of(model.train, None)
     for poisoning in configuration.poisoning:
         parse_budget(poisoning.budget, f"poisoning.{poisoning.name}.budget")
         for attack in poisoning.attacks:
-            poisoning_attack(attack)
+            with named(f"poisoning.{poisoning.name}.attacks"):
+                poisoning_attack(attack)
     if configuration.run.address is None:
         check_device(configuration.run.device)
 
 
 def _built(configuration: Configuration, found: Checked) -> list[Contender]:
     """The components that can be built; one problem for each that cannot."""
-    built = []
+    contenders = []
     for table in ("components", "explanations"):
-        for entry in getattr(configuration, table):
-            one = configuration.model_copy(update={"components": [], "explanations": []} | {table: [entry]})
+        for place, entry in enumerate(getattr(configuration, table)):
             try:
-                built.append(asked(one)[1])
+                with named(f"{table}[{place}]"):
+                    contenders.append(built(entry, configuration.timeout))
             except RobustPluginsError as error:
-                found.problems.append(f"{table}: {error}")
-    return built
+                found.problems.append(f"{error}")
+    return contenders
 
 
 def _fits(subject: Subject, configuration: Configuration) -> None:

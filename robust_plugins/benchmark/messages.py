@@ -1,11 +1,25 @@
-"""Faults in a study's file, in words: the key, its value, what is accepted, and the nearest name."""
+"""Faults in a study's file, in words: where they are, the value, what is accepted, and the nearest name."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import BaseModel
+
+from robust_plugins.errors import RobustPluginsError
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """Errors of the package that leave the block begin with where they come from, a file or a key in it."""
+    try:
+        yield
+    except RobustPluginsError as error:
+        error.args = (f"{where}: {error}",)
+        raise
 
 
 def in_words(fault: dict[str, Any], whole: type[BaseModel]) -> str:

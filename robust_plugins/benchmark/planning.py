@@ -16,6 +16,7 @@ from robust_plugins.balls import Ball
 from robust_plugins.benchmark.configuration import Component as Entry
 from robust_plugins.benchmark.configuration import Configuration, Explanation
 from robust_plugins.benchmark.hashing import component_hash, parameters_of
+from robust_plugins.benchmark.messages import named
 from robust_plugins.benchmark.records import CLEAN, Asked, Record, ball_fields, canonical, identities, ranges
 from robust_plugins.benchmark.sources import unreleased
 from robust_plugins.benchmark.subjects import Subject
@@ -107,11 +108,15 @@ class Plan:
 def asked(configuration: Configuration) -> list[Contender]:
     """Every component of a study, built. Raises UnknownNameError, PluginError and ArgumentError."""
     found = [Contender(CLEAN, CLEAN, CLEAN, None, {}, configuration.timeout)]
-    entries = (*configuration.components, *configuration.explanations)
-    return found + [_asked(entry, configuration.timeout) for entry in entries]
+    for table in ("components", "explanations"):
+        for place, entry in enumerate(getattr(configuration, table)):
+            with named(f"{table}[{place}]"):
+                found.append(built(entry, configuration.timeout))
+    return found
 
 
-def _asked(entry: Entry, default: float) -> Contender:
+def built(entry: Entry, default: float) -> Contender:
+    """The component of one entry, with the study's timeout where it has none; raises as `asked` does."""
     kinds = EXPLANATIONS if isinstance(entry, Explanation) else DECISIONS
     method, written = parse_component(entry.use)
     kind = registry().kind_of(entry.use, kinds)

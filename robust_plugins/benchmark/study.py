@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -72,10 +73,12 @@ class Study:
         from robust_plugins.benchmark.running import run
         from robust_plugins.benchmark.store import Store
 
-        refuse_impossible(self.configuration)
+        with self._named():
+            refuse_impossible(self.configuration)
         shown = sys.stderr.isatty() if progress is None else progress
         with Store(self.store_path, write=True) as store, reporting(shown) as report:
-            subjects = self.subjects(report.say)
+            with self._named():
+                subjects = self.subjects(report.say)
             store.remember(self.to_dict(), datetime.now(UTC).isoformat(timespec="seconds"))
             for subject in subjects:
                 if subject.training is not None:
@@ -91,6 +94,12 @@ class Study:
         from robust_plugins.benchmark.subjects import read_subjects
 
         return read_subjects(self.configuration, self.folder, self.cache, say, train=train)
+
+    def _named(self) -> AbstractContextManager[None]:
+        """Errors say which file they are about."""
+        from robust_plugins.benchmark.messages import named
+
+        return nullcontext() if self.path is None else named(str(self.path))
 
     @property
     def cache(self) -> Path:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from robust_plugins.balls import BALLS, Linf
 from robust_plugins.benchmark.configuration import Configuration, Data, Model, Training
 from robust_plugins.benchmark.hashing import model_hash, tensor_hash
+from robust_plugins.benchmark.messages import named
 from robust_plugins.benchmark.records import canonical, digest
 from robust_plugins.data import Dataset, dataset
 from robust_plugins.errors import ArgumentError
@@ -114,17 +115,21 @@ def read_subjects(
     - `say`: is told what takes time
     - `train`: without it, models that would be trained are given as they begin
     """
-    sets = {entry.name: read_data(entry, folder) for entry in configuration.data}
+    sets = {}
+    for entry in configuration.data:
+        with named(f"data.{entry.name}"):
+            sets[entry.name] = read_data(entry, folder)
     found = []
     for model in configuration.models:
         for entry in configuration.data:
             if model.data is not None and entry.name not in model.data:
                 continue
             data = sets[entry.name]
-            module = read_model(model, data, folder)
             training = None
-            if model.train is not None and train:
-                training = _trained(model, module, data, model.train, cache, say)
+            with named(f"models.{model.name}"):
+                module = read_model(model, data, folder)
+                if model.train is not None and train:
+                    training = _trained(model, module, data, model.train, cache, say)
             x, y = samples_of(entry, data, module)
             source = model.source
             if isinstance(source, str) and is_file(source):
@@ -156,7 +161,7 @@ def _trained(
         load_weights(module, path)
         return TrainingRecord.from_dict(json.loads(curve.read_text())) if curve.exists() else None
     say(f"training {entry.name} on {len(data.x_train)} samples of {data.name} for {training.epochs} epochs")
-    loss = loss_of(training, data)
+    loss = loss_of(training, data.clip)
     dtype = next(p.dtype for p in module.parameters())
     x, y = data.x_train.to(dtype), data.y_train
     with torch.random.fork_rng(devices=[]):
@@ -185,8 +190,8 @@ SCORED = 1000
 """Test samples that are scored after each epoch of a training on the fly, at most."""
 
 
-def loss_of(training: Training, data: Dataset) -> Any:
-    """The loss that a recipe names; raises ArgumentError where it needs a radius and has none."""
+def loss_of(training: Training, clip: tuple[float, float] | None) -> Any:
+    """The loss that a recipe names, for inputs in `clip`; raises ArgumentError where it needs a radius and has none."""
     if training.recipe.partition("(")[0].strip() == "standard":
         if training.eps is not None:
             raise ArgumentError(
@@ -200,7 +205,7 @@ def loss_of(training: Training, data: Dataset) -> Any:
             accepted=f"the radius of the recipe {training.recipe!r}",
             hint="For example eps = 0.1.",
         )
-    ball = BALLS[training.norm](eps=training.eps, clip=data.clip)
+    ball = BALLS[training.norm](eps=training.eps, clip=clip)
     return recipe(training.recipe, ball=ball, epochs=training.epochs)
 
 

@@ -13,6 +13,7 @@ from robust_plugins.benchmark.exporting import export as write_export
 from robust_plugins.benchmark.store import Store
 from robust_plugins.benchmark.study import load_study
 from robust_plugins.cli.bench_audit import in_words
+from robust_plugins.errors import UnknownNameError
 
 STUDY = click.argument("path", metavar="STUDY.TOML", type=click.Path(path_type=Path))
 STORE = click.argument("path", metavar="STORE.SQLITE", type=click.Path(path_type=Path))
@@ -103,6 +104,11 @@ def export(path: Path, out: Path, components: tuple[str, ...], models: tuple[str
     """Write the records of a store as Parquet or CSV, as the suffix says."""
     where = {name: list(values) for name, values in (("component", components), ("model", models)) if values}
     with Store(path) as store:
+        for column, names in where.items():
+            known = set(store.columns(column)[column])
+            for name in names:
+                if name not in known:
+                    raise UnknownNameError(f"{column} of {path}", name, known)
         count = write_export(store, out, where=where)
     click.echo(f"{count} records: {out}")
 

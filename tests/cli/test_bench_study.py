@@ -78,6 +78,9 @@ def test_check_run_export_verify(folder: Path) -> None:
     assert bench("run", "study.toml", "--quiet").stdout.startswith("0 records written")
     assert bench("check", "study.toml").stdout.startswith("24 records, ")
     assert bench("export", "s.sqlite", "out/r.csv", "--component", "interval:ibp").stdout == "8 records: out/r.csv\n"
+    wrong = bench("export", "s.sqlite", "out/w.csv", "--model", "ney")
+    assert (wrong.exit_code, (folder / "out" / "w.csv").exists()) == (2, False)
+    assert "unknown model of s.sqlite 'ney'. Did you mean 'net'?" in wrong.stderr
     rows = list(csv.DictReader((folder / "out" / "r.csv").read_text().splitlines()))
     assert [row["sample"] for row in rows] == [str(i) for i in range(8)]
     assert {row["component"] for row in rows} == {"interval:ibp"}
@@ -149,7 +152,7 @@ def test_contradictions_are_told_at_the_end_of_a_run(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('use = "interval:ibp"', 'use = "interval:ibq"', "components: unknown attack or certifier 'interval:ibq'"),
+        ('use = "interval:ibp"', 'use = "interval:ibq"', r"components\[0\]: unknown attack or certifier 'interval:ibq'"),
         ('name = "moons"', 'name = "moon"', "data.moon: unknown data set 'moon'"),
         ('source = "mlp(widths=(8,))"', 'source = "gone.onnx"', "models.net on moons: .*gone.onnx"),
         ("train = { epochs = 1 }", 'train = { epochs = 1, recipe = "ibp" }', "train.eps` is missing"),
@@ -163,6 +166,23 @@ def test_check_names_what_is_missing(folder: Path, old: str, new: str, message: 
     result = bench("check", "study.toml")
     assert result.exit_code == 1, result.output
     assert re.search(message, result.stdout), result.stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("delta = 0.5", "threshold = 0.5", "explanations[0]: `interval:crown.threshold` is 0.5"),
+        ("epochs = 1", 'epochs = 1, recipe = "ibpp", eps = 0.1', "models.net: unknown recipe 'ibpp'"),
+        ('"mlp(widths=(8,))"', '"gone.onnx"', "models.net: `file` is 'gone.onnx': no file"),
+        ('name = "moons"', 'name = "moon"', "data.moon: unknown data set 'moon'"),
+    ],
+)
+def test_a_run_names_the_file_and_the_key(folder: Path, old: str, new: str, message: str) -> None:
+    (folder / "study.toml").write_text(SMALL.replace(old, new))
+    result = bench("run", "study.toml")
+    assert result.exit_code == 2
+    assert f"Error: study.toml: {message}" in result.stderr
+    assert "training" not in result.stderr
 
 
 def test_a_file_with_a_mistake_is_wrong_usage(folder: Path) -> None:
