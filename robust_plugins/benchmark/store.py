@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
@@ -79,6 +80,20 @@ class Store:
             os.close(self._lock)
             self._lock = None
 
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of it is written, or nothing; raises ArgumentError where the file cannot be written any more."""
+        try:
+            with self._connection:
+                yield
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+                raise
+            raise ArgumentError(
+                "store", f"{str(self.path)!r}, which cannot be written any more ({error})",
+                accepted="a file with room to grow", hint="Make room; what was written stays, and a run goes on there.",
+            ) from error  # fmt: skip
+
     def __len__(self) -> int:
         (count,) = self._connection.execute("SELECT count(*) FROM records").fetchone()
         return int(count)
@@ -103,7 +118,7 @@ class Store:
         listed = list(records)
         names = [record.identity for record in listed] if identities is None else identities
         values = [(name, *_values(record)) for name, record in zip(names, listed, strict=True)]
-        with self._connection:
+        with self._transaction():
             there = self._count(names) if replace else 0
             before = self._connection.total_changes
             self._connection.executemany(f"{verb} {into}{otherwise}", values)
@@ -121,7 +136,7 @@ class Store:
 
     def insert_aliases(self, rows: Iterable[Asked]) -> None:
         """Writes that these rows are answered by the records of their identities, which may yet come."""
-        with self._connection:
+        with self._transaction():
             self._connection.executemany("INSERT OR IGNORE INTO aliases VALUES (?, ?, ?, ?, ?)", rows)
 
     def asked(self) -> set[Asked]:
@@ -199,7 +214,7 @@ class Store:
     def remember(self, configuration: Mapping[str, Any], created: str) -> str:
         """Keeps the configuration of a study that writes into this store, once, and returns its hash."""
         text = json.dumps(configuration, sort_keys=True)
-        with self._connection:
+        with self._transaction():
             values = (digest(text), text, created)
             self._connection.execute("INSERT OR IGNORE INTO studies VALUES (?, ?, ?)", values)
         return digest(text)
@@ -211,7 +226,7 @@ class Store:
 
     def remember_training(self, model: str, data: str, model_hash: str, record: Mapping[str, Any]) -> None:
         """Keeps how the model of this hash was trained, a `TrainingRecord` as a dictionary, under the study's names."""
-        with self._connection:
+        with self._transaction():
             values = (model_hash, model, data, json.dumps(record))
             self._connection.execute("INSERT OR IGNORE INTO trainings VALUES (?, ?, ?, ?)", values)
 

@@ -179,6 +179,18 @@ def test_somebody_elses_database_is_not_written_into(tmp_path: Path) -> None:
         Store(tmp_path / "s.sqlite", write=True)
 
 
+def test_a_full_disk_is_said_and_what_was_written_stays(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite", write=True) as store:
+        store.insert(many(3))
+        (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
+        store._connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(rp.ArgumentError, match=r"disk is full.*Make room"):
+            store.insert(many(5000), {artifact_hash(b"x" * 10**5): b"x" * 10**5})
+        store._connection.execute("PRAGMA max_page_count = 100000")
+        assert len(store) == 3
+        assert store.insert(many(50)) == 47
+
+
 def test_unknown_columns_are_refused_by_name(tmp_path: Path) -> None:
     with (
         Store(tmp_path / "s.sqlite", write=True) as store,

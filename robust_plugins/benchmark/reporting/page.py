@@ -60,9 +60,15 @@ def write_study_report(
             generator=GENERATOR,
         )
     )  # fmt: skip
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page, encoding="utf-8")
-    target.with_suffix(".md").write_text(f"{markdown(contents, parts)}\n{made}\n", encoding="utf-8")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(page, encoding="utf-8")
+        target.with_suffix(".md").write_text(f"{markdown(contents, parts)}\n{made}\n", encoding="utf-8")
+    except OSError as error:
+        raise ArgumentError(
+            "path", f"{str(target)!r}, which cannot be written: {error}", accepted="a file that you may write to",
+            hint="Name another one, or make room.",
+        ) from error  # fmt: skip
     return contents.findings
 
 
