@@ -152,7 +152,7 @@ def test_contradictions_are_told_at_the_end_of_a_run(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('use = "interval:ibp"', 'use = "interval:ibq"', r"components\[0\]: unknown attack or certifier 'interval:ibq'"),
+        ('use = "interval:ibp"', 'use = "interval:ibq"', r"components.0.: unknown attack or certifier 'interval:ibq'"),
         ('name = "moons"', 'name = "moon"', "data.moon: unknown data set 'moon'"),
         ('source = "mlp(widths=(8,))"', 'source = "gone.onnx"', "models.net on moons: .*gone.onnx"),
         ("train = { epochs = 1 }", 'train = { epochs = 1, recipe = "ibp" }', "train.eps` is missing"),
