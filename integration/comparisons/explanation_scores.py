@@ -52,9 +52,14 @@ def scores(model: nn.Module, x: Tensor, y: Tensor, clip: tuple[float, float]) ->
     saliency, rows = rp.explain.Saliency(model), {}
     for name, score in SCORES.items():
         start = time.process_time()
-        runs = {n: score(saliency, x, n, target=y, clip=clip, seed=0) for n in COUNTS}
+        runs = {}
+        for n in COUNTS:  # the proof is the same for all, and taken from the last
+            rest: dict[str, object] = {} if n == COUNTS[-1] else {"certifier": "interval:ibp"}
+            if rest and name.startswith("LocalLipschitz"):
+                rest["refinements"] = 0
+            runs[n] = score(saliency, x, n, target=y, clip=clip, seed=0, **rest)
         found = torch.stack([run.bracket.empirical for run in runs.values()]).amax(0)
-        proved = runs[COUNTS[0]].bracket.certified
+        proved = runs[COUNTS[-1]].bracket.certified
         row = {f"{n} samples": run.sampled.median().item() for n, run in runs.items()}
         row |= {"attack": found.median().item(), "proved": proved.median().item()}
         row |= {f"missed by {n}": missed(run.sampled, found) for n, run in runs.items()}

@@ -1,10 +1,11 @@
 """Optimised slopes side by side: `interval:alpha-crown` and auto_LiRPA's, on three published networks.
 
     python integration/comparisons/optimised_slopes.py --models DIR [--images 20] [--network mlp]
-        [--certifier interval:alpha-crown --certifier lirpa:alpha-crown] [--json]
+        [--certifier interval:alpha-crown --certifier lirpa:alpha-crown] [--open] [--batch-size 2] [--json]
 
 For each network, the first correctly classified images of its test set are certified, and the images verified and the
-CPU seconds of one thread printed; `optimised_slopes.md` holds what was measured. The networks (5 hidden layers of 100,
+CPU seconds of one thread printed; `optimised_slopes.md` holds what was measured. With `--open` only those that
+`interval:crown` leaves open, so that all of them take an optimisation. The networks (5 hidden layers of 100,
 and two convolutional ones) and the images are those published with the verifiers ERAN and alpha-beta-CROWN; `--models`
 is the folder with their files.
 """
@@ -75,9 +76,14 @@ def load(name: str, folder: Path, images: int) -> tuple[nn.Module, Tensor, Tenso
     return model, x[right], y[right], rp.Linf(eps=NETWORKS[name], clip=(0.0, 1.0))
 
 
-def measure(name: str, certifier: str, folder: Path, images: int) -> dict[str, object]:
+def measure(
+    name: str, certifier: str, folder: Path, images: int, only_open: bool, batch_size: int | None
+) -> dict[str, object]:
     model, x, y, ball = load(name, folder, images)
-    component = rp.certifier(certifier)
+    if only_open:
+        left = ~rp.certifier("interval:crown")(model, x, y, ball).certified
+        x, y = x[left], y[left]
+    component = rp.certifier(certifier, batch_size=batch_size)
     component(model, x[:1], y[:1], tiny(ball))  # what is loaded and converted once is not timed
     start = time.process_time()
     certificate = component(model, x, y, ball)
@@ -103,13 +109,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--network", action="append", choices=list(NETWORKS))
     parser.add_argument("--certifier", action="append")
+    parser.add_argument("--open", action="store_true")
+    parser.add_argument("--batch-size", type=int)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     for network in arguments.network or NETWORKS:
         for certifier in arguments.certifier or CERTIFIERS:
-            rows.append(measure(network, certifier, arguments.models, arguments.images))
+            chosen = arguments.models, arguments.images, arguments.open, arguments.batch_size
+            rows.append(measure(network, certifier, *chosen))
             if arguments.json:
                 continue
             if len(rows) == 1:

@@ -24,6 +24,7 @@ from robust_plugins.explanations.certifier import ExplanationCertifier
 from robust_plugins.explanations.explained import Explained, Of, weight_intervals
 from robust_plugins.intervals import Interval, Network, Relaxation, crown, rounding, trace
 from robust_plugins.intervals.methods.relaxation import MEMORY
+from robust_plugins.intervals.methods.substitution import Support
 from robust_plugins.intervals.network.graph import Rounding
 from robust_plugins.intervals.rules.selection import softmax_range
 
@@ -106,11 +107,18 @@ class CROWN(_OfTheEngine):
     ) -> Interval:
         with rounding.outward(self.outward):
             network = trace(model, x, weights=weight_intervals(model, radius))
-            values = widened(network, crown(network, ball.box(x), memory=self.memory, entries="bent"))
+            support = self._support(ball, x)
+            values = crown(network, ball.box(x), memory=self.memory, support=support, entries="bent")
+            values = widened(network, values, None if support is None else x)
             start = Interval.point(explained.coefficients)
             if explained.of == "loss":
-                start = start + probabilities(Relaxation(network, values, memory=self.memory), explained.y)
+                relaxation = Relaxation(network, values, memory=self.memory, support=support)
+                start = start + probabilities(relaxation, explained.y)
             return network.backward(values, start, rounding=self._mode).input
+
+    def _support(self, ball: Ball, x: Tensor) -> Support | None:
+        """Says what is known of the ball besides its box, where nothing is rounded outward."""
+        return None if self.outward else ball.support(x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,15 +200,19 @@ class Relaxed(CROWN):
     ) -> Interval:
         with rounding.outward(self.outward):
             network = trace(model, x, weights=weight_intervals(model, radius))
-            values = widened(network, crown(network, ball.box(x), memory=self.memory, entries="bent"))
+            support = self._support(ball, x)
+            values = crown(network, ball.box(x), memory=self.memory, support=support, entries="bent")
+            values = widened(network, values, None if support is None else x)
             if is_mixing(network) and not self.outward:
-                return graph_interval(network, values, explained.of, explained.coefficients, memory=self.memory)
+                return graph_interval(
+                    network, values, explained.of, explained.coefficients, memory=self.memory, support=support
+                )
             if explained.of != "loss":
-                return self._of_logits(network, values, explained.coefficients, wanted)
-            return self._of_loss(network, values, explained.y, wanted)
+                return self._of_logits(network, values, explained.coefficients, wanted, support)
+            return self._of_loss(network, values, explained.y, wanted, support)
 
     def _of_loss(
-        self, network: Network, values: Sequence[Interval], y: Tensor, wanted: Tensor | None = None
+        self, network: Network, values: Sequence[Interval], y: Tensor, wanted: Tensor | None, support: Support | None
     ) -> Interval:
         """Bounds on the gradient of the cross-entropy: a weighted sum of those of differences of the logits."""
         batch, classes = values[-1].shape
@@ -212,8 +224,9 @@ class Relaxed(CROWN):
         start = coefficients.to(values[-1].lower).flatten(0, 1)
         if wanted is not None:
             wanted = wanted.repeat_interleave(count, 0)
-        rows = self._of_logits(network, repeated, start, wanted).map(lambda t: t.unflatten(0, (batch, count)))
-        p = probabilities(Relaxation(network, values, memory=self.memory), y)
+        each = None if support is None else _repeated(support, count)
+        rows = self._of_logits(network, repeated, start, wanted, each).map(lambda t: t.unflatten(0, (batch, count)))
+        p = probabilities(Relaxation(network, values, memory=self.memory, support=support), y)
         own = p.map(lambda t: t.gather(1, y.long().unsqueeze(1)).squeeze(1))
         p, total = p.map(lambda t: t.gather(1, others)), 1 - own
         if not self.outward:
@@ -223,15 +236,23 @@ class Relaxed(CROWN):
         return found + rows[:, -1] * Interval(*(torch.full_like(rows.lower[:, -1], s * missed) for s in (-1, 1)))
 
     def _of_logits(
-        self, network: Network, values: Sequence[Interval], coefficients: Tensor, wanted: Tensor | None
+        self,
+        network: Network,
+        values: Sequence[Interval],
+        coefficients: Tensor,
+        wanted: Tensor | None,
+        support: Support | None,
     ) -> Interval:
         """Bounds on the gradient of `coefficients` times the logits, one row of them for each sample of `values`."""
         adjoint = Adjoint.of(network, values)
         planes = () if self.outward else PLANES[: {0: 0, 1: 1}.get(self.effort, len(PLANES))]
         start, steps = Interval.point(coefficients), STEPS if self.effort == 3 else 0
-        found = gradient_interval(network, values, adjoint, start, planes, self.memory, steps=steps, asked=wanted)
+        found = gradient_interval(
+            network, values, adjoint, start, planes, self.memory, steps=steps, asked=wanted, support=support
+        )
         if self.effort and any(smooth_of(layer) is not None for layer in network.layers):
-            found = found.agreeing(graph_interval(network, values, "logit", coefficients, memory=self.memory))
+            whole = graph_interval(network, values, "logit", coefficients, memory=self.memory, support=support)
+            found = found.agreeing(whole)
         if self.effort < 3:
             return found
         second_order = SecondOrder(network, values, adjoint)
@@ -239,3 +260,15 @@ class Relaxed(CROWN):
         if not second_order.applicable or size > self.memory:
             return found
         return found.agreeing(second_order.bounds(coefficients, at_once=self.memory // size))
+
+
+def _repeated(support: Support, count: int) -> Support:
+    """The support of a batch in which each sample is there `count` times in a row."""
+
+    def least(a: Tensor) -> Tensor:
+        if len(a) == 1:
+            return support(a).repeat_interleave(count, 0)
+        rows = a.unflatten(0, (-1, count))
+        return support(rows.flatten(1, 2)).view(len(a), -1)
+
+    return least

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,21 +10,16 @@ from robust_plugins.balls import Ball, Linf
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations.attack import ExplanationAttack
 from robust_plugins.explanations.attributions import Saliency, Target, classes_of
-from robust_plugins.explanations.bounds.hessian import hessian_norm
-from robust_plugins.explanations.bounds.widening import widened
-from robust_plugins.explanations.certificate import euclidean, most, upward
+from robust_plugins.explanations.certificate import euclidean, upward
 from robust_plugins.explanations.certifier import ExplanationCertifier
 from robust_plugins.explanations.explained import explained_by
-from robust_plugins.explanations.score_runs import Explaining, Run, Score, explanation_of
+from robust_plugins.explanations.score_runs import CERTIFIER, Explaining, Run, Score, explanation_of
+from robust_plugins.explanations.shells import proved_constant
 from robust_plugins.harness.bracket import Bracket
 from robust_plugins.harness.call import calling, ordinary
-from robust_plugins.intervals import crown, trace
 
 DEVIATIONS = 3.0
 """The radius of the ball where none is given, in standard deviations of the noise."""
-FEATURES = 2048
-"""Inputs of more features have no bounds on their Hessian."""
-MEMORY = 2**28
 
 
 def local_lipschitz(
@@ -39,7 +32,7 @@ def local_lipschitz(
     radius: float | None = None,
     clip: tuple[float, float] | None = None,
     refinements: int = 12,
-    certifier: str | ExplanationCertifier = "interval:relaxed",
+    certifier: str | ExplanationCertifier = CERTIFIER,
     attack: str | ExplanationAttack = "gradient:corner-pgd",
     seed: int | None = None,
 ) -> Score:
@@ -52,9 +45,9 @@ def local_lipschitz(
 
     - `explain_func`: `rp.explain.Saliency(model)`, or its `attribute`; of others the constant is not proved.
     - `radius`: None for three times `perturb_std`; noise beyond it is cut off, so that all points lie in the ball.
-    - `refinements`: the ball is cut into shells around x, first where their bound is largest, this often. In a shell
-      from a to b the change is at most that of the ball of radius b, and the distance at least a; or the quotient is at
-      most the Hessian's norm in that ball.
+    - `refinements`: the set is cut into shells of Euclidean distances from x, first where their bound is largest, this
+      often. In a shell from a to b the change is at most that of all points up to b, and the distance at least a; and
+      on the way there the explanation changes no faster than the Hessian's norms in the shells that are passed.
     - The other arguments, and what is raised, are as for `sensitivity_max`.
 
     What is proved is infinite where the explanation may jump as near to x as the smallest shell, as for ReLU
@@ -76,53 +69,18 @@ def local_lipschitz(
         raise ArgumentError(
             "perturb_std", repr(perturb_std), accepted="a finite number above 0", hint="It is that of the noise."
         )
+    if not (radius is None or isinstance(radius, int | float)):
+        raise ArgumentError(
+            "radius", type(radius).__name__, accepted="one number for all samples, or None", hint="Or call it for each."
+        )
     ball = Linf(eps=DEVIATIONS * perturb_std if radius is None else radius, clip=clip)
     run = Run(explanation, inputs, target, certifier, attack, seed)
-    proved = upward(_proved(run, ball, refinements), run.value.dtype)
+    proved = upward(proved_constant(run, ball, refinements), run.value.dtype)
     _, _, x_adv = run.found(ball, 1)
     sampled, found, x_adv = _found(run, ball, nr_samples, perturb_std, x_adv)
     halves = [t.to(run.value.dtype) for t in (sampled, found)]
     soundness = f"{run.certifier.soundness}; second derivatives in real arithmetic, evaluated without outward rounding"
     return Score(halves[0], Bracket(halves[1], proved), x_adv, soundness, run.seed)
-
-
-def _proved(run: Run, ball: Ball, refinements: int) -> Float[Tensor, " batch"]:
-    """The largest bound of a shell, after the worst one of each sample was cut in two again and again; in float64."""
-    outer = ball.eps_for(run.inputs).flatten().double()
-    far = run.farthest(ball)  # first: it raises for models that cannot be bounded
-    steep = _steepness(run, ball)
-    # Of each sample, one column for each shell: its radii, the change within the outer one, and the Hessian's norm.
-    shells = torch.stack((torch.zeros_like(outer), outer, far, steep)).unsqueeze(2)
-    for _ in range(refinements if len(outer) else 0):
-        worst = _bounds(shells).argmax(1, keepdim=True)
-        inner, outer, far, steep = shells.gather(2, worst.expand(4, -1, -1)).squeeze(2)
-        cut = torch.where(inner > 0, (inner * outer).sqrt(), outer / 8)
-        smaller = replace(ball, eps=cut.to(run.value.dtype).tolist())
-        cut = smaller.eps_for(run.inputs).flatten().double()
-        both = torch.stack((inner, cut, run.farthest(smaller), _steepness(run, smaller)))
-        shells = shells.scatter(2, worst.expand(4, -1, -1), both.unsqueeze(2))
-        shells = torch.cat((shells, torch.stack((cut, outer, far, steep)).unsqueeze(2)), 2)
-    return most(_bounds(shells).amax(1), run.value.double())
-
-
-def _bounds(shells: Tensor) -> Tensor:
-    """The largest quotient in each shell, (batch, shells)."""
-    inner, _, far, steep = shells
-    quotient = torch.where(inner > 0, far / inner, torch.inf)
-    return torch.where(far == 0, 0.0, torch.minimum(quotient, steep))
-
-
-def _steepness(run: Run, ball: Ball) -> Float[Tensor, " batch"]:
-    """The spectral norm of the Hessian over the ball is at most this."""
-    inputs = run.inputs
-    if inputs[:1].numel() > FEATURES:
-        return torch.full((len(inputs),), torch.inf, dtype=torch.float64, device=inputs.device)
-    with torch.no_grad(), calling(run.explanation.model, inputs, ball) as call:
-        x = call.x.detach()
-        model, explained = explained_by(call.model, x, ordinary(classes_of(inputs, run.target)), "logit")
-        network = trace(model, x)
-        values = widened(network, crown(network, ball.box(x), entries="bent"))
-        return hessian_norm(network, values, "logit", explained.coefficients, memory=MEMORY)
 
 
 def _found(

@@ -17,6 +17,7 @@ from robust_plugins.explanations.attributions import Attribution, Target, classe
 from robust_plugins.explanations.captum_objects import of_captum
 from robust_plugins.explanations.certificate import euclidean, least, most, upward
 from robust_plugins.explanations.certifier import ExplanationCertifier
+from robust_plugins.explanations.certifiers import Relaxed
 from robust_plugins.explanations.explained import Explained, explained_by
 from robust_plugins.explanations.registered import explanation_attack, explanation_certifier
 from robust_plugins.explanations.task import Task
@@ -26,6 +27,8 @@ from robust_plugins.harness.component import chunks
 from robust_plugins.harness.evaluation import fresh_seed
 from robust_plugins.harness.guard import TOLERATED
 
+CERTIFIER = Relaxed(effort=1)
+"""Bounds the gradients unless told otherwise: of smooth activations, for small balls, much closer than effort 0."""
 Explaining = Attribution | Callable[..., Tensor] | Any
 """An explanation of `rp.explain`, or an object of Captum, or the method `attribute` of either."""
 Divisor = Callable[[Tensor, Tensor], Tensor]

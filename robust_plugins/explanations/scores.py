@@ -10,7 +10,7 @@ from robust_plugins.balls import Linf
 from robust_plugins.explanations.attack import ExplanationAttack
 from robust_plugins.explanations.attributions import Target
 from robust_plugins.explanations.certifier import ExplanationCertifier
-from robust_plugins.explanations.score_runs import Explaining, Run, Score, explanation_of
+from robust_plugins.explanations.score_runs import CERTIFIER, Explaining, Run, Score, explanation_of
 
 
 def sensitivity_max(
@@ -21,7 +21,7 @@ def sensitivity_max(
     *,
     target: Target,
     clip: tuple[float, float] | None = None,
-    certifier: str | ExplanationCertifier = "interval:relaxed",
+    certifier: str | ExplanationCertifier = CERTIFIER,
     attack: str | ExplanationAttack = "gradient:corner-pgd",
     seed: int | None = None,
 ) -> Score:
@@ -34,7 +34,8 @@ def sensitivity_max(
     - `explanation_func`: an explanation such as `rp.explain.Saliency(model)`, or its `attribute`.
     - `inputs`, `target`: as for its `attribute`.
     - `clip`: the valid range of inputs, which samples, attack and proof then keep to. Captum's samples leave it.
-    - `certifier`, `attack`: what bounds the gradients, and what searches the ball, by name or themselves.
+    - `certifier`, `attack`: what bounds the gradients, and what searches the ball, by name or themselves; unless told
+      otherwise `interval:relaxed` with `effort=1`, and `gradient:corner-pgd`.
     - `seed`: makes samples and attack reproducible; None draws one.
 
     Raises ArgumentError for unusable arguments, UnsupportedModelError for a model that cannot be bounded.
@@ -56,7 +57,7 @@ def max_sensitivity(
     *,
     target: Target,
     clip: tuple[float, float] | None = None,
-    certifier: str | ExplanationCertifier = "interval:relaxed",
+    certifier: str | ExplanationCertifier = CERTIFIER,
     attack: str | ExplanationAttack = "gradient:corner-pgd",
     seed: int | None = None,
 ) -> Score:

@@ -11,7 +11,7 @@ from support.token_networks import TokenNetwork
 from torch import Tensor, nn
 
 import robust_plugins as rp
-from robust_plugins.explanations import CornerPGD, lipschitz
+from robust_plugins.explanations import CornerPGD, shells
 from robust_plugins.explanations.bounds.curvature import Smooth
 from robust_plugins.explanations.bounds.hessian import hessian_norm
 from robust_plugins.intervals import Interval, crown, trace
@@ -70,13 +70,19 @@ def _no_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Smooth, "second", lambda self, z: Interval.point(torch.zeros_like(z.lower)))
 
 
-def _distance_of_the_outer_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = lipschitz._bounds
-    monkeypatch.setattr(lipschitz, "_bounds", lambda shells: original(torch.stack((20 * shells[1], *shells[1:]))))
+def _farther_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = shells.quotients
+    monkeypatch.setattr(shells, "quotients", lambda s: original(torch.stack((20 * s[0], 20 * s[1], *s[2:]))))
+
+
+def _smaller_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = shells.Core.support
+    monkeypatch.setattr(shells.Core, "support", lambda self, x: original(self.scaled(0.05), x))
 
 
 @pytest.mark.parametrize(
-    ("fault", "name", "radius"), [(_no_curvature, "tanh", 0.01), (_distance_of_the_outer_end, "ReLU", 0.06)]
+    ("fault", "name", "radius"),
+    [(_no_curvature, "tanh", 0.01), (_farther_away, "ReLU", 0.06), (_smaller_core, "ReLU", 0.06)],
 )
 def test_planted_faults_are_caught(fault: Any, name: str, radius: float, monkeypatch: pytest.MonkeyPatch) -> None:
     fault(monkeypatch)
@@ -141,6 +147,7 @@ def test_special_cases() -> None:
         ({"perturb_std": 0.0}, "perturb_std"),
         ({"refinements": -1}, "refinements"),
         ({"radius": -1.0}, "eps"),
+        ({"radius": (0.1, 0.2)}, "radius"),
     ],
 )
 def test_wrong_arguments_are_named(wrong: dict[str, Any], named: str) -> None:

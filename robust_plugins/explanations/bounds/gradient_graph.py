@@ -34,6 +34,7 @@ from robust_plugins.intervals.layers import (
     Shift,
     WeightedMean,
 )
+from robust_plugins.intervals.methods.substitution import Support
 from robust_plugins.intervals.network.graph import place_of, unsupported
 from robust_plugins.intervals.rules.bilinear import matrix_product
 from robust_plugins.intervals.rules.contractions import operands
@@ -63,12 +64,18 @@ class GradientGraph(Network):
 
 
 def graph_interval(
-    network: Network, values: Sequence[Interval], of: Of, coefficients: Tensor, *, memory: int
+    network: Network,
+    values: Sequence[Interval],
+    of: Of,
+    coefficients: Tensor,
+    *,
+    memory: int,
+    support: Support | None = None,
 ) -> Interval:
-    """Bounds on the gradient; the arguments are those of `GradientGraph.of`, and `memory` that of a `Relaxation`."""
+    """Bounds on the gradient; arguments are those of `GradientGraph.of`, `memory` and `support` of a `Relaxation`."""
     graph = GradientGraph.of(network, values, of, coefficients)
     found = list(values)
-    relaxation = Relaxation(graph, found, memory=memory)
+    relaxation = Relaxation(graph, found, memory=memory, support=support)
     last = len(graph.nodes) - 1
     bent = [index for index in range(1, last + 1) if not graph.rules[index].affine]
     wanted = {last}.union(*(graph.nodes[index].inputs for index in bent))

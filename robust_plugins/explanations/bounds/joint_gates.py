@@ -22,6 +22,7 @@ from torch import Tensor
 from robust_plugins.explanations.bounds.adjoint import Adjoint
 from robust_plugins.explanations.bounds.curvature import PIECES, Smooth, smooth_of
 from robust_plugins.intervals import Interval, Network, Relaxation
+from robust_plugins.intervals.methods.substitution import Support
 
 Through = Callable[[int, Tensor | None], tuple[Tensor, Tensor] | None]
 """Sends a coefficient through a layer: a number to add for each row, and the coefficient of the layer's input."""
@@ -105,14 +106,20 @@ class JointGates:
     """Bounds on the gradients of a network by joint gates.
 
     `values` are the bounds of the network's nodes; `grads` those of the adjoint's, as far as they are known: more may
-    be appended while bounds are being computed.
+    be appended while bounds are being computed. `support` describes a smaller set than the box, as for `Relaxation`.
     """
 
     def __init__(
-        self, network: Network, values: Sequence[Interval], adjoint: Adjoint, grads: Sequence[Interval], memory: int
+        self,
+        network: Network,
+        values: Sequence[Interval],
+        adjoint: Adjoint,
+        grads: Sequence[Interval],
+        memory: int,
+        support: Support | None,
     ) -> None:
         self.adjoint, self.grads, self.values, self.network = adjoint, grads, values, network
-        self.forward = Relaxation(network, values, memory=memory)
+        self.forward = Relaxation(network, values, memory=memory, support=support)
         self.backward = Relaxation(adjoint, grads, memory=memory)
         self.smooth: dict[int, Smooth] = {}
         """By index in the network."""
@@ -227,16 +234,17 @@ def gradient_interval(
     *,
     steps: int = 0,
     asked: Tensor | None = None,
+    support: Support | None = None,
 ) -> Interval:
     """Bounds on the adjoint's output for derivatives `start` by the network's output.
 
     Every gate's gradient is bounded by interval propagation, by relaxed gates, by joint gates with each plane, and with
     `steps` by planes that are searched for from the first one. Of the output, joint gates bound the entries that are
-    `asked` of some sample, (batch, *features), or for None all.
+    `asked` of some sample, (batch, *features), or for None all. `support` describes a smaller set than the box.
     """
     grads: list[Interval] = [start]
     relaxation = Relaxation(adjoint, grads, memory=memory)
-    joint = JointGates(network, values, adjoint, grads, memory)
+    joint = JointGates(network, values, adjoint, grads, memory, support)
     chosen = planes if joint.smooth else ()
     last = len(adjoint.nodes) - 1
     bent = [index for index in range(1, last + 1) if not adjoint.rules[index].affine]

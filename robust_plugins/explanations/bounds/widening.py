@@ -32,12 +32,12 @@ def exactly() -> Iterator[None]:
         _exactly.reset(token)
 
 
-def widened(network: Network, values: Sequence[Interval]) -> list[Interval]:
+def widened(network: Network, values: Sequence[Interval], inside: Tensor | None = None) -> list[Interval]:
     """`values`, bounds on the outputs of the network's nodes, with those that nonlinear layers take widened.
 
-    By what rounding may have moved them: the error of the network's own evaluation at the centre of the box, node by
-    node, measured as in `Band`, or what the bounds miss there. Bounds that were rounded outward are returned as they
-    are.
+    By what rounding may have moved them: the error of the network's own evaluation at a point, node by node, measured
+    as in `Band`, or what the bounds miss there. The point is the centre of the box, or one that is `inside` a smaller
+    set for which the bounds hold. Bounds that were rounded outward are returned as they are.
     """
     found = list(values)
     # Gradients of softmax and the like do not jump; and masked scores are too large for one room for all.
@@ -50,15 +50,15 @@ def widened(network: Network, values: Sequence[Interval]) -> list[Interval]:
     if _exactly.get() or rounding.active() or not wanted or not len(values[0]):
         return found
     with torch.no_grad():
-        rooms = _rooms(network, found, sorted(wanted))
+        rooms = _rooms(network, found, sorted(wanted), values[0].center if inside is None else inside)
     for index, room in rooms.items():
         found[index] = Interval(values[index].lower - room, values[index].upper + room)
     return found
 
 
-def _rooms(network: Network, values: Sequence[Interval], wanted: Sequence[int]) -> dict[int, Tensor]:
+def _rooms(network: Network, values: Sequence[Interval], wanted: Sequence[int], x: Tensor) -> dict[int, Tensor]:
     """For each wanted node, how far its bounds may be off: one number per sample, (batch, 1, ...)."""
-    x, last, found = values[0].center.detach(), wanted[-1], {}
+    x, last, found = x.detach(), wanted[-1], {}
     dtype, ratio = other_precision(x.dtype)
     own, other = _points(network, x, x.dtype, last), _points(network, x, dtype, last)
     for index in wanted:
