@@ -62,6 +62,8 @@ def proved_constant(run: Run, ball: Linf, refinements: int) -> Float[Tensor, " b
     reach = ball.radii
     assert isinstance(reach, float)  # checked by `local_lipschitz`
     x, dtype = run.inputs, run.value.dtype
+    if reach == 0:  # there is no other point
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
     size = x[0].numel() if len(x) else 1
 
     def measured(radii: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +113,7 @@ def quotients(shells: Float[Tensor, "4 batch shells"]) -> Float[Tensor, "batch s
 def _steepness(run: Run, ball: Core) -> Float[Tensor, " batch"]:
     """The spectral norm of the Hessian over the ball is at most this."""
     inputs = run.inputs
-    if inputs[:1].numel() > FEATURES:
+    if not len(inputs) or inputs[0].numel() > FEATURES:
         return torch.full((len(inputs),), torch.inf, dtype=torch.float64, device=inputs.device)
     with torch.no_grad(), calling(run.explanation.model, inputs, ball) as call:
         x = call.x.detach()

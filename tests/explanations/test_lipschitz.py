@@ -121,6 +121,9 @@ def test_special_cases() -> None:
     linear = nn.Sequential(nn.Linear(3, 2)).double()
     found = explain.local_lipschitz(explain.Saliency(linear), x, target=target, **QUICK)
     assert found.bracket.certified.item() < 1e-9
+    tanh = explain.Saliency(nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2)).double())
+    assert tuple(explain.local_lipschitz(tanh, x, target=target, radius=0.0, **QUICK).bracket) == (0.0, 0.0)
+    assert explain.local_lipschitz(tanh, x[:0], target=target, **QUICK).bracket.certified.shape == (0,)
     relu = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2)).double()
     with torch.no_grad():
         relu[0].weight.fill_(1.0)
