@@ -145,9 +145,9 @@ class Relaxed(CROWN):
       are all smooth gradients as quadratic functions of the input, where their coefficients for one sample fit
       `memory` (inputs up to about 100) and weights are points.
 
-    With `outward` effort 1 is the network and its backward pass as one, alone: within some 1 to 4 % of the widths
-    without `outward`, 26 % for softplus in single precision over balls of .001. Higher efforts are refused, for the
-    planes of joint gates are not rounded outward.
+    With `outward` effort 1 is the network and its backward pass as one, alone. On networks trained on digits its widths
+    are at most 3 % above those without `outward` in double precision, in single precision 1 to 3 % for radii from .01
+    on and 6 to 26 % at .001. Higher efforts are refused: the planes of joint gates are not rounded outward.
 
     Certificates for a finite `delta` try effort 0 first (and 2 before 3), and more only for the samples and components
     that are not robust by then; `bounds`, and infinite `delta`, take it for all.

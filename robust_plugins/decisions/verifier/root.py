@@ -26,9 +26,10 @@ from robust_plugins.decisions.verifier.clock import Clock
 from robust_plugins.decisions.verifier.trees import Trees
 from robust_plugins.intervals import rounding
 from robust_plugins.intervals.interval import Interval
+from robust_plugins.intervals.methods.columns import Columns
 from robust_plugins.intervals.methods.compact import Bound, Compact, Reach
 from robust_plugins.intervals.methods.piecewise import PiecewiseLinear, piecewise_linear
-from robust_plugins.intervals.methods.unfolding import Columns, Unfolding
+from robust_plugins.intervals.methods.unfolding import Unfolding
 from robust_plugins.intervals.rules.elementwise import Activation
 
 UNIT = 2.0**-53

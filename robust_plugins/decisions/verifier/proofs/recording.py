@@ -23,8 +23,8 @@ from robust_plugins.decisions.verifier.root import Duals, Root
 from robust_plugins.decisions.verifier.search import Search
 from robust_plugins.decisions.verifier.trees import Trees
 from robust_plugins.intervals.interval import Interval
+from robust_plugins.intervals.methods.columns import Columns
 from robust_plugins.intervals.methods.compact import Compact
-from robust_plugins.intervals.methods.unfolding import Columns
 from robust_plugins.intervals.rules.elementwise import Activation
 
 MARGIN = 1e-7
