@@ -11,7 +11,7 @@ stand the figures for MNIST of Carlini and Wagner 2017, table IV, of another net
 of all targets, their "worst case" the farthest.
 
 Writes records.jsonl to `--out`, a line for each attack and kind of target, from which a run that was killed goes on,
-and the table. 20 images take a minute and a half of CPU time.
+and the table. 20 images take half a minute of CPU time.
 """
 
 from __future__ import annotations
