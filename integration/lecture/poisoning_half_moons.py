@@ -180,7 +180,7 @@ def make(options: argparse.Namespace) -> Part:
     x, y = moons.train
     low, high = x[:, :2].amin(0) - 0.3, x[:, :2].amax(0) + 0.3
     edge = (low[0].item(), high[0].item(), low[1].item(), high[1].item())
-    regions = region_figure(runs, powers, (x[::3, :2], y[::3]), limits=edge, scores=scores)
+    regions = region_figure(runs, powers, (x[::3, :2], y[::3]), limits=edge, scores=scores, columns=4)
     chosen = pairs(moons)
     shown = sorted({index for pair in chosen for index in pair})
     few = rp.PoisoningBudget(points=max(1, round(200 * share)), eps=0.01)
