@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import shutil
 import textwrap
 from dataclasses import asdict
 
 import click
 
 from robust_plugins.cli.conformance import check_conformance
-from robust_plugins.cli.printing import as_json, print_json, print_table
+from robust_plugins.cli.printing import as_json, print_json, print_table, terminal_width
 from robust_plugins.errors import UnknownNameError
 from robust_plugins.registry.hookspecs import PROJECT
 from robust_plugins.registry.information import ComponentInfo, Kind, PluginInfo, Status
 from robust_plugins.registry.registry import registry
+
+ROOMY = 50
+"""Characters that a sentence of a list needs to be understood."""
 
 
 @click.group(short_help="List plugins, and find out why one fails.")
@@ -134,23 +136,28 @@ def list_recipes(as_json: bool) -> None:
 
 
 def _list_kinds(kinds: tuple[Kind, ...], as_json: bool) -> None:
-    """One line each, with what it does as far as the terminal is wide: there are too many for all that is known."""
+    """A line or two each, with what it does as far as the terminal is wide: there are too many for all of it."""
     components = [info for kind in kinds for info in registry().components(kind)]
     if as_json:
         print_json([asdict(info) for info in components])
         return
     names, named = (max((len(text) for text in texts), default=0) for texts in
                     ([c.name for c in components], [c.kind for c in components]))  # fmt: skip
-    room = max(shutil.get_terminal_size().columns - names - named - 8, 20)
+    width = terminal_width()
+    room = None if width is None else max(width - names - named - 8, 20)
     print_table(("name", "kind", "what it does"), [(c.name, c.kind, _summary(c, room)) for c in components])
     for install in sorted({c.missing for c in components if c.missing}):
         click.echo(f"Not installed: {install}")
     click.echo("robust-plugins describe NAME shows the parameters of one.")
 
 
-def _summary(info: ComponentInfo, room: int) -> str:
+def _summary(info: ComponentInfo, room: int | None) -> str:
+    """The first paragraph of its description, as far as it fits a line of the room, or two lines of little room."""
     first = (inspect.getdoc(registry().factory_of(info.kind, info.name)) or "").split("\n\n")[0]
-    return textwrap.shorten(("(not installed) " if info.missing else "") + first, room, placeholder=" ...")
+    text = " ".join((("(not installed) " if info.missing else "") + first).split())
+    if room is None:
+        return text
+    return textwrap.shorten(text, room if room >= ROOMY else 2 * room - 8, placeholder=" ...")
 
 
 def _list(kind: Kind, as_json: bool) -> None:

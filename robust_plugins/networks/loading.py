@@ -72,6 +72,11 @@ def load_model(
         )  # fmt: skip
     elif is_file(spec):
         found = model_from_file(Path(spec), input_shape=input_shape)
+    elif Path(spec).is_dir() and not _is_registered(spec):
+        raise ArgumentError(
+            "model", f"{spec!r}, a folder", accepted="a name, a file, or an import path",
+            hint="Name the file in it, or for a module 'package.module:factory'.",
+        )  # fmt: skip
     else:
         name, parameters = parse_component(spec)
         shape: dict[str, Any] = {"input_shape": tuple(input_shape), "classes": classes}

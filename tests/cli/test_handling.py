@@ -140,7 +140,13 @@ def test_radii_are_written_as_people_write_them() -> None:
     )
     assert one["comparisons"][0]["ball"] == other["comparisons"][0]["ball"]
     assert one["comparisons"][0]["bracket"] == other["comparisons"][0]["bracket"]
-    for wrong, said in (("8/0", "is no fraction"), ("x/3", "is no fraction"), ("-1/255", "range"), ("nan", "finite")):
+    for wrong, said in (
+        ("8/0", "is no fraction"),
+        ("x/3", "is no fraction"),
+        ("-1/255", "range"),
+        ("nan", "finite"),
+        ("abc", "is no number"),
+    ):
         refused = run(*COMPARE, f"--eps={wrong}")
         assert (refused.exit_code, said in refused.stderr) == (2, True), refused.stderr
 

@@ -30,12 +30,20 @@ def test_components_of_every_kind_are_listed(group: str, names: tuple[str, ...])
     for columns in (80, 200):
         result = run(group, "list", columns=columns)
         assert result.exit_code == 0
+        assert columns > 80 or " ..." in result.stdout
         assert all(name in result.stdout for name in names)
         table = result.stdout.split("Not installed")[0].splitlines()
         assert max(map(len, table)) <= columns
     rows = json.loads(run(group, "list", "--json").stdout)
     assert set(names) <= {row["name"] for row in rows}
     assert len({row["kind"] for row in rows}) > 1
+
+
+def test_lists_are_whole_where_there_is_no_terminal() -> None:
+    piped = CliRunner(env={"COLUMNS": None}).invoke(commands, ["certifiers", "list"])
+    assert piped.exit_code == 0
+    assert " ..." not in piped.stdout
+    assert all(len(line.split("  ")) > 1 for line in piped.stdout.splitlines() if line.startswith(" interval:"))
 
 
 def test_a_component_is_described_with_defaults_and_types() -> None:

@@ -65,8 +65,11 @@ def test_the_wheel_says_what_it_needs(built: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_first_block_runs_from_the_wheel_without_art(built: Path, tmp_path: Path) -> None:
-    """In a process that sees the wheel and torch, and neither ART, auto_LiRPA nor this checkout."""
+@pytest.mark.parametrize("attack", ["rp:pgd", "art:pgd"])
+def test_the_first_block_runs_from_the_wheel(built: Path, tmp_path: Path, attack: str) -> None:
+    """In a process that sees the wheel and torch, not this checkout; with ART, or with none of the optional parts."""
+    if attack.startswith("art"):
+        pytest.importorskip("art", reason="ART is not installed")
     (wheel,) = built.glob("*.whl")
     target = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
@@ -74,16 +77,21 @@ def test_the_first_block_runs_from_the_wheel_without_art(built: Path, tmp_path: 
     block = re.search(r"```python\n(.*?)```\n+```text\n(.*?)```", README, re.DOTALL)
     assert block is not None
     hidden = (
-        "import sys\nfor name in ('art', 'auto_LiRPA', 'torchattacks', 'foolbox', 'matplotlib', 'pandas'):\n"
-        "    sys.modules[name] = None\n"
+        ""
+        if attack.startswith("art")
+        else (
+            "import sys\nfor name in ('art', 'auto_LiRPA', 'torchattacks', 'foolbox', 'matplotlib', 'pandas'):\n"
+            "    sys.modules[name] = None\n"
+        )
     )
+    code, text = (part.replace('rp:pgd"', f'{attack}"').replace("rp:pgd ", f"{attack} ") for part in block.groups())
     shown = "\nassert rp.__file__.startswith(sys.argv[1]), rp.__file__\n"
     done = subprocess.run(
-        [sys.executable, "-c", hidden + block[1] + shown, str(target)], capture_output=True, text=True, cwd=tmp_path,
+        [sys.executable, "-c", hidden + code + shown, str(target)], capture_output=True, text=True, cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(target)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == block[2].split()
+    assert done.stdout.split() == text.split()
 
 
 def test_versions_and_interpreters_agree() -> None:

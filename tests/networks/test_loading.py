@@ -326,3 +326,11 @@ def test_an_exported_program_is_attacked_and_certified_as_its_model(tmp_path: Pa
         assert torch.allclose(found.margin, expected.margin, atol=1e-5)
     expected_attack, found_attack = (rp.attack("art:pgd")(m, x, y, ball, seed=0) for m in (model, loaded))
     assert torch.allclose(found_attack.x_adv, expected_attack.x_adv, atol=1e-5)
+
+
+def test_a_folder_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(rp.ArgumentError, match=r"a folder; accepted: .* Name the file in it"):
+        rp.load_model(str(tmp_path), input_shape=(2,), classes=2)
+    (tmp_path / "linear").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(rp.load_model("linear", input_shape=(2,), classes=2), nn.Module)
