@@ -44,7 +44,12 @@ def write_page(path: str | Path, template: str, *, about: Mapping[str, str], **c
     versions = {name: version(name) for name in ("robust_plugins", "torch")}
     page = environment.get_template(template).render(about=about, versions=versions, generator=GENERATOR, **content)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page, encoding="utf-8")
+    part = target.with_name(f"{target.name}.part")
+    try:
+        part.write_text(page, encoding="utf-8")
+        part.replace(target)  # an interruption leaves the older page, or none
+    finally:
+        part.unlink(missing_ok=True)
     return target
 
 

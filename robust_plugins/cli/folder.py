@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,16 @@ def claimed(out: Path, settings: dict[str, Any], writes: Iterable[str] = ()) -> 
         if not any(os.path.lexists(out / name) for name in writes):
             (out / NAME).unlink()
         raise
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Has a file written beside `path` and put into its place, so that no interruption leaves a part of one."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def try_page(path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from robust_plugins.brackets import PoisoningBracket, poisoning_bracket
-from robust_plugins.cli.folder import claim
+from robust_plugins.cli.folder import claim, write_whole
 from robust_plugins.cli.printing import as_json, finite, fitted, print_json
 from robust_plugins.cli.values import on_device
 from robust_plugins.data import Dataset, dataset
@@ -173,7 +173,8 @@ def _batches(data: Dataset, size: int, device: torch.device, dtype: torch.dtype)
 
 
 def _write(out: Path, result: dict[str, Any], brackets: Sequence[PoisoningBracket]) -> None:
-    (out / "record.json").write_text(json.dumps(finite(result), indent=2, allow_nan=False))
+    text = json.dumps(finite(result), indent=2, allow_nan=False)
+    write_whole(out / "record.json", lambda path: path.write_text(text))
     if find_spec("matplotlib") is None:
         click.echo('no pictures: they need matplotlib; pip install "robust_plugins[report]"', err=True)
         return

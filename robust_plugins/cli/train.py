@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from robust_plugins.balls import BALLS
-from robust_plugins.cli.folder import claimed
+from robust_plugins.cli.folder import claimed, write_whole
 from robust_plugins.cli.loss_options import REGULARISERS, loss_of, ramp_of
 from robust_plugins.cli.printing import as_json, finite, one_stream, print_json
 from robust_plugins.cli.trial import suiting, tried
@@ -171,8 +171,9 @@ def train(
                 progress=not as_json,
             )
     result: dict[str, Any] = finite(settings | record.to_dict())
-    torch.save(model.cpu().state_dict(), out / "weights.pt")
-    (out / "record.json").write_text(json.dumps(result, indent=2, allow_nan=False))
+    write_whole(out / "weights.pt", lambda path: torch.save(model.cpu().state_dict(), path))
+    record_text = json.dumps(result, indent=2, allow_nan=False)
+    write_whole(out / "record.json", lambda path: path.write_text(record_text))
     if find_spec("matplotlib") is not None:
         (out / "curve.svg").write_text(learning_curve(result["epochs"]))
     else:

@@ -12,6 +12,7 @@ from robust_plugins.balls import Ball
 from robust_plugins.data import Dataset
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.arguments import as_labels, check_inputs, decided
+from robust_plugins.harness.batches import as_batch
 from robust_plugins.harness.evaluation import evaluating
 from robust_plugins.losses import MixedLoss
 from robust_plugins.training import Scores
@@ -51,7 +52,7 @@ def suiting(data: Dataset, model: nn.Module, balls: list[Ball]) -> Dataset:
 
 def tried(model: nn.Module, loss: MixedLoss, scores: Scores, epochs: int) -> None:
     """Evaluates and trains for nothing, on two samples: what a component refuses is said now."""
-    x, y = scores.x[:2], scores.y[:2]
+    x, y = as_batch(scores.x[:2], scores.y[:2], model)
     with evaluating(model):
         # At the start of the ramp the worst case does not count, at its end the warm-up does not, in between all do.
         for share in (1.0, 0.5):

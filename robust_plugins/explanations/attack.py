@@ -17,6 +17,7 @@ from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations.certificate import euclidean
 from robust_plugins.explanations.explained import Of, explained_by
 from robust_plugins.explanations.task import Goal, Task
+from robust_plugins.harness.batches import Inputs, Labels, as_batch
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import Component, chunks
 from robust_plugins.harness.evaluation import fresh_seed
@@ -121,8 +122,8 @@ class ExplanationAttack(Component, ABC):
     def __call__(
         self,
         model: Model,
-        x: Float[Tensor, "batch *features"],
-        y: Int[Tensor, " batch"],
+        x: Inputs,
+        y: Labels | None,
         ball: Ball,
         *,
         of: Of = "logit",
@@ -144,14 +145,17 @@ class ExplanationAttack(Component, ABC):
         - `radius`: the relative radius by which each parameter may be moved too, for each sample on its own.
         - `seed`: makes the call reproducible; None draws one, which the result states.
 
+        `x` and `y` may be numpy arrays, or `x` a TensorDataset or a DataLoader of pairs and `y` None.
+
         Each sample keeps its best candidate, scored on the network itself. `model`, the random states and `x` are left
         as found. Raises ArgumentError for unusable arguments.
         """
         seed = fresh_seed() if seed is None else seed
-        with calling(model, x, ball, seed=seed, freeze=True) as call:
-            _check_goal(x, goal, k, target, threshold, radius)
+        samples, labels = as_batch(x, y, model)
+        with calling(model, samples, ball, seed=seed, freeze=True) as call:
+            _check_goal(samples, goal, k, target, threshold, radius)
             x = call.x.detach()
-            model, explained = explained_by(call.model, x, ordinary(y), of, size=self.batch_size)
+            model, explained = explained_by(call.model, x, ordinary(labels), of, size=self.batch_size)
             goals = None if target is None else ordinary(target.detach()).to(x).expand(x.shape)
             tasks, agreeing = [], []
             if ball.relaxed is not ball:

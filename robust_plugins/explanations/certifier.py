@@ -19,6 +19,7 @@ from robust_plugins.explanations.band import Band
 from robust_plugins.explanations.bounds.widening import exactly
 from robust_plugins.explanations.certificate import ExplanationCertificate
 from robust_plugins.explanations.explained import Explained, Of, explained_by
+from robust_plugins.harness.batches import Inputs, Labels, as_batch
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import ERRORS, Component, chunks
 from robust_plugins.harness.memory import BUDGET, activation_sizes
@@ -185,8 +186,8 @@ class ExplanationCertifier(Component, ABC):
     def __call__(
         self,
         model: Model,
-        x: Float[Tensor, "batch *features"],
-        y: Int[Tensor, " batch"],
+        x: Inputs,
+        y: Labels | None,
         ball: Ball,
         *,
         of: Of = "logit",
@@ -206,15 +207,18 @@ class ExplanationCertifier(Component, ABC):
         - `radius`: bounds also over all models whose parameters differ from the given ones by at most this relative
           amount each.
 
+        `x` and `y` may be numpy arrays, or `x` a TensorDataset or a DataLoader of pairs and `y` None.
+
         A sample is CERTIFIED where every feature is robust; ERROR where the bounds are NaN, cross, or miss the
         gradient at x; UNSUPPORTED where the model has a layer that the certifier cannot bound. `model` and the random
         states are left as found. Raises ArgumentError for unusable arguments.
         """
         _check_radius(radius)
-        with torch.no_grad(), calling(model, x, ball) as call:
+        samples, labels = as_batch(x, y, model)
+        with torch.no_grad(), calling(model, samples, ball) as call:
             x = call.x.detach()
             allowed = ordinary(_checked_delta(delta, x))
-            model, explained = explained_by(call.model, x, ordinary(y), of, size=self.batch_size)
+            model, explained = explained_by(call.model, x, ordinary(labels), of, size=self.batch_size)
             parts = [
                 self._staged(model, x[part], ball[part], explained[part], radius, allowed[part])
                 for part in chunks(len(x), self._chunk_size(model, x, explained))

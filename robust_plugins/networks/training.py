@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.batches import Inputs, as_batch
+from robust_plugins.harness.batches import Labels as Given
 from robust_plugins.harness.call import calling
 from robust_plugins.losses import recipe
 from robust_plugins.losses.labels import Labels, Task, check_task, labels_of, said_of
@@ -20,8 +21,8 @@ from robust_plugins.training import fit
 
 def train(
     model: nn.Module,
-    x: Float[Tensor, "batch *features"],
-    y: Shaped[Tensor, "batch *outputs"],
+    x: Inputs,
+    y: Given | None,
     *,
     epochs: int,
     lr: float = 1e-3,
@@ -31,33 +32,45 @@ def train(
 ) -> None:
     """Trains `model` in place: cross-entropy and Adam on `x` and its classes `y`, reshuffled in every epoch.
 
+    `x` and `y` are tensors or numpy arrays, or a TensorDataset or DataLoader of pairs, read once, whole, and None.
+
     Training mode during the call, the modes as found after it. The order and dropout follow `seed`; torch's random
     state is left as found. `task`: what `y` is, as for `rp.MixedLoss`; None infers it from all of `y`, with a warning
     where there are two readings. Not robust training: it serves the demonstration and the command line, and is
     `rp.fit` with `rp.recipe("standard")`. Raises ArgumentError for `y` that does not fit `x` or the model, and where
     nothing could be learnt.
     """
-    for name, given in (("x", x), ("y", y)):
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            "model", f"a {type(model).__name__}", accepted="a torch.nn.Module, which is trained in place",
+            hint="Train the network inside it.",
+        )  # fmt: skip
+    samples, classes = as_batch(x, y, model)
+    for name, given in (("x", samples), ("y", classes)):
         if not isinstance(given, Tensor):
             raise ArgumentError(
-                name, type(given).__name__, accepted="a torch.Tensor", hint=f"Use torch.as_tensor({name})."
-            )
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("samples", len(x))):
+                name, type(given).__name__, accepted="a torch.Tensor or a numpy array",
+                hint=f"Use torch.as_tensor({name}).",
+            )  # fmt: skip
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("samples", len(samples))):
         if value < 1:
             raise ArgumentError(name, value, accepted="an integer of at least 1", hint="Train on something, once.")
     check_task(task)
-    if len(y) != len(x):
+    if len(classes) != len(samples):
         raise ArgumentError(
-            "y", f"of {len(y)} samples, for {len(x)}", accepted="as many labels as samples", hint="Give one for each."
+            "y",
+            f"of {len(classes)} samples, for {len(samples)}",
+            accepted="as many labels as samples",
+            hint="Give one for each.",
         )
-    labels = _labels(model, x, y, task)
+    labels = _labels(model, samples, classes, task)
     if labels.why:
         warnings.warn(said_of(labels), stacklevel=2)
-    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[samples.device] if samples.device.type == "cuda" else []):
         torch.manual_seed(seed)
         fit(
             model,
-            _Shuffled(x, y, batch_size),
+            _Shuffled(samples, classes, batch_size),
             replace(recipe("standard"), task=labels.task),
             epochs=epochs,
             optimizer=torch.optim.Adam(model.parameters(), lr=lr),

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset, IterableDataset
 
 from robust_plugins.errors import ArgumentError
 from robust_plugins.losses.mixed import MixedLoss
@@ -31,6 +32,11 @@ def batches_of(loader: Any) -> int | None:
 
     Raises ArgumentError for what gives no batches, or gives them once only.
     """
+    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+        raise ArgumentError(
+            "loader", f"a {type(loader).__name__}, of samples", accepted="batches (x, y), such as a DataLoader",
+            hint="Write DataLoader(data, batch_size=128, shuffle=True).",
+        )  # fmt: skip
     if not isinstance(loader, Iterable) or hasattr(loader, "__next__"):
         raise ArgumentError(
             "loader", repr(loader), accepted="batches (x, y) for as many epochs as wanted, such as a DataLoader",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from robust_plugins.decisions.registered import attack, certifier, first_availab
 from robust_plugins.decisions.results import Certificate, Verdict
 from robust_plugins.errors import ArgumentError, ComponentError, UnsupportedModelError
 from robust_plugins.harness.arguments import decided
+from robust_plugins.harness.batches import as_batch
 from robust_plugins.harness.call import calling
 from robust_plugins.harness.component import chunks
 from robust_plugins.losses.labels import Task, labels_of
@@ -39,13 +41,13 @@ class Scores:
     A model of one output z has the logits (-z/2, z/2). Raises ArgumentError for an empty batch and for labels that are
     no classes, and UnknownNameError for an unknown component.
 
-    - `x`: the inputs.
+    - `x`: the inputs; x and y may be numpy arrays, which come in the model's dtype and on its device.
     - `ball`: the set around each input.
     - `batch_size`: how many samples go through the model at a time.
     """
 
-    x: Float[Tensor, "batch *features"]
-    y: Shaped[Tensor, "batch *outputs"]
+    x: Float[Tensor, "batch *features"] | np.ndarray
+    y: Shaped[Tensor, "batch *outputs"] | np.ndarray
     ball: Ball
     attack: str | None = field(default_factory=lambda: first_available(*ATTACKS))
     certifier: str | None = "interval:ibp"
@@ -70,8 +72,9 @@ class Scores:
         mode, under any ambient mode, and left as found.
         """
         found: dict[str, _Count] = {"clean": _Count()}
+        samples, labels = as_batch(self.x, self.y, model)
         for part in chunks(len(self.x), self.batch_size):
-            x, y, ball = self.x[part], self.y[part], self.ball[part]
+            x, y, ball = samples[part], labels[part], self.ball[part]
             with torch.no_grad(), calling(model, x, guarded=False) as call:
                 logits = decided(call.model, call.x)[1]
                 classes = _classes(y, logits)

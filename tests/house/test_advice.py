@@ -74,7 +74,7 @@ X, Y = torch.linspace(0, 1, 24).view(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
 BALL = rp.Linf(eps=0.1, clip=(0, 1))
 IBP = rp.certifier("interval:ibp")
 SHARES = torch.tensor([[0.7, 0.2, 0.1]] * 6)
-SMALL = losses.SmallBox(attack=rp.attack("art:fgsm"), certifier=IBP, ratio=0.4)
+SMALL = losses.SmallBox(attack=rp.attack("rp:fgsm"), certifier=IBP, ratio=0.4)
 BATCHES = [(X, Y), (X, Y)]
 
 
@@ -143,7 +143,7 @@ CASES: dict[str, tuple[Call, str, Call]] = {
     "outside": (lambda: bounds(x=3 * X), "Scale or clamp x, or give the ball the range",
                 lambda: (bounds(x=(3 * X).clamp(0, 1)), bounds(x=3 * X, ball=rp.Linf(eps=0.1, clip=(0, 3))))),
     "one-hot": (lambda: certify(SHARES), r"y\.argmax\(1\)", lambda: certify(SHARES.argmax(1))),
-    "label list": (lambda: explained(Y.tolist()), r"torch\.tensor\(y\)", lambda: explained(torch.tensor(Y.tolist()))),
+    "label tuple": (lambda: explained(tuple(Y.tolist())), r"torch\.tensor\(y\)", lambda: explained(torch.tensor(Y.tolist()))),
     "labels from one": (lambda: certify(Y + 1), "Count classes from zero", lambda: certify(Y + 1 - 1)),
     "pair": (lambda: bounds(Pair()), "forward returns only the logits", lambda: bounds(Pair(wrapped=True))),
     "matrix": (lambda: bounds(Shaped()), "one row of logits for each sample", lambda: bounds(Shaped(flat=True))),
@@ -180,7 +180,7 @@ CASES: dict[str, tuple[Call, str, Call]] = {
                          lambda: (loss(y=SHARES.argmax(1), worst=losses.Diverging(), combiner=losses.MART()),
                                   loss(y=SHARES, worst=losses.Diverging(), combiner=losses.TRADES(),
                                        task="classification"))),
-    "numbers attacked": (lambda: loss(y=X[:, :1], model=net(1), worst=rp.attack("art:fgsm"), task="regression"),
+    "numbers attacked": (lambda: loss(y=X[:, :1], model=net(1), worst=rp.attack("rp:fgsm"), task="regression"),
                          "Use a certifier for numbers", lambda: loss(y=X[:, :1], model=net(1), task="regression")),
     "under inference mode": (lambda: inference(loss), r"Leave it, or evaluate under torch\.no_grad",
                              lambda: (loss(), torch.no_grad()(loss)())),
@@ -202,15 +202,15 @@ CASES: dict[str, tuple[Call, str, Call]] = {
                           lambda: loss(y=X[:, :1], model=net(1), task="regression")),
     "steps": (lambda: losses.Diverging(steps=0), "Take one or more", lambda: losses.Diverging(steps=1)),
     "beta": (lambda: losses.HessianPenalty(beta=0), "For example 10", lambda: losses.HessianPenalty(beta=10)),
-    "ratio": (lambda: losses.SmallBox(attack=rp.attack("art:fgsm"), certifier=IBP, ratio=0), "For example 0.4",
-              lambda: losses.SmallBox(attack=rp.attack("art:fgsm"), certifier=IBP, ratio=0.4)),
+    "ratio": (lambda: losses.SmallBox(attack=rp.attack("rp:fgsm"), certifier=IBP, ratio=0), "For example 0.4",
+              lambda: losses.SmallBox(attack=rp.attack("rp:fgsm"), certifier=IBP, ratio=0.4)),
     "recipe without a ball": (lambda: rp.recipe("ibp", ball=0.1, epochs=10), r"See rp\.MixedLoss",
         lambda: rp.recipe("ibp", ball=BALL, epochs=10)),
     "two inputs": (lambda: loss(combiner=losses.TRADES()), "compare two inputs",
                    lambda: loss(combiner=losses.TRADES(), worst=losses.Diverging())),
     "no divergence": (lambda: losses.TRADES(beta=-1), "0 switches the divergence off", lambda: losses.TRADES(beta=0)),
-    "bounds alone": (lambda: losses.MixedMargins(attack=rp.attack("art:fgsm"), alpha=2), "1 is the bounds alone",
-                     lambda: losses.MixedMargins(attack=rp.attack("art:fgsm"), alpha=1)),
+    "bounds alone": (lambda: losses.MixedMargins(attack=rp.attack("rp:fgsm"), alpha=2), "1 is the bounds alone",
+                     lambda: losses.MixedMargins(attack=rp.attack("rp:fgsm"), alpha=1)),
     "units": (lambda: losses.Diverging(step=0), "in units of eps", lambda: losses.Diverging(step=0.1)),
     "fixed": (lambda: rp.GradientCertLoss(ball=BALL, radius=-1), "0 keeps parameters fixed",
               lambda: rp.GradientCertLoss(ball=BALL, radius=0)),

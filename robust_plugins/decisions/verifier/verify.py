@@ -48,7 +48,8 @@ def verify_property(
     """Whether `model` maps some input between `lower` and `upper` into the union of the conjunctions `unsafe`.
 
     - `model`: maps (batch, *features) to (batch, outputs); evaluated in evaluation mode, and left as found
-    - `lower`, `upper`: one input each, without the batch, in the model's dtype; an entry may be a point
+    - `lower`, `upper`: one input each, without the batch, in the model's dtype; an entry may be a point; tensors or
+      numpy arrays
     - `unsafe`: reached by an output z where in one of them every row has `weights z + offsets <= 0`
     - `timeout`: seconds, from the call on
     - `clock`: "wall", or "cpu" for seconds that the process computes
@@ -69,6 +70,7 @@ def verify_property(
     """
     check_ticks(clock)
     time = Clock(timeout, clock == "cpu")
+    lower, upper = torch.as_tensor(lower), torch.as_tensor(upper)  # arrays too
     _check_box(lower, upper)
     low, up = lower.detach().unsqueeze(0), upper.detach().unsqueeze(0)
     with torch.no_grad(), calling(model, low) as call:

@@ -244,7 +244,8 @@ class PoisoningRun(Shown):
     def _bounded(self, x: Tensor, ball: Ball | None) -> Iterator[tuple[Interval, Interval | None]]:
         parameter = next(iter(self.parameters.values())).lower
         if not isinstance(x, Tensor) or x.dtype != parameter.dtype:
-            raise ArgumentError("x", getattr(x, "dtype", type(x).__name__), accepted=f"a tensor of {parameter.dtype}",
+            found = x.dtype if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise ArgumentError("x", found, accepted=f"a tensor of {parameter.dtype}",
                                 hint="The model's dtype.")  # fmt: skip
         if ball is not None:
             ball.check(x)
