@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -35,8 +36,8 @@ decided at all mostly is soon, by one of them."""
 
 def verify_property(
     model: nn.Module,
-    lower: Float[Tensor, "*features"],
-    upper: Float[Tensor, "*features"],
+    lower: Float[Tensor, "*features"] | np.ndarray,
+    upper: Float[Tensor, "*features"] | np.ndarray,
     unsafe: Sequence[Halfspaces],
     *,
     timeout: float = 60.0,

@@ -244,8 +244,8 @@ class PoisoningRun(Shown):
     def _bounded(self, x: Tensor, ball: Ball | None) -> Iterator[tuple[Interval, Interval | None]]:
         parameter = next(iter(self.parameters.values())).lower
         if not isinstance(x, Tensor) or x.dtype != parameter.dtype:
-            found = x.dtype if isinstance(x, Tensor) else f"a {type(x).__name__}"
-            raise ArgumentError("x", found, accepted=f"a tensor of {parameter.dtype}",
+            given = x.dtype if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise ArgumentError("x", given, accepted=f"a tensor of {parameter.dtype}",
                                 hint="The model's dtype.")  # fmt: skip
         if ball is not None:
             ball.check(x)
