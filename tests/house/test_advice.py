@@ -242,6 +242,8 @@ CASES: dict[str, tuple[Call, str, Call]] = {
     "epochs": (lambda: fit(epochs=0), "Take one or more", lambda: fit(epochs=1)),
     "generator": (lambda: fit(loader=(b for b in BATCHES), epochs=2), "make a list of its batches",
                   lambda: fit(loader=list(iter(BATCHES)), epochs=2)),
+    "samples alone": (lambda: fit(loader=TensorDataset(X, Y)), "DataLoader",
+                      lambda: fit(loader=DataLoader(TensorDataset(X, Y), batch_size=128, shuffle=True))),
     "drop_last": (lambda: fit(loader=DataLoader(TensorDataset(X, Y), batch_size=10, drop_last=True)),
         "must not be larger",
                   lambda: fit(loader=DataLoader(TensorDataset(X, Y), batch_size=3, drop_last=True))),
