@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from robust_plugins.balls.ball import Ball, Draw, random_like
+from robust_plugins.balls.ball import Ball, Draw, Support, random_like
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -99,6 +100,10 @@ class L2(Ball):
         direction = torch.nn.functional.normalize(flat, dim=1)
         return self.eps_for(gradient) * direction.view_as(gradient)
 
+    def support(self, x: Float[Tensor, "batch *features"]) -> Support:
+        """`a x - eps |a|_2`, the least value over the ball without its clip range."""
+        return _least(x, self.radii_for(x), lambda rows: torch.linalg.vector_norm(rows, dim=2))
+
     def _unit(self, like: Tensor, draw: Draw, generator: torch.Generator | None) -> Tensor:
         direction = torch.nn.functional.normalize(random_like(torch.randn, like, generator), dim=-1)
         if draw == "corner":
@@ -155,6 +160,10 @@ class L1(Ball):
         step = torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign())
         return self.eps_for(gradient) * step.view_as(gradient)
 
+    def support(self, x: Float[Tensor, "batch *features"]) -> Support:
+        """`a x - eps max_i |a_i|`, the least value over the ball without its clip range."""
+        return _least(x, self.radii_for(x), lambda rows: rows.abs().amax(2))
+
     def _unit(self, like: Tensor, draw: Draw, generator: torch.Generator | None) -> Tensor:
         dims = like.shape[-1]
         sign = torch.where(random_like(torch.rand, like, generator) < 0.5, -1.0, 1.0).to(like)
@@ -164,6 +173,16 @@ class L1(Ball):
         # Exponentials divided by their sum, one more than there are dimensions, are uniform on the simplex.
         draws = -torch.log1p(-random_like(torch.rand, like.new_empty((*like.shape[:-1], dims + 1)), generator))
         return sign * (draws / draws.sum(-1, keepdim=True))[..., :dims]
+
+
+def _least(x: Tensor, radii: Tensor, dual_norm: Callable[[Tensor], Tensor]) -> Support:
+    flat, eps = x.flatten(1), radii.unsqueeze(1)
+
+    def least(a: Tensor) -> Tensor:
+        rows = a.flatten(2)
+        return (rows @ flat.unsqueeze(2)).squeeze(2) - eps * dual_norm(rows)
+
+    return least
 
 
 BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2, "l1": L1}

@@ -85,8 +85,9 @@ class CROWN(_OfTheEngine):
     """Backward linear relaxation of every activation's input and of the specification, differentiable.
 
     Zhang et al. 2018, "Efficient neural network robustness certification with general activation functions". Sound for
-    every ball, over the smallest box around it, of an `rp.Box` with the simplex of each one-hot group. `memory` is the
-    number of bytes for the coefficients of one chunk of neurons. `outward` is as for `interval:ibp`; a layer whose
+    every ball: inputs are bounded over `L2` and `L1` by the dual norm of their coefficients and over the smallest box
+    around the ball, whichever is tighter, and of an `rp.Box` with the simplex of each one-hot group; with `outward` over
+    the box alone. `memory` is the number of bytes for the coefficients of one chunk of neurons. `outward` is as for `interval:ibp`; a layer whose
     relaxation cannot be rounded outward is refused by name.
     """
 
@@ -137,7 +138,7 @@ class CROWNIBP(_OfTheEngine):
     """One linear relaxation from the specification back to the input, on IBP's bounds of the layers, differentiable.
 
     Zhang et al. 2020, "Towards stable and efficient training of verifiably robust neural networks". Sound for every
-    ball, over the smallest box around it. Much cheaper than CROWN where there are many neurons and few classes.
+    ball, over the set that `interval:crown` takes. Much cheaper than CROWN where there are many neurons and few classes.
     `memory` is the number of bytes for the coefficients of one chunk of the specification's rows. `outward` is as for
     `interval:crown`.
     """
@@ -195,7 +196,7 @@ class AlphaCROWN(_OfTheEngine):
     the bounds of the specification, and two thirds as many for those of every layer's unstable neurons; a certificate
     stops as soon as all margins are positive. Without a `decay` the last step is a seventh of the first, however many
     they are. Never looser than `interval:crown`, and sound for any slopes, however good the search was. Sound for every
-    ball, over the smallest box around it. Differentiable, with the slopes as constants.
+    ball: slopes are searched for over the smallest box around it. Differentiable, with the slopes as constants.
 
     `memory` is the number of bytes for the coefficients of one layer and of one chunk of rows. A network whose layers
     do not fit has the slopes of the specification optimised alone, on CROWN's bounds of the layers. `outward` is as for

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robust_plugins.balls import L2, Linf, Support
+from robust_plugins.balls import L2, Linf
 from robust_plugins.explanations.attributions import classes_of
 from robust_plugins.explanations.bounds.hessian import hessian_norm
 from robust_plugins.explanations.bounds.widening import widened
@@ -41,17 +41,6 @@ class Core(L2):
         """The smallest box around the set."""
         near, whole = super().box(x), Linf(eps=self.reach, clip=self.clip).box(x)
         return Interval(torch.maximum(near.lower, whole.lower), torch.minimum(near.upper, whole.upper))
-
-    def support(self, x: Float[Tensor, "batch *features"]) -> Support:
-        """`a x - eps |a|`, the least value over the Euclidean ball."""
-        flat, eps = x.flatten(1), self.radii_for(x).unsqueeze(1)
-
-        def least(a: Tensor) -> Tensor:
-            rows = a.flatten(2)
-            length: Tensor = torch.linalg.vector_norm(rows, dim=2)
-            return (rows @ flat.unsqueeze(2)).squeeze(2) - eps * length
-
-        return least
 
 
 def proved_constant(run: Run, ball: Linf, refinements: int) -> Float[Tensor, " batch"]:

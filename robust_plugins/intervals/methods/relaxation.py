@@ -271,7 +271,7 @@ class Relaxation(Substitution):
         """Samples, their relaxation, and how many rows of each can be handled at a time."""
         batch = len(self.values[0])
         room = self._room() // (ALIVE * self.values[0].lower.element_size() * self._largest(node))
-        step = batch if self.support is not None else min(batch, max(1, room))
+        step = max(1, batch) if self.support is not None else min(batch, max(1, room))
         for begin in range(0, batch, step):
             samples = slice(begin, min(begin + step, batch))
             yield samples, self._of_samples(samples), max(1, room // (samples.stop - samples.start))
