@@ -85,10 +85,10 @@ class CROWN(_OfTheEngine):
     """Backward linear relaxation of every activation's input and of the specification, differentiable.
 
     Zhang et al. 2018, "Efficient neural network robustness certification with general activation functions". Sound for
-    every ball: inputs are bounded over `L2` and `L1` by the dual norm of their coefficients and over the smallest box
-    around the ball, whichever is tighter, and of an `rp.Box` with the simplex of each one-hot group; with `outward` over
-    the box alone. `memory` is the number of bytes for the coefficients of one chunk of neurons. `outward` is as for `interval:ibp`; a layer whose
-    relaxation cannot be rounded outward is refused by name.
+    every ball: over `L2` and `L1` by the dual norm of the input's coefficients or over the smallest box around the
+    ball, whichever is tighter; over an `rp.Box` with the simplex of each one-hot group; with `outward` over the box
+    alone. `memory` is the number of bytes for the coefficients of one chunk of neurons. `outward` is as for
+    `interval:ibp`; a layer whose relaxation cannot be rounded outward is refused by name.
     """
 
     memory: int = MEMORY
@@ -138,9 +138,9 @@ class CROWNIBP(_OfTheEngine):
     """One linear relaxation from the specification back to the input, on IBP's bounds of the layers, differentiable.
 
     Zhang et al. 2020, "Towards stable and efficient training of verifiably robust neural networks". Sound for every
-    ball, over the set that `interval:crown` takes. Much cheaper than CROWN where there are many neurons and few classes.
-    `memory` is the number of bytes for the coefficients of one chunk of the specification's rows. `outward` is as for
-    `interval:crown`.
+    ball, over the set that `interval:crown` takes. Much cheaper than CROWN where there are many neurons and few
+    classes. `memory` is the number of bytes for the coefficients of one chunk of the specification's rows. `outward`
+    is as for `interval:crown`.
     """
 
     memory: int = MEMORY
