@@ -149,7 +149,7 @@ class Box(Ball):
         return torch.where(moved.isnan(), moved, far).flatten(1).amax(1) if x[0:1].numel() else x.new_zeros(len(x))
 
     def costs(self, x: Float[Tensor, "batch *features"]) -> Float[Tensor, "1 *features"]:
-        """What a move by 1 counts in `distance`, for each feature: 1 / radius, or 0 for a radius of 0 or inf."""
+        """The weight of each feature in `distance`: 1 / radius, or 0 for a radius of 0 or inf."""
         radius = self._set_like(x).radius
         return torch.where(radius > 0, 1 / radius, 0.0)
 

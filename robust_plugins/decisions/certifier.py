@@ -288,7 +288,7 @@ class Certifier(Component, ABC):
 
     @final
     def _judge(self, asked: Asked) -> Judgement:
-        """What is decided of the samples of one chunk."""
+        """Decides about the samples of one chunk."""
         x = asked.x
         try:
             _check_readable(asked.model)

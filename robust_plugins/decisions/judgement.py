@@ -84,7 +84,7 @@ def unsupported(asked: Asked, why: str) -> Judgement:
 
 
 def judged(asked: Asked, decision: Decision, *, rounding: float) -> Judgement:
-    """What `decision` says of each sample, after it was held against the model.
+    """Holds `decision` against the model, and says what it is worth for each sample.
 
     `rounding` is that of the certifier, see `Certifier.rounding`.
     """

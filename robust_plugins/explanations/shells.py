@@ -1,4 +1,4 @@
-"""What is proved of a local Lipschitz constant: the set around x is cut into shells of Euclidean distances from x."""
+"""The proof of a local Lipschitz constant: the set around x is cut into shells of Euclidean distances from x."""
 
 from __future__ import annotations
 

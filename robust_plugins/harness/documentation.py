@@ -1,4 +1,4 @@
-"""What docstrings say of fields and parameters that are explained in one place and used in many."""
+"""Explanations of fields and parameters that are given in one place and used in many docstrings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def with_points(text: str, points: Iterable[str]) -> str:
 
 
 def _points(base: type) -> list[str]:
-    """What a class says of its own fields."""
+    """The explanations that a class gives of its own fields."""
     fields = getattr(base, "__dataclass_fields__", {})
     found = POINT.findall(inspect.cleandoc(vars(base).get("__doc__") or ""))
     return [point for point in found if set(_names(point)) <= set(fields)]
