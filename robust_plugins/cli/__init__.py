@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from difflib import get_close_matches
@@ -14,7 +15,7 @@ from robust_plugins.cli.debugging import VARIABLE, exceptions_shown
 from robust_plugins.cli.describe import describe
 from robust_plugins.cli.invocation import CALLED, called
 from robust_plugins.cli.listings import attacks, certifiers, data, models, plugins, recipes
-from robust_plugins.cli.printing import plain_warnings
+from robust_plugins.cli.printing import forget_output, plain_warnings
 from robust_plugins.errors import PluginError, RobustPluginsError, UnknownNameError
 from robust_plugins.harness.failures import told
 from robust_plugins.registry.information import Kind, Status
@@ -24,6 +25,9 @@ __all__ = ["commands", "main"]
 
 INTERRUPTED = 130
 """The exit code of what Ctrl-C ended, as shells have it."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The errors of a disk that holds no more."""
 
 RESUMING = ("train", "poison")
 """The commands that go on where they stopped; `bench run` says so itself."""
@@ -78,6 +82,13 @@ class _Commands(click.Group):
             ctx.exit(INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except OSError as error:
+            if error.errno not in FULL or error.filename is not None:
+                raise
+            exceptions_shown([error])
+            forget_output()
+            click.echo(f"Error: the output cannot be written: {error.strerror}; write it where there is room", err=True)
+            ctx.exit(1)
         except Exception as error:
             if ctx.invoked_subcommand in self.commands:
                 raise  # ours, and a bug: the traceback is what helps

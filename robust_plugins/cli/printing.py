@@ -54,6 +54,14 @@ def one_stream() -> bool:
     return os.path.samestat(out, err)
 
 
+def forget_output() -> None:
+    """Drops what standard output holds and could not write: at its end Python would try that once more, and complain."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):  # no file at all
+        return
+
+
 @contextmanager
 def plain_warnings() -> Iterator[None]:
     """Warnings as one line each on standard error, each text once, without the place in the code."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -241,3 +242,14 @@ def test_with_both_streams_in_one_file_nothing_is_there_twice(tmp_path: Path, mo
         assert done.stderr.count("epoch") == 1  # the title of the table
         assert done.stdout.count("epoch") == (0 if together else 1)
         assert "The weights, the record and the learning curve" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+def test_a_full_disk_gets_one_line() -> None:
+    command = [sys.executable, "-m", "robust_plugins", "data", "list"]
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr == (
+        "Error: the output cannot be written: No space left on device; write it where there is room\n"
+    )
