@@ -55,7 +55,7 @@ def one_stream() -> bool:
 
 
 def forget_output() -> None:
-    """Drops what standard output holds and could not write: at its end Python would try that once more, and complain."""
+    """Drops what standard output could not write: at its end Python would try that once more, and complain."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError, AttributeError):  # no file at all

@@ -42,13 +42,19 @@ class Decision:
 
 
 class Judgement(NamedTuple):
-    """The judgement of some samples: for each its proved margin, verdict, message and witness; and the stages."""
+    """The judgement of some samples.
+
+    - `margin`: the least margin that is proved of each.
+    - `verdicts`: one of each.
+    - `messages`: why there is no answer, else empty.
+    - `witness`: the input that falsifies; of samples that are not falsified any input.
+    - `stages`: what a cascade's members said.
+    """
 
     margin: Float[Tensor, " batch"]
     verdicts: list[Verdict]
     messages: list[str]
     witness: Float[Tensor, "batch *features"]
-    """Of samples that are not falsified any input."""
     stages: tuple[Stage, ...] = ()
 
 

@@ -120,7 +120,13 @@ def attacked_images(
 
 @dataclass(frozen=True)
 class Bar:
-    """One row of a bar chart: its name, which half it is, its value, and the ends of an interval around it."""
+    """One row of a bar chart.
+
+    - `name`: what stands beside the bar.
+    - `half`: which half of the bracket it is, whose colour it has.
+    - `value`: its length; None where there is none, which is said.
+    - `ends`: the ends of an interval around the value, drawn as whiskers.
+    """
 
     name: str
     half: Half

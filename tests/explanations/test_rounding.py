@@ -206,7 +206,7 @@ def test_without_the_room_all_of_it_is_found_out(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(AssertionError):
             tiny(depth=20, activation=nn.ReLU, eps=1e-6, of="logit", dead=False, seed=0)
     with monkeypatch.context() as patch:
-        patch.setattr(certifiers, "widened", lambda network, values: list(values))
+        patch.setattr(certifiers, "widened", lambda network, values, inside=None: list(values))
         with pytest.raises(AssertionError):
             test_a_kink_that_rounding_hides_is_in_the_bounds("interval:relaxed")
 
