@@ -1,8 +1,8 @@
 """The reference: one page for each group of public names, made from signatures and docstrings.
 
 Docstrings are Markdown, as `help()` shows them. Here each becomes the body of a directive of Sphinx's Python domain, so
-that names can be linked, searched and looked up from other projects. A name in backticks that is public becomes a link,
-and an equation of `equations.py` is set after the first paragraph.
+that names can be linked, searched and looked up from other projects. A public name in backticks becomes a link, one of
+small letters where `rp.` stands before it; an equation of `equations.py` is set after the first paragraph.
 """
 
 from __future__ import annotations
@@ -64,12 +64,14 @@ def prose(value: Any) -> str:
     if not isinstance(value, ModuleType) and inspect.isclass(value) and not vars(value).get("__doc__"):
         text = ""
     text = re.sub(r"(?m)^(?!- |\d+\. )(.*\S)\n(?=- )", r"\1\n\n", text)  # a list after a line needs a gap in Markdown
-    return _examples(re.sub(r"(?<!`)`(?:rp\.)?([A-Za-z_.]+)`(?!`)", _link, text))
+    return _examples(re.sub(r"(?<!`)`(rp\.)?([A-Za-z_.]+)`(?!`)", _link, text))
 
 
 def _link(found: re.Match[str]) -> str:
-    name = found[1]
-    return f"{{py:obj}}`rp.{name} <robust_plugins.{name}>`" if name in NAMES else found[0]
+    name = found[2]
+    # A small name alone is a parameter's: `model` is an argument of many, and `rp.model` a function.
+    meant = name in NAMES and (found[1] is not None or "." in name or name[0].isupper())
+    return f"{{py:obj}}`rp.{name} <robust_plugins.{name}>`" if meant else found[0]
 
 
 def _examples(text: str) -> str:
