@@ -85,7 +85,7 @@ def test_the_first_block_runs_from_the_wheel(built: Path, tmp_path: Path, attack
         )
     )
     code, text = (part.replace('rp:pgd"', f'{attack}"').replace("rp:pgd ", f"{attack} ") for part in block.groups())
-    shown = "\nassert rp.__file__.startswith(sys.argv[1]), rp.__file__\n"
+    shown = "\nimport sys\nassert rp.__file__.startswith(sys.argv[1]), rp.__file__\n"
     done = subprocess.run(
         [sys.executable, "-c", hidden + code + shown, str(target)], capture_output=True, text=True, cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(target)},
