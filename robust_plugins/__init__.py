@@ -3,6 +3,7 @@
 Every quantity is a bracket: what an attack achieved, and what a certifier proved.
 """
 
+from robust_plugins import interruption as interruption  # first: it is about the imports below
 from robust_plugins.adapters.art.from_art import from_art
 from robust_plugins.adapters.art.to_art import to_art
 from robust_plugins.adapters.onnx.verification import verify

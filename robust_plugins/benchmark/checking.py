@@ -93,7 +93,7 @@ def check(configuration: Configuration, folder: Path, cache: Path, store: Path, 
         for model in configuration.models if data is not None else ():
             if model.data is not None and entry.name not in model.data:
                 continue
-            what = f"models.{model.name} on {entry.name}"
+            what, pending = f"models.{model.name} on {entry.name}", ""
             module = tried(what, partial(read_model, model, data, folder))
             if model.train is not None:
                 tried(f"models.{model.name}.train", partial(loss_of, model.train, data.clip))
@@ -101,6 +101,7 @@ def check(configuration: Configuration, folder: Path, cache: Path, store: Path, 
                 if weights is not None and weights.exists():
                     tried(f"models.{model.name}.train", partial(load_weights, module, weights))
                 elif weights is not None:
+                    pending = weights.stem.rpartition("-")[2]
                     found.trainings.append(f"{model.name} on {entry.name}, {model.train.epochs} epochs")
             if module is None:
                 continue
@@ -108,7 +109,7 @@ def check(configuration: Configuration, folder: Path, cache: Path, store: Path, 
             if drawn is None:
                 continue
             x, y = drawn
-            subject = Subject(model.name, entry.name, module, x, y, entry.first, data.clip, model.source)
+            subject = Subject(model.name, entry.name, module, x, y, entry.first, data.clip, model.source, None, pending)
             tried(what, partial(_fits, subject, configuration))
             subjects.append(subject)
     for poisoning in configuration.poisoning:
@@ -182,7 +183,7 @@ def _count(
     limits = {a.name: a.timeout for a in components}
     hashes = {a.name: component_hash(a.method, a.component, a.parameters) for a in components}
     planned = plan(configuration, subjects, there, "")
-    found.rows, found.there = planned.total, planned.total - planned.left
+    found.rows, found.there = planned.total, planned.there
     costs = measure(configuration, subjects) if measured and planned.left else {}
     for batch in planned.batches:
         name = batch.component

@@ -99,6 +99,8 @@ class Plan:
     batches: list[Batch]
     total: int = 0
     """All rows."""
+    there: int = 0
+    """Those that need not be computed, since they are there."""
     left: int = 0
     """Those of the batches."""
     aliases: list[Asked] = field(default_factory=list)
@@ -193,6 +195,7 @@ def plan(
                 for batch, rows in _batches(configuration, subject, contender, ball, seed, planned, created):
                     found.total += len(rows)
                     for row in rows:
+                        found.there += row.identity in there
                         if row.identity not in planned:
                             planned.add(row.identity)
                         elif row not in known:

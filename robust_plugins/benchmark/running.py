@@ -40,6 +40,8 @@ class Outcome:
     """Records of the study."""
     there: int = 0
     """Of these, in the store before the run."""
+    shared: int = 0
+    """Of these, answered by another record of the study, which asks the same under another name."""
     written: int = 0
     """Of these, by this run."""
     seconds: float = 0.0
@@ -54,6 +56,8 @@ class Outcome:
 
     def __str__(self) -> str:
         lines = [f"{self.written} records written in {self.seconds:.1f} s, {self.there} were there, of {self.total}"]
+        if self.shared:
+            lines[0] += f"; {self.shared} ask what another one asks, and have its answer"
         lines += [f"{name}: no answer for {n} samples: {cause}" for (name, cause), n in self.failures.most_common(10)]
         return "\n".join([*lines, f"store: {self.store}"])
 
@@ -81,16 +85,17 @@ def run(
     there = store.identities(answered=retry)
     named = store.asked()
     found = plan(configuration, subjects, there, created, named)
-    left, total = found.batches, found.total
+    left, total, already, before = found.batches, found.total, found.there, set(there)
     for batch in poisoned_batches(configuration, folder, created):
         total += len(batch)
+        already += len(before.intersection(batch.identities)) if before.issuperset(batch.identities) else 0
         if not there.issuperset(batch.identities):
             left.append(batch)
         for row in batch.asked:  # the same training, or input, under another name is answered once
             if row.identity in there and row not in named:
                 found.aliases.append(row)
             there.add(row.identity)
-    outcome = Outcome(store.path, total, total - sum(map(len, left)))
+    outcome = Outcome(store.path, total, already, total - already - sum(map(len, left)))
     begun(left, total)
     store.insert((), _kept(configuration, subjects))
     store.insert_aliases(found.aliases)

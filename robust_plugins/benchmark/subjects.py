@@ -44,11 +44,14 @@ class Subject:
     source: str | nn.Module
     training: TrainingRecord | None = None
     """Of a model that was trained on the fly."""
+    pending: str = ""
+    """The training that the model has yet to undergo before it is studied, where it has."""
 
     @cached_property
     def model_hash(self) -> str:
-        """The hash of the model as it is studied."""
-        return model_hash(self.module)
+        """The hash of the model as it is studied; before its training, that of what it will be made from."""
+        found = model_hash(self.module)
+        return digest(found, self.pending) if self.pending else found
 
     @cached_property
     def input_hashes(self) -> list[str]:

@@ -18,13 +18,11 @@ from robust_plugins.cli.listings import attacks, certifiers, data, models, plugi
 from robust_plugins.cli.printing import forget_output, plain_warnings
 from robust_plugins.errors import PluginError, RobustPluginsError, UnknownNameError
 from robust_plugins.harness.failures import told
+from robust_plugins.interruption import COMMAND, INTERRUPTED, NOTHING, imported
 from robust_plugins.registry.information import Kind, Status
 from robust_plugins.registry.registry import registry
 
 __all__ = ["commands", "main"]
-
-INTERRUPTED = 130
-"""The exit code of what Ctrl-C ended, as shells have it."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The errors of a disk that holds no more."""
@@ -51,6 +49,13 @@ class _Commands(click.Group):
         except Exception as error:  # one plugin's broken command must not take the others down
             return _broken(cmd_name, error)
         return found
+
+    def make_context(self, *given: Any, **options: Any) -> click.Context:
+        try:
+            return super().make_context(*given, **options)
+        except KeyboardInterrupt:  # while plugins are loaded, whose names are looked up
+            click.echo(NOTHING, err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[CALLED] = list(args)
@@ -134,8 +139,9 @@ for _command in (
 
 def main() -> None:
     """Runs the command line and leaves with its exit code. Import paths are also looked for in the working folder."""
+    imported()
     sys.path.append(os.getcwd())
-    commands(prog_name="robust-plugins")
+    commands(prog_name=COMMAND)
 
 
 def _plugin_commands() -> dict[str, str]:

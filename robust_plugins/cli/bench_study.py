@@ -14,11 +14,10 @@ from robust_plugins.benchmark.store import Store
 from robust_plugins.benchmark.study import load_study
 from robust_plugins.cli.bench_audit import in_words
 from robust_plugins.errors import UnknownNameError
+from robust_plugins.interruption import INTERRUPTED
 
 STUDY = click.argument("path", metavar="STUDY.TOML", type=click.Path(path_type=Path))
 STORE = click.argument("path", metavar="STORE.SQLITE", type=click.Path(path_type=Path))
-
-INTERRUPTED = 130
 
 
 @click.command(short_help="Write an example study to start from.")
@@ -78,17 +77,15 @@ def run(ctx: click.Context, path: Path, retry: bool, quiet: bool) -> None:
     Each batch is written when it is complete. Ctrl-C drops the batches that are running. At the end all records of the
     store are audited.
     """
-    study = load_study(path)
     try:
-        outcome = study.run(retry=retry, progress=not quiet)
-    except KeyboardInterrupt:  # while models are read or trained
+        outcome = load_study(path).run(retry=retry, progress=not quiet)
+        click.echo(f"{outcome}")
+        findings = None if outcome.interrupted else audit(outcome.store)
+    except KeyboardInterrupt:  # while models are read or trained, or records are audited
+        findings = None
+    if findings is None:
         click.echo(f"interrupted; go on with: {_again(path, retry)}", err=True)
         ctx.exit(INTERRUPTED)
-    click.echo(f"{outcome}")
-    if outcome.interrupted:
-        click.echo(f"interrupted; go on with: {_again(path, retry)}", err=True)
-        ctx.exit(INTERRUPTED)
-    findings = audit(outcome.store)
     click.echo(in_words(findings, every=False))
     if findings.violations:
         ctx.exit(3)

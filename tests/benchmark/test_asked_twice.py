@@ -25,7 +25,9 @@ def test_equal_weights_under_two_names(tmp_path: Path) -> None:
     models = [{"name": name, "source": network()} for name in ("one", "other")]
     found = study(tmp_path, models=models, components=IBP)
     outcome = found.run()
-    assert (outcome.total, outcome.written, outcome.there) == (72, 36, 36)
+    assert (outcome.total, outcome.written, outcome.there, outcome.shared) == (72, 36, 0, 36)
+    assert "36 records written in " in str(outcome)
+    assert ", 0 were there, of 72; 36 ask what another one asks, and have its answer" in str(outcome)
     with found.store() as store:
         columns = store.columns()
         assert columns["model"].count("one") == columns["model"].count("other") == 36
@@ -88,7 +90,7 @@ def test_a_poisoned_training_under_two_names_is_done_once(tmp_path: Path) -> Non
     random, ascent = "poison:random(count=2)", "poison:loss-ascent(steps=2)"
     keys = {"models": [{"name": "net", "source": "mlp(widths=(4,))"}], "components": [], "balls": []}
     outcome = study(tmp_path, **keys, poisoning=[poisoned("one", random), poisoned("other", random)]).run()
-    assert (outcome.total, outcome.written, outcome.there) == (48, 24, 24)
+    assert (outcome.total, outcome.written, outcome.there, outcome.shared) == (48, 24, 0, 24)
     wider = study(tmp_path, **keys, poisoning=[poisoned("one", random), poisoned("third", random, ascent)])
     assert wider.run().failures == {}
     found = rows(wider)

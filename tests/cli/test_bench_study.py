@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 import robust_plugins as rp
 from robust_plugins.benchmark import running
-from robust_plugins.cli import commands
+from robust_plugins.cli import bench_study, commands
 
 pytest.importorskip("pydantic")
 
@@ -135,7 +135,13 @@ def test_an_interrupted_run_says_how_to_go_on(folder: Path, monkeypatch: pytest.
         result = bench("run", "study.toml")
     assert result.exit_code == 130
     assert "go on with: robust-plugins bench run study.toml" in result.stderr
-    assert bench("run", "study.toml", "--quiet").exit_code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(bench_study, "audit", interrupted)  # its records stay
+        result = bench("run", "study.toml")
+    assert result.exit_code == 130
+    assert "24 records written" in result.stdout
+    assert result.stderr.endswith("interrupted; go on with: robust-plugins bench run study.toml\n")
+    assert bench("run", "study.toml", "--quiet").stdout.startswith("0 records written")
 
 
 def test_contradictions_are_told_at_the_end_of_a_run(folder: Path) -> None:
