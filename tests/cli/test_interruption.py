@@ -18,7 +18,7 @@ ROOT = Path(cli.__file__).parents[2]
 
 
 def interrupted(tmp_path: Path, *command: str) -> tuple[int, str]:
-    """The exit code and the errors of a program that is interrupted while it imports torch, here one that takes long."""
+    """The exit code and the errors of a program that is interrupted while it imports torch, which takes long here."""
     (tmp_path / "torch.py").write_text(SLOW)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     process = subprocess.Popen(
