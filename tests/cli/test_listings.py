@@ -91,3 +91,15 @@ def test_unknown_names_come_with_the_nearest_ones() -> None:
     result = run("describe", "rp:pdg")
     assert result.exit_code == 2
     assert re.search("unknown component 'rp:pdg'. Did you mean .*'rp:pgd'", result.stderr)
+
+
+def test_no_name_is_broken_however_narrow_the_terminal_is() -> None:
+    names = {info.name for info in rp.plugins()} | {name for info in rp.plugins() for name in info.components}
+    for columns in (40, 60, 80, 120, 200):
+        shown = run("plugins", "list", columns=columns).stdout
+        words = set(shown.replace(",", " ").split())
+        assert names <= words, names - words
+        longest = max(map(len, names))
+        causes = tuple(f"{info.name}: {info.error}" for info in rp.plugins() if info.error)
+        table = [line for line in shown.splitlines() if not line.startswith(causes)]
+        assert all(len(line) <= max(columns, longest + 4) for line in table)
