@@ -15,10 +15,13 @@ from rich.console import Console
 
 from robust_plugins.balls import Linf
 from robust_plugins.brackets import compare, write_report
+from robust_plugins.brackets.pages import check_page
 from robust_plugins.data import dataset
+from robust_plugins.errors import RobustPluginsError
 from robust_plugins.networks import model as model_named
 from robust_plugins.networks import train
 
+PAGE = "demo.html"
 RADII = (0.01, 0.03, 0.06)
 # Five steps of alpha-CROWN instead of twenty: nearly all that it gains on this network, in seconds.
 COMPONENTS = ["art:fgsm", "art:pgd", "lirpa:ibp", "lirpa:crown-ibp", "lirpa:crown", "lirpa:alpha-crown(steps=5)"]
@@ -30,6 +33,20 @@ COMPONENTS = ["art:fgsm", "art:pgd", "lirpa:ibp", "lirpa:crown-ibp", "lirpa:crow
 @click.option("--epochs", default=30, show_default=True, help="How long to train.")
 def main(out: Path, samples: int, epochs: int) -> None:
     """Attacks and certificates for the same network and the same images of digits."""
+    try:
+        crossed = run(out, samples, epochs)
+    except RobustPluginsError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2 if isinstance(error, ValueError) else 1)
+    sys.exit(3 if crossed else 0)
+
+
+def run(out: Path, samples: int, epochs: int) -> bool:
+    """Prints the table and writes the page; whether an attack contradicts a certificate.
+
+    Raises ArgumentError, before anything is computed, where the page would replace somebody else's file.
+    """
+    check_page(out / PAGE)
     say = Console(file=sys.stderr, highlight=False)
     start = time.perf_counter()
     digits = dataset("digits")
@@ -48,10 +65,10 @@ def main(out: Path, samples: int, epochs: int) -> None:
         "command": f"python -m robust_plugins.demo --samples {samples} --epochs {epochs}",
     }
     title = "A small CNN on digits, attacked and certified"
-    page = write_report(out / "demo.html", comparisons, title=title, about=about)
+    page = write_report(out / PAGE, comparisons, title=title, about=about)
     print(comparisons)
     print(f"The page with plot and attacked images: {page} ({time.perf_counter() - start:.0f} s in all)")
-    sys.exit(3 if comparisons.crossings else 0)
+    return bool(comparisons.crossings)
 
 
 if __name__ == "__main__":

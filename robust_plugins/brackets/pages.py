@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -13,19 +14,23 @@ from robust_plugins.errors import ArgumentError, PluginError
 GENERATOR = '<meta name="generator" content="robust_plugins">'
 """Stands in every page of this package."""
 
+EARLIER = re.compile(r"<footer>Seed [^<]*\brobust_plugins \d")
+"""The end of pages from before that line was in them."""
+
 
 def check_page(path: Path) -> None:
     """Raises ArgumentError where the file exists and is no page of this package: it would be replaced."""
     if not path.is_file() or not path.stat().st_size:
         return
     try:
-        ours = GENERATOR in path.read_text(encoding="utf-8")[:2000]
+        text = path.read_text(encoding="utf-8")
+        ours = GENERATOR in text[:2000] or EARLIER.search(text) is not None
     except (OSError, UnicodeDecodeError):
         ours = False
     if not ours:
         raise ArgumentError(
             "page", f"{path}, which holds something else", accepted="a new file, or a page of an earlier run",
-            hint="Name another file.",
+            hint="Move that file away, or name another one.",
         )  # fmt: skip
 
 
