@@ -11,7 +11,8 @@ from robust_plugins.brackets.explanation_page import write_explanation_report
 from robust_plugins.brackets.explanations import compare_explanations
 from robust_plugins.brackets.labels import LabelsComparison
 from robust_plugins.brackets.poisoned_learning import PoisonedLearning, poison_and_train
-from robust_plugins.brackets.poisoning import PoisoningBracket, poisoning_bracket
+from robust_plugins.brackets.poisoning import poisoning_bracket
+from robust_plugins.brackets.poisoning_comparison import PoisoningBracket
 from robust_plugins.brackets.radii import CriticalRadius, RadiusRow
 from robust_plugins.brackets.radius_search import critical_radius
 

@@ -25,7 +25,7 @@ from robust_plugins.harness.evaluation import fresh_seed
 from robust_plugins.harness.final_layer import before_sigmoid
 from robust_plugins.harness.pictures import Bar, bars
 from robust_plugins.harness.table import Table
-from robust_plugins.harness.wrappers import Logits, Model
+from robust_plugins.harness.wrappers import Logits, Model, logits_in
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -187,8 +187,8 @@ def compare_labels(
     with torch.no_grad(), calling(model, x, ball) as call:
         module: nn.Module = call.model
         out = module(call.x[:1].clone() if len(x) else call.x.clone())
-        if isinstance(getattr(out, "logits", None), Tensor):
-            module, out = Logits(module), out.logits
+        if (found := logits_in(out)) is not out:
+            module, out = Logits(module), found
         if isinstance(out, Tensor):
             module = before_sigmoid(module, call.x[:1], out) or module
     shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__

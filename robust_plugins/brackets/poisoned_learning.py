@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +14,10 @@ from robust_plugins.brackets.crossing import Crossing, crossings
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.bracket import Bracket
 from robust_plugins.harness.pictures import Bar, bars
-from robust_plugins.harness.result import Shown
+from robust_plugins.harness.result import Result
+from robust_plugins.harness.stored import stored
 from robust_plugins.harness.table import Table
+from robust_plugins.harness.weights import Weights
 from robust_plugins.poisoning.attacks.backdoors import Backdoor
 from robust_plugins.poisoning.attacks.interface import Case, PoisoningAttack
 from robust_plugins.poisoning.attacks.registered import poisoning_attack
@@ -24,6 +26,7 @@ from robust_plugins.poisoning.concrete.batches import PoisonedBatch
 from robust_plugins.poisoning.concrete.losses import objective
 from robust_plugins.poisoning.concrete.optimizers import SGD
 from robust_plugins.poisoning.concrete.parameters import trained_names
+from robust_plugins.poisoning.concrete.reading import outputs_of
 from robust_plugins.poisoning.concrete.trainings import Trainings
 from robust_plugins.poisoning.partitions.division import By
 from robust_plugins.poisoning.partitions.ensemble import PartitionCertificate, PartitionEnsemble, partition_aggregation
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 Samples = tuple[Tensor, Tensor]
 
 
+@stored
 @dataclass(frozen=True)
 class Damage:
     """How a model does on clean test samples, on triggers, and on the samples that the poisoner aims at.
@@ -51,7 +55,7 @@ class Damage:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PoisonedLearning(Shown):
+class PoisonedLearning(Result):
     """A learner's models with and without poison, the data that made the difference, and what is certified of it.
 
     - `attack`: the name of the attack.
@@ -67,6 +71,9 @@ class PoisonedLearning(Shown):
       poison within the budget can pass; None without partitions.
     - `certificate`: of the partitions' vote; None without partitions.
     - `crossings`: where poison changes a decision of the vote that is proved to stay: one of the two is wrong.
+
+    `save` keeps the weights of `model`, and `load(path, model)` puts them into a copy of a network like it. A model
+    that is no network of torch is left out of the file, and None afterwards.
     """
 
     attack: str
@@ -93,6 +100,16 @@ class PoisonedLearning(Shown):
             rows.append(Bar("accuracy of votes", "attacked", self.votes.empirical))
             rows.append(Bar("accuracy of votes", "certified", self.votes.certified))
         return bars(rows, f"share of test samples, poison by {self.attack}")
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `from_state` makes it of, for files."""
+        model = Weights.of(self.model, tuple(self.data[0].shape[1:])) if isinstance(self.model, nn.Module) else None
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"model": model}
+
+    @classmethod
+    def from_state(cls, values: dict[str, Any]) -> PoisonedLearning:
+        """The inverse of `state`."""
+        return cls(**values)
 
     def to_records(self) -> list[dict[str, Any]]:
         """For the clean and the poisoned training: accuracy, and where they are asked for, trigger and goal."""
@@ -216,6 +233,7 @@ def _poisoned(
     kind = objective("cross_entropy")
     kind.check(budget)
     size = sum(p.numel() for p in surrogate.parameters())
+    outputs_of(surrogate, x[:1])
     trainings = Trainings(surrogate, names, kind, SGD(lr=1.0), count=attack.trainings(size))
     generator = torch.Generator().manual_seed(seed)
     case = Case(budget=budget, objective=kind, validation=test, generator=generator, goal=goal)

@@ -27,7 +27,7 @@ from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import ERRORS
 from robust_plugins.harness.evaluation import NEIGHBOURS, evaluation_error, fresh_seed
 from robust_plugins.harness.failures import told
-from robust_plugins.harness.wrappers import Logits, Model
+from robust_plugins.harness.wrappers import Logits, Model, logits_in
 from robust_plugins.intervals import Interval
 from robust_plugins.registry.information import Kind
 
@@ -51,7 +51,7 @@ def compare_errors(
     named = resolved(components, {Kind.ATTACK: Attack, Kind.CERTIFIER: Certifier})
     outputs, x = _outputs(model, x, ball)
     with torch.no_grad(), calling(model, x, ball) as call:
-        if len(x) and not isinstance(call.model(x[:1].clone()), Tensor):
+        if len(x) and logits_in(out := call.model(x[:1].clone())) is not out:
             model = Logits(call.model)
     reference = outputs if y is None else _reference(y, outputs)
     seed = fresh_seed() if seed is None else seed
@@ -140,7 +140,7 @@ def _outputs(model: Model, x: Tensor, ball: Ball | None) -> tuple[Tensor, Tensor
     with torch.no_grad(), calling(model, x, ball) as call:
         x = call.x.detach()
         out = call.model(x.clone())
-        out = getattr(out, "logits", out)
+        out = logits_in(out)
     if not isinstance(out, Tensor) or out.dim() not in (1, 2) or len(out) != len(x):
         what = f"of shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
         raise ArgumentError(

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.harness.arguments import as_labels, decided
+from robust_plugins.harness.wrappers import logits_in
 from robust_plugins.intervals import Interval, rounding
 
 Of = Literal["logit", "margin", "loss"]
@@ -98,7 +99,7 @@ class Explained:
         with torch.enable_grad(), twice_differentiable(create_graph):
             z = x if create_graph and x.requires_grad else x.detach().requires_grad_()
             with refused_in_place():
-                number = self.number(model(z)).sum()
+                number = self.number(logits_in(model(z))).sum()
             if not number.requires_grad:
                 return torch.zeros_like(x)
             found = derivative(number, z, create_graph=create_graph)

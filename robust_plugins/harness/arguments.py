@@ -10,7 +10,7 @@ from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.component import chunks
 from robust_plugins.harness.final_layer import before_sigmoid, before_softmax
-from robust_plugins.harness.wrappers import Logits, TwoLogits, Untouched, as_module
+from robust_plugins.harness.wrappers import Logits, TwoLogits, Untouched, as_module, logits_in
 
 
 def check_inputs(model: object, x: Tensor, ball: Ball) -> nn.Module:
@@ -134,8 +134,8 @@ def decided(
         ) from error
     if given._version:
         model = Untouched(model)
-    if not isinstance(out, Tensor) and isinstance(getattr(out, "logits", None), Tensor):
-        model, out = Logits(model), out.logits
+    if (found := logits_in(out)) is not out:
+        model, out = Logits(model), found
     if isinstance(out, Tensor) and len(out.shape) and len(out) == len(first) and out.shape[1:] in ((), (1,)):
         before = before_sigmoid(model, first, out)
         if before is not None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import nn
 
 from robust_plugins.errors import PluginError
 from robust_plugins.harness.stored import read, stored, write
@@ -49,7 +51,10 @@ class Shown(ABC):
 
 
 class Result(Shown):
-    """A result that can be kept in a file, which holds plain data and arrays: nothing in it is run or unpickled."""
+    """A result that can be kept in a file, which holds plain data and arrays: nothing in it is run or unpickled.
+
+    Of a network the file has the weights; reading it needs another network of the same layers to put them into.
+    """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -64,9 +69,14 @@ class Result(Shown):
         return write(path, self)
 
     @classmethod
-    def load(cls: type[R], path: str | Path) -> R:
-        """The result that `save` wrote, its tensors on the CPU. Raises ArgumentError where the file holds none."""
-        found: R = read(path, cls)
+    def load(cls: type[R], path: str | Path, model: nn.Module | None = None) -> R:
+        """The result that `save` wrote, its tensors on the CPU. Raises ArgumentError where the file holds none.
+
+        `model`: for results that hold networks, as those of poisoned training do: a network like the one that was
+        trained, copies of which get the weights in the file. It is held against the names, kinds and settings of the
+        layers in the file, and against the answers that the network gave at some inputs when it was saved.
+        """
+        found: R = read(path, cls, model)
         return found
 
 
@@ -75,14 +85,18 @@ class SampleResult(Result):
 
     def parts(self) -> list[Table | str]:
         """One line about all samples, and a table of the first ones."""
-        records = self.to_records()
-        if not records:
-            return [repr(self)]
-        columns = tuple(records[0])
-        rows = tuple(tuple(_cell(record[name]) for name in columns) for record in records[:SHOWN])
-        left = len(records) - SHOWN
-        more = [f"and {left} more: to_frame() has all"] if left > 0 else []
-        return [repr(self), Table(columns, rows, words=0), *more]
+        return [repr(self), *listed(self.to_records())]
+
+
+def listed(records: Sequence[Mapping[str, Any]], *, words: int = 0) -> list[Table | str]:
+    """A table of the first records, and how many there are more; `words` is that of `Table`."""
+    if not records:
+        return []
+    columns = tuple(records[0])
+    rows = tuple(tuple(_cell(record[name]) for name in columns) for record in records[:SHOWN])
+    left = len(records) - SHOWN
+    more = [f"and {left} more: to_frame() has all"] if left > 0 else []
+    return [Table(columns, rows, words=words), *more]
 
 
 def _cell(value: Any) -> str:

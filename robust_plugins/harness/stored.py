@@ -1,4 +1,4 @@
-"""Results in files: plain data and arrays, and nothing that is run when they are read."""
+"""Results in files: plain data and arrays, and nothing that is run when they are read. Networks are their weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import zipfile
 import zlib
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robust_plugins.balls import L1, L2, Box, Linf
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.bracket import Bracket
+from robust_plugins.harness.weights import Weights
 from robust_plugins.intervals import Interval
 
 FORMAT = 1
@@ -50,7 +51,7 @@ def stored(kind: T) -> T:
     return kind
 
 
-for _kind in (Linf, L2, L1, Box, Interval):
+for _kind in (Linf, L2, L1, Box, Interval, Weights):
     stored(_kind)
 
 
@@ -87,8 +88,12 @@ def write(path: str | Path, value: Any) -> Path:
     return target
 
 
-def read(path: str | Path, kind: type) -> Any:
-    """The record of class `kind` that `write` put into the file. Raises ArgumentError where it holds no such thing."""
+def read(path: str | Path, kind: type, model: object = None) -> Any:
+    """The record of class `kind` that `write` put into the file. Raises ArgumentError where it holds no such thing.
+
+    `model`: the network that the weights in the file are put into copies of; None for files without any. ArgumentError
+    is raised where it is the one and should be the other, and as `Weights.put_into` does.
+    """
     said = _contents(Path(path))
     if said["format"] > FORMAT:
         raise ArgumentError(
@@ -103,12 +108,21 @@ def read(path: str | Path, kind: type) -> Any:
         )  # fmt: skip
     try:
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return _decoded(said["result"], arrays)
+            decoder = _Decoder(arrays, kind.__name__, model)
+            found = decoder.of(said["result"])
+    except _OtherModelError as error:
+        raise error.told from error.__cause__
     except _UNREADABLE as error:
         raise ArgumentError(
             "path", f"{path}, which cannot be read: {type(error).__name__}: {error}",
             accepted="a whole file, of this or an older version", hint="Save the result again.",
         ) from error  # fmt: skip
+    if model is not None and not decoder.networks:
+        raise ArgumentError(
+            "model", f"a {type(model).__name__}", accepted=f"None: the {name} in {path} holds no network",
+            hint="Leave it out.",
+        )  # fmt: skip
+    return found
 
 
 def _contents(path: Path) -> dict[str, Any]:
@@ -183,26 +197,65 @@ class _Encoder:
 
 
 def _state(value: Any) -> dict[str, Any]:
-    if is_dataclass(value):
-        return {f.name: getattr(value, f.name) for f in fields(value) if f.init and f.metadata.get("stored", True)}
-    return dict(value.state())
+    """The fields of a record, or what a class with `from_state` says that it is made of."""
+    if hasattr(value, "from_state"):
+        return dict(value.state())
+    return {f.name: getattr(value, f.name) for f in fields(value) if f.init and f.metadata.get("stored", True)}
 
 
-def _decoded(tree: Any, arrays: Any) -> Any:
-    if not isinstance(tree, dict):
-        return tree
-    (kind, found), *_ = tree.items()
-    if kind == "tensor":
-        return torch.from_numpy(arrays[found].copy())
-    if kind == "float":
-        return float(found)
-    if kind == "enum":
-        return _known[found](tree["value"])
-    if kind == "record":
-        values = {name: _decoded(value, arrays) for name, value in tree["fields"].items()}
-        made = _known[found]
-        return made(**values) if is_dataclass(made) else made.from_state(values)  # type: ignore[attr-defined]
-    if kind == "dict":
-        return {key: _decoded(item, arrays) for key, item in found.items()}
-    items = [_decoded(item, arrays) for item in found]
-    return items if kind == "list" else Bracket(*items) if kind == "bracket" else tuple(items)
+class _OtherModelError(Exception):
+    """The network does not fit the file; the file itself is sound."""
+
+    def __init__(self, told: ArgumentError) -> None:
+        super().__init__(str(told))
+        self.told = told
+
+
+class _Decoder:
+    """The inverse of `_Encoder`; tensors that were one are one again."""
+
+    def __init__(self, arrays: Any, name: str, model: object) -> None:
+        self.arrays, self.name, self.model = arrays, name, model
+        self.tensors: dict[str, Tensor] = {}
+        self.networks = 0
+        """How many were read."""
+
+    def of(self, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        (kind, found), *_ = tree.items()
+        if kind == "tensor":
+            if found not in self.tensors:
+                self.tensors[found] = torch.from_numpy(self.arrays[found].copy())
+            return self.tensors[found]
+        if kind == "float":
+            return float(found)
+        if kind == "enum":
+            return _known[found](tree["value"])
+        if kind == "record":
+            return self._record(found, {name: self.of(value) for name, value in tree["fields"].items()})
+        if kind == "dict":
+            return {key: self.of(item) for key, item in found.items()}
+        items = [self.of(item) for item in found]
+        return items if kind == "list" else Bracket(*items) if kind == "bracket" else tuple(items)
+
+    def _record(self, name: str, values: dict[str, Any]) -> Any:
+        if name not in _known:
+            raise ValueError(f"nothing that is loaded defines {name}; import the plugin that does")
+        made: Any = _known[name]
+        if made is Weights:
+            return self._network(made(**values))
+        return made.from_state(values) if hasattr(made, "from_state") else made(**values)
+
+    def _network(self, weights: Weights) -> nn.Module:
+        self.networks += 1
+        if self.model is None:
+            told = ArgumentError(
+                "model", None, accepted="a network like the one that was trained, whose weights do not matter",
+                hint=f"{self.name}.load(path, model): the file has the weights of its networks, and no code.",
+            )  # fmt: skip
+            raise _OtherModelError(told)
+        try:
+            return weights.put_into(self.model)
+        except ArgumentError as error:
+            raise _OtherModelError(error) from error.__cause__

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
@@ -161,6 +161,33 @@ class TwoLogits(nn.Module):
         if self.flat:
             z = z.unsqueeze(1)
         return torch.cat((-z, z), 1)
+
+
+def logits_in(out: Any) -> Any:
+    """The field `logits` of a record, which models of transformers return; anything else is returned as it is."""
+    found = None if isinstance(out, Tensor) else getattr(out, "logits", None)
+    return found if isinstance(found, Tensor) else out
+
+
+def give_logits(model: nn.Module) -> None:
+    """Makes a model that returns a record with the field `logits` return these alone, under the same names of weights.
+
+    It does so by a hook, which copies and tracing follow; `model` must be a copy of our own.
+    """
+    model.register_forward_hook(_logits_alone)
+
+
+def _logits_alone(module: nn.Module, given: Any, out: Any) -> Any:  # tracing sends stand-ins for tensors
+    return out.logits
+
+
+def same_wrapping(a: nn.Module, b: nn.Module) -> bool:
+    """Whether both are one module, or wrap one module in the same way."""
+    if a is b:
+        return True
+    if type(a) is not type(b) or not isinstance(a, TwoLogits | Logits) or not isinstance(b, TwoLogits | Logits):
+        return False
+    return getattr(a, "flat", None) == getattr(b, "flat", None) and same_wrapping(a.model, b.model)
 
 
 class Logits(nn.Module):

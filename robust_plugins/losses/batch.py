@@ -17,7 +17,7 @@ from robust_plugins.balls import Ball
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.call import ordinary
-from robust_plugins.harness.wrappers import TwoLogits, unwrapped
+from robust_plugins.harness.wrappers import Logits, TwoLogits, logits_in, same_wrapping, unwrapped
 from robust_plugins.losses.labels import Task, labels_of
 from robust_plugins.losses.refused import refused_inputs
 from robust_plugins.losses.statistics import recorded, replayed, standing_in
@@ -31,14 +31,15 @@ class Batch:
       synchronises in its forward), with gradients only where `clean_counts`.
     - `y`, `shares`: classes, and the shares of all of them where samples are not of one class alone; or numbers in `y`.
     - `factor`: how far the ramp has come, from 0 to 1; `epoch` where training is.
-    - `pair`: the wrapper of the batch before, for a model of one output: graphs are traced once per module.
+    - `earlier_model`: `model` of the batch before, which is kept where it wraps the same: graphs are traced once per
+      module.
     - `task`: what the labels are, None to infer it, `earlier` what it was inferred to be before; see `labels_of`.
     """
 
     def __init__(
         self, model: nn.Module, x: Shaped[Tensor, "batch *features"], y: Shaped[Tensor, "batch *outputs"],
         ball: Ball | None, *,
-        factor: float = 1.0, epoch: float = 0.0, clean_counts: bool = True, pair: TwoLogits | None = None,
+        factor: float = 1.0, epoch: float = 0.0, clean_counts: bool = True, earlier_model: nn.Module | None = None,
         task: Task | None = None, earlier: Task | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(model, nn.Module):
@@ -52,11 +53,13 @@ class Batch:
             torch.set_grad_enabled(torch.is_grad_enabled() and (clean_counts or parallel or self._normalises())),
         ):
             try:
-                out = model(self.x.clone())  # whose first layer may work in place
+                given = model(self.x.clone())  # whose first layer may work in place
             except Exception as error:
                 if (refused := refused_inputs(error, model, x)) is None:
                     raise
                 raise refused from error
+        out = logits_in(given)
+        record = out is not given
         flat = isinstance(out, Tensor) and out.shape == (len(x),)
         if not isinstance(out, Tensor) or not (flat or out.dim() == 2) or len(out) != len(x):
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
@@ -66,10 +69,9 @@ class Batch:
             )  # fmt: skip
         out = out.unsqueeze(1) if flat else out
         self.single = out.shape[1] == 1
-        self.model = self._inner
-        if self.single:
-            known = pair is not None and pair.model is self._inner and pair.flat == flat
-            self.model = pair if pair is not None and known else TwoLogits(self._inner, flat=flat)
+        plain = Logits(self._inner) if record else self._inner
+        wrapped = TwoLogits(plain, flat=flat) if self.single else plain
+        self.model = earlier_model if earlier_model is not None and same_wrapping(earlier_model, wrapped) else wrapped
         self.labels = labels_of(ordinary(y) if isinstance(y, Tensor) else y, out, task, earlier)
         self.continuous = self.labels.task == "regression"
         self.clean: Tensor = torch.cat((-out, out), 1) / 2 if self.single and not self.continuous else out

@@ -14,7 +14,7 @@ from robust_plugins.balls import Ball
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.errors import ArgumentError
-from robust_plugins.harness.wrappers import TwoLogits
+from robust_plugins.harness.wrappers import Logits, TwoLogits
 from robust_plugins.losses.batch import Batch, WorstCase
 from robust_plugins.losses.combiners import Combiner, Worst
 from robust_plugins.losses.labels import Labels, Task, check_task, said_of
@@ -105,7 +105,7 @@ class MixedLoss:
         if self.worst is not None and self.ball is None:
             raise ArgumentError("ball", None, accepted="rp.Linf, rp.L2 or rp.L1", hint="Say over what.")
         self._resolved: tuple[object, WorstCase | None] = (None, None)
-        self._pair: TwoLogits | None = None
+        self._wrapped: TwoLogits | Logits | None = None
         self._calls = 0
         """Since the last step."""
         self._last, self._batches = (0, -1), 0
@@ -163,10 +163,11 @@ class MixedLoss:
     ) -> Float[Tensor, ""]:
         """The loss of one batch, with `terms` as an attribute. `model`'s mode, flags and gradients are left as found.
 
-        `model` maps a batch to outputs of shape (batch, classes), or one per sample, and is given itself, compiled,
-        averaged or within DistributedDataParallel. `y` holds classes, or numbers for regression; see `task`. Attacks
-        draw their seeds from torch's random state. Under `torch.no_grad()` it is the same number. Raises ArgumentError
-        for arguments that do not fit and under `torch.inference_mode()`, and as the attack or the certifier does.
+        `model` maps a batch to outputs of shape (batch, classes), or one per sample, or to a record with the field
+        `logits` of these, and is given itself, compiled, averaged or within DistributedDataParallel. `y` holds classes,
+        or numbers for regression; see `task`. Attacks draw their seeds from torch's random state. Under
+        `torch.no_grad()` it is the same number. Raises ArgumentError for arguments that do not fit and under
+        `torch.inference_mode()`, and as the attack or the certifier does.
         """
         check_gradients()
         if not isinstance(x, Tensor):
@@ -178,14 +179,14 @@ class MixedLoss:
         self._warn_where_nothing_is_stepped()
         counts = gamma > 0 or self.combiner.uses_clean
         batch = Batch(
-            model, x, y, self.ball, factor=factor, epoch=self.epoch, clean_counts=counts, pair=self._pair,
-            task=self.task, earlier=self.inferred,
+            model, x, y, self.ball, factor=factor, epoch=self.epoch, clean_counts=counts,
+            earlier_model=self._wrapped, task=self.task, earlier=self.inferred,
         )  # fmt: skip
         if batch.labels.why:
             self._say_what_was_inferred(batch.labels)
         elif self.task is None and y.is_floating_point():
             self.inferred = batch.labels.task
-        self._pair = batch.model if isinstance(batch.model, TwoLogits) else None
+        self._wrapped = batch.model if isinstance(batch.model, TwoLogits | Logits) else None
         clean = batch.loss(batch.clean)
         total = clean
         worst: Tensor | None = None

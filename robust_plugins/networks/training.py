@@ -13,6 +13,7 @@ from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.batches import Inputs, as_batch
 from robust_plugins.harness.batches import Labels as Given
 from robust_plugins.harness.call import calling
+from robust_plugins.harness.wrappers import logits_in
 from robust_plugins.losses import recipe
 from robust_plugins.losses.labels import Labels, Task, check_task, labels_of, said_of
 from robust_plugins.losses.refused import refused_inputs
@@ -98,7 +99,7 @@ def _labels(model: nn.Module, x: Tensor, y: Tensor, task: Task | None) -> Labels
     first = x[:1].to(dtype) if x.is_floating_point() else x[:1]
     try:
         with torch.no_grad(), calling(model, first, guarded=False) as call:
-            out = call.model(call.x.clone())
+            out = logits_in(call.model(call.x.clone()))
     except RuntimeError as error:
         if (refused := refused_inputs(error, model, first)) is None:
             raise

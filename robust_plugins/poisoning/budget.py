@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.stored import stored
 from robust_plugins.intervals import Interval
 from robust_plugins.poisoning.columns import Columns, as_columns, chosen
 
@@ -30,6 +31,7 @@ _COUNTED = {"points": ("eps", "norm", "columns", "clip"), "labels": ("label_radi
 """The fields that say how the samples of a count may change."""
 
 
+@stored
 @dataclass(frozen=True, kw_only=True)
 class PoisoningBudget:
     """All data sets that the poisoner can turn the training data into, batch by batch.

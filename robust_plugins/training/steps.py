@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.errors import ArgumentError, ComponentError, RobustPluginsError, TrainingError
+from robust_plugins.harness.wrappers import logits_in
 from robust_plugins.losses.refused import refused_inputs
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -21,11 +22,11 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 class Criterion:
     """A loss of torch, of outputs and labels, as one of a model."""
 
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[[Any, Tensor], Tensor]
 
     def __call__(self, model: nn.Module, x: Float[Tensor, "batch *features"], y: Tensor) -> Tensor:
-        """The loss of the model's outputs."""
-        return self.loss(model(x), y)
+        """The loss of the model's outputs, or of the field `logits` of the record that it returns."""
+        return self.loss(logits_in(model(x)), y)
 
 
 def loss_of(loss: Any) -> Loss:

@@ -70,6 +70,74 @@ def test_scores_and_properties_take_arrays() -> None:
     assert rp.verify_property(model, *ends, unsafe, timeout=10).answer == "unsat"
 
 
+def _mixed(worst: str) -> Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]:
+    return lambda model, x, y: rp.MixedLoss(worst=worst, gamma=0.5, ball=BALL, schedule=rp.Ramp(start=0, end=0))(
+        model, x, y
+    )
+
+
+LOSSES: dict[str, Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "bounds": _mixed("interval:ibp"),
+    "attack": _mixed("rp:fgsm"),
+    "gradient bounds": rp.GradientCertLoss(ball=BALL, alpha=1.0),
+    "gradient": rp.losses.L2Penalty(),
+    "Hessian": rp.losses.HessianPenalty(),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_of_records_are_those_of_their_logits(name: str) -> None:
+    model, x, y = Recorded(), torch.tensor(X, dtype=torch.float32), torch.tensor(Y)
+    found = []
+    for trained in (model, model.net):
+        model.zero_grad()
+        torch.manual_seed(1)
+        value = LOSSES[name](trained, x, y)
+        value.backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        found.append((value.detach(), *gradients))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert len(found[0]) > 2
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_records_are_trained_as_their_logits_are(outputs: int) -> None:
+    x, y = torch.tensor(X, dtype=torch.float32), torch.tensor(Y).clamp(max=1 if outputs == 1 else 2)
+    weights = []
+    for wrapped in (True, False):
+        model = Recorded()
+        model.net[2] = nn.Linear(8, outputs, bias=False)
+        nn.init.ones_(model.net[2].weight)
+        trained = model if wrapped else model.net
+        task: Any = "binary" if outputs == 1 else None
+        rp.train(trained, x, y, epochs=1, seed=0, task=task)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loss: Any = nn.CrossEntropyLoss() if outputs == 3 else _mixed("interval:ibp")
+        rp.fit(trained, [(x, y)], loss, epochs=1, optimizer=optimizer, progress=False)
+        weights.append(nn.utils.parameters_to_vector(model.parameters()).detach())
+    assert torch.equal(*weights)
+    scores = rp.Scores(x=x, y=y, ball=BALL, attack="rp:fgsm")
+    assert scores(model) == scores(model.net)
+
+
+def test_wrappers_of_a_loss_are_kept_from_batch_to_batch() -> None:
+    loss = rp.MixedLoss(worst="interval:ibp", gamma=0.5, ball=BALL, schedule=rp.Ramp(start=0, end=0))
+    model, x, y = Recorded(), torch.tensor(X, dtype=torch.float32), torch.tensor(Y)
+    loss(model, x, y)
+    first = loss._wrapped
+    loss(model, x, y)
+    assert first is not None
+    assert loss._wrapped is first  # so that its graph is found again
+    loss(Recorded(), x, y)
+    assert loss._wrapped is not first
+
+
+def test_properties_of_records_are_those_of_their_logits() -> None:
+    unsafe = [rp.Halfspaces(torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([100.0]))]
+    assert rp.verify_property(Recorded(), torch.zeros(4), torch.ones(4) / 10, unsafe, timeout=10).answer == "unsat"
+
+
 @pytest.mark.parametrize("task", ["regression", "labels"])
 def test_records_with_logits_are_compared_in_every_task(task: Any) -> None:
     model = Recorded()

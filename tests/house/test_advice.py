@@ -314,7 +314,8 @@ ELSEWHERE: tuple[str, ...] = (
     ".to(x.device)", "y.to('{}')", "torch.export.Dim", "delete the file to begin anew", "Load its full state dict",
     "The worst case needs one", "That of one epoch", "0 is no clean loss", "only the clean loss would be trained",
     "Name another file", "Name such a file", "Update robust_plugins", "Load it with", "give its figures",
-    "Save the result again", "Give y=None", "Scale bytes to the range", "Give the samples and the labels as tensors",
+    "Save the result again", "Leave it out", ".load(path, model)", "Make it as it was made for training",
+    "Give y=None", "Scale bytes to the range", "Give the samples and the labels as tensors",
 )  # fmt: skip
 """Hints that say what a value means, or that a test of the part itself tries."""
 

@@ -59,5 +59,16 @@ def made(name: str) -> Shown:
         return rp.poisoning_bracket(model, [(x, y)], budget, validation=(x, y), attacks=quick, **training)
     if name == "poisoning run":
         return rp.abstract_gradient_training(model, [(x, y)], budget, validation=(x, y), **training)
+    if name == "poisoned trainings":
+        training.pop("progress")
+        return rp.poisoning_attack(quick)(model, [(x, y)], budget, seed=0, **training)
+    if name == "poisoned learning":
+        learner = lambda x, y: nn.Linear(3, 2).double()  # noqa: E731
+        labels = rp.PoisoningBudget(labels=2)
+        return rp.poison_and_train("poison:random", learner, x, y, labels, test=(x, y), partitions=2)
+    if name == "private prediction":
+        privacy = rp.PoisoningBudget.privacy(1)
+        run = rp.abstract_gradient_training(model, [(x, y)], privacy, clip_gradient=0.1, **training)
+        return run.private_prediction(x, 1.0, generator=torch.Generator().manual_seed(0))
     votes = rp.partition_aggregation(lambda x, y: nn.Linear(3, 2).double(), x, y, partitions=3, progress=False)
     return votes.certify(x, y)

@@ -24,6 +24,7 @@ from robust_plugins.decisions.verifier.search import Found
 from robust_plugins.decisions.verifier.stages import Engine, Stages
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.harness.call import calling
+from robust_plugins.harness.wrappers import Logits, logits_in
 from robust_plugins.intervals import Interval, Relaxation, crown, rounding, trace
 from robust_plugins.intervals.network.graph import Network
 
@@ -76,6 +77,8 @@ def verify_property(
     low, up = lower.detach().unsqueeze(0), upper.detach().unsqueeze(0)
     with torch.no_grad(), calling(model, low) as call:
         outputs = call.model(low.clone())
+        if (found := logits_in(outputs)) is not outputs:
+            call.model, outputs = Logits(call.model), found
         _check_finite(call.model, outputs)
         asked = Unsafe(unsafe, outputs.shape[1])
         read = prepared(call.model, low)

@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.harness import checkpoints
+from robust_plugins.harness.weights import layers_of
 from robust_plugins.intervals import Interval
 from robust_plugins.poisoning.abstract.features import Preparation, Prepared
 from robust_plugins.poisoning.abstract.run import PoisoningEpoch, PoisoningRun, as_bounds
@@ -70,6 +71,7 @@ class TrainingState:
         self.zonotope: Zonotope | None = None
         self.zonotope_state: Mapping[str, Any] | None = None
         self.probe: Tensor | None = None
+        self.input_shape: tuple[int, ...] = ()
         self.history: list[PoisoningEpoch] = []
         self.vacuous = self.given_up = self.begun = False
         self.undecided = 0
@@ -132,6 +134,7 @@ class TrainingState:
         self.begun = True
         if not len(x):  # any sample tells as much
             x = x.new_zeros((1, *x.shape[1:]))
+        self.input_shape = tuple(x.shape[1:])
         check_behaviour(self.plan.model, x)
         network = self.prepare.network(x)
         with torch.no_grad():
@@ -274,6 +277,7 @@ class TrainingState:
             loss=self.plan.loss,
             domain=self.zonotope,
             rounding=self.plan.rounding,
+            input_shape=self.input_shape,
         )
 
     def save(self, folder: Path | None, epochs: int) -> None:
@@ -356,8 +360,7 @@ def _lost(clean: Forward) -> str:
 def _digest_of_model(model: nn.Module) -> str:
     """A fingerprint of all parameters and buffers, and of the kinds of the layers."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    layers = ";".join(f"{name}={type(m).__name__}({m.extra_repr()})" for name, m in model.named_modules())
-    return f"{layers};{','.join(name for name, _ in tensors)};{digest_of(*(t for _, t in tensors))}"
+    return f"{layers_of(model)};{','.join(name for name, _ in tensors)};{digest_of(*(t for _, t in tensors))}"
 
 
 def _near(a: Tensor, b: Tensor) -> bool:

@@ -15,19 +15,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.result import SampleResult
 
 DISTANCE = 6
 """The largest distance of stability that lowers the noise; see above."""
 
 
-@dataclass(frozen=True, eq=False)
-class PrivatePrediction:
+@dataclass(frozen=True, eq=False, repr=False)
+class PrivatePrediction(SampleResult):
     """Classes 0 and 1 of one response per sample, each released with epsilon-differential privacy.
 
     Data sets are neighbours when one sample is added, removed or replaced. A response that every data set within
@@ -45,6 +47,19 @@ class PrivatePrediction:
     sensitivity: Float[Tensor, " batch"]
     stable: Bool[Tensor, " batch"]
     epsilon: float
+
+    def __repr__(self) -> str:
+        """One line."""
+        stable = int(self.stable.sum())
+        return f"<PrivatePrediction: {len(self.stable)} samples, {stable} stable, epsilon {self.epsilon:g} each>"
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """For each sample: the released class, the sensitivity, whether it is stable, how likely it is the model's."""
+        columns = {
+            "sample": range(len(self.stable)), "released": self.released.tolist(),
+            "sensitivity": self.sensitivity.tolist(), "stable": self.stable.tolist(), "keeps": self.keeps.tolist(),
+        }  # fmt: skip
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     @property
     def keeps(self) -> Float[Tensor, " batch"]:

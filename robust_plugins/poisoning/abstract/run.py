@@ -9,14 +9,18 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from robust_plugins.balls import L1, L2, Ball
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.batches import Inputs as Samples
+from robust_plugins.harness.batches import Labels, as_batch
 from robust_plugins.harness.call import neutral
-from robust_plugins.harness.result import Shown
+from robust_plugins.harness.result import Result
+from robust_plugins.harness.stored import stored
 from robust_plugins.harness.table import Table
+from robust_plugins.harness.weights import Weights
 from robust_plugins.intervals import Interval, trace
 from robust_plugins.poisoning.abstract.privacy import PrivatePrediction, private_response
 from robust_plugins.poisoning.box import sample_gradients
@@ -39,6 +43,7 @@ class Tighter(Protocol):
         """Bounds on `spec` times the outputs: x (batch, *features), spec (batch, rows, outputs)."""
 
 
+@stored
 @dataclass(frozen=True)
 class PoisoningEpoch:
     """One epoch of abstract gradient training.
@@ -65,7 +70,7 @@ class PoisoningEpoch:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PoisoningRun(Shown):
+class PoisoningRun(Result):
     """The set of models that training can return when the poisoner stays in the budget, and what all of them share.
 
     Every query holds for each of these models, in evaluation mode; with a `ball` also for every input of it, as where
@@ -79,6 +84,11 @@ class PoisoningRun(Shown):
     - `loss`: the loss by its name.
     - `domain`: a tighter set than the box, from which queries gain; None for the box alone.
     - `rounding`: the arithmetic of the bounds.
+    - `input_shape`: the shape of a sample, without the batch.
+
+    Samples and labels are tensors, numpy arrays, or a TensorDataset or DataLoader with None for the labels. A network
+    that returns a record with the field `logits` returns these alone as `nominal`. `save` keeps the weights of
+    `nominal`, and `load(path, model)` puts them into a copy of a network like it.
     """
 
     nominal: nn.Module
@@ -88,6 +98,7 @@ class PoisoningRun(Shown):
     loss: Loss
     domain: Tighter | None = field(default=None, repr=False)
     rounding: Literal["nearest", "outward"] = "nearest"
+    input_shape: tuple[int, ...] = ()
     _model: nn.Module = field(init=False, repr=False)
     """A copy of `nominal` of our own, so that answers stay those of the training whatever becomes of it."""
 
@@ -114,6 +125,42 @@ class PoisoningRun(Shown):
             [r.certified for r in history], score,
         )  # fmt: skip
 
+    def state(self) -> dict[str, Any]:
+        """Everything that `from_state` makes it of, for files.
+
+        Raises ArgumentError where the shape of samples is not known, and for a domain of somebody else's.
+        """
+        if not self.input_shape:
+            raise ArgumentError("input_shape", "()", accepted="the shape of a sample, to save the run",
+                                hint="dataclasses.replace(run, input_shape=tuple(x.shape[1:])) has it.")  # fmt: skip
+        domain = None
+        if self.domain is not None:
+            if not hasattr(self.domain, "kept"):
+                raise ArgumentError("domain", type(self.domain).__name__, accepted="None or that of domain='zonotope'",
+                                    hint="`to_records` gives the figures.")  # fmt: skip
+            domain = self.domain.kept()
+        return {
+            "nominal": Weights.of(self._model, self.input_shape), "parameters": self.parameters,
+            "history": self.history, "budget": self.budget, "loss": self.loss, "rounding": self.rounding,
+            "input_shape": self.input_shape, "domain": domain,
+        }  # fmt: skip
+
+    @classmethod
+    def from_state(cls, values: dict[str, Any]) -> PoisoningRun:
+        """The inverse of `state`."""
+        domain: Tighter | None = None
+        if values["domain"] is not None:
+            from robust_plugins.poisoning.zonotope import Zonotope
+
+            nominal: nn.Module = values["nominal"]
+            x = next(nominal.parameters()).new_zeros((1, *values["input_shape"]))
+            with neutral(x.dtype):
+                network = trace(nominal, x)
+                domain = Zonotope.restored(
+                    network, list(values["parameters"]), values["loss"], values["budget"], values["domain"]
+                )
+        return cls(**values | {"domain": domain})
+
     def to_records(self) -> list[dict[str, Any]]:
         """For each epoch: its updates, the width of all bounds, the certified and the nominal score."""
         return [asdict(epoch) for epoch in self.history]
@@ -138,13 +185,11 @@ class PoisoningRun(Shown):
     def _finite(self) -> bool:
         return all(bool(p.lower.isfinite().all() and p.upper.isfinite().all()) for p in self.parameters.values())
 
-    def logits(self, x: Float[Tensor, "batch *features"], *, ball: Ball | None = None) -> Interval:
+    def logits(self, x: Samples, *, ball: Ball | None = None) -> Interval:
         """Bounds on the outputs, (batch, outputs)."""
         return _joined([outputs for outputs, _ in self._outputs(x, ball)])
 
-    def certified_prediction(
-        self, x: Float[Tensor, "batch *features"], *, ball: Ball | None = None
-    ) -> Int[Tensor, " batch"]:
+    def certified_prediction(self, x: Samples, *, ball: Ball | None = None) -> Int[Tensor, " batch"]:
         """The class that every model gives the sample, -1 where they may differ.
 
         A model with one logit has the classes 0 and 1, at the sign of the logit.
@@ -152,18 +197,15 @@ class PoisoningRun(Shown):
         kind = self._classifying("certified_prediction")
         return torch.cat([kind.decides(z, d) for z, d in self._outputs(x, ball)])
 
-    def certified_accuracy(
-        self, x: Float[Tensor, "batch *features"], y: Shaped[Tensor, "batch *labels"], *, ball: Ball | None = None
-    ) -> float:
+    def certified_accuracy(self, x: Samples, y: Labels | None = None, *, ball: Ball | None = None) -> float:
         """The share of samples that every model classifies as y: no poisoner can leave less."""
         kind = self._classifying("certified_accuracy")
+        x, y = self._given(x, y)
         found = self.certified_prediction(x, ball=ball)
         labels = self._labels(kind, x, y).to(found.device)
         return float((found == (labels.flatten() > 0 if labels.dim() == 2 else labels)).double().mean())
 
-    def excludes(
-        self, x: Float[Tensor, "batch *features"], target: int | Iterable[int], *, ball: Ball | None = None
-    ) -> Bool[Tensor, " batch"]:
+    def excludes(self, x: Samples, target: int | Iterable[int], *, ball: Ball | None = None) -> Bool[Tensor, " batch"]:
         """Where no model predicts `target`, or any class of it: no targeted poisoning succeeds."""
         kind = self._classifying("excludes")
         targets = [target] if isinstance(target, int) else list(target)
@@ -187,8 +229,8 @@ class PoisoningRun(Shown):
 
     def worst_loss(
         self,
-        x: Float[Tensor, "batch *features"],
-        y: Shaped[Tensor, "batch *labels"],
+        x: Samples,
+        y: Labels | None = None,
         *,
         ball: Ball | None = None,
         reduction: Literal["mean", "none"] = "mean",
@@ -197,6 +239,7 @@ class PoisoningRun(Shown):
         if reduction not in ("mean", "none"):
             raise ArgumentError("reduction", repr(reduction), accepted="'mean' or 'none'", hint="As in torch.")
         kind = objective(self.loss)
+        x, y = self._given(x, y)
         y, start, found = self._labels(kind, x, y), 0, []
         for z, differences in self._outputs(x, ball):
             found.append(
@@ -206,7 +249,7 @@ class PoisoningRun(Shown):
         losses = torch.cat(found)
         return losses if reduction == "none" else losses.mean().item()
 
-    def unlearned(self, x: Float[Tensor, "batch *features"], *, ball: Ball | None = None) -> Bool[Tensor, " batch"]:
+    def unlearned(self, x: Samples, *, ball: Ball | None = None) -> Bool[Tensor, " batch"]:
         """Where every model trained without the removed samples predicts the same: they have left no trace.
 
         Needs a run with `PoisoningBudget.removal(k)`.
@@ -217,7 +260,7 @@ class PoisoningRun(Shown):
         return self.certified_prediction(x, ball=ball) >= 0
 
     def private_prediction(
-        self, x: Float[Tensor, "batch *features"], epsilon: float, *, generator: torch.Generator | None = None
+        self, x: Samples, epsilon: float, *, generator: torch.Generator | None = None
     ) -> PrivatePrediction:
         """Predictions released with epsilon-differential privacy for each sample: noise only where they are unstable.
 
@@ -227,6 +270,7 @@ class PoisoningRun(Shown):
             raise ArgumentError("budget", self.budget, accepted="PoisoningBudget.privacy(k)",
                                 hint="Privacy asks for any other data set at distance k.")  # fmt: skip
         self._classifying("private_prediction")
+        x = self._samples(x)
         with torch.no_grad():
             z = self._model(x)
         if z.shape[1] > 2:
@@ -236,10 +280,23 @@ class PoisoningRun(Shown):
         stable = self.certified_prediction(x) >= 0
         return private_response(response, stable, k=self.budget.k, epsilon=epsilon, generator=generator)
 
-    def _outputs(self, x: Tensor, ball: Ball | None) -> list[tuple[Interval, Interval | None]]:
+    def _given(self, x: Samples, y: Labels | None) -> tuple[Tensor, Tensor]:
+        """Samples and labels as tensors. Raises ArgumentError where there are no labels."""
+        samples, labels = as_batch(x, y, self._model)
+        if not isinstance(labels, Tensor):
+            raise ArgumentError("y", type(y).__name__, accepted="a label for each sample: a tensor or an array",
+                                hint="Only a TensorDataset or a DataLoader has them itself.")  # fmt: skip
+        return samples, labels
+
+    def _samples(self, x: Samples) -> Tensor:
+        """Samples as a tensor; the labels of a data set are left out."""
+        found: Tensor = as_batch(x, None, self._model)[0]
+        return found
+
+    def _outputs(self, x: Samples, ball: Ball | None) -> list[tuple[Interval, Interval | None]]:
         """The outputs and their differences `z_j - z_i` at [batch, i, j], of a part of the batch each."""
         with neutral(next(iter(self.parameters.values())).dtype):
-            return list(self._bounded(x, ball))
+            return list(self._bounded(self._samples(x), ball))
 
     def _bounded(self, x: Tensor, ball: Ball | None) -> Iterator[tuple[Interval, Interval | None]]:
         parameter = next(iter(self.parameters.values())).lower

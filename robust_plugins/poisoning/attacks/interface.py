@@ -19,8 +19,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from robust_plugins.errors import ArgumentError, ComponentError
+from robust_plugins.harness.batches import Inputs, as_batch
 from robust_plugins.harness.call import calling, neutral
 from robust_plugins.harness.component import Component
+from robust_plugins.harness.result import Result, listed
+from robust_plugins.harness.stored import stored
+from robust_plugins.harness.table import Table
+from robust_plugins.harness.weights import Weights
 from robust_plugins.poisoning.budget import Count, PoisoningBudget
 from robust_plugins.poisoning.concrete.batches import PoisonedBatch, rounded_inside, violation
 from robust_plugins.poisoning.concrete.behaviour import check_behaviour, own_copy
@@ -54,6 +59,10 @@ class PoisoningAttack(Component, ABC):
     are its parameters.
     `batch_size` is the number of samples whose scores an attack computes at a time; None: all of a batch.
     """
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        stored(cls)
 
     @property
     def name(self) -> str:
@@ -123,8 +132,10 @@ class PoisoningAttack(Component, ABC):
                 generator=torch.Generator().manual_seed(seed),
             )
             checked = False
+            shape: tuple[int, ...] = ()
             for _ in range(epochs):
                 for x, y in reader.epoch():
+                    shape = tuple(x.shape[1:])
                     if len(x) and not checked:
                         check_behaviour(own, x)
                         checked = True
@@ -132,7 +143,8 @@ class PoisoningAttack(Component, ABC):
                     if observe is not None:
                         observe(trained, batch)
                     trained.step(batch)
-        return PoisonedTrainings(self, trained.values(), time.perf_counter() - start, trained.model, budget)
+        seconds = time.perf_counter() - start
+        return PoisonedTrainings(self, trained.values(), seconds, trained.model, budget, shape)
 
     @final
     def poisoned(
@@ -165,7 +177,7 @@ class PoisoningAttack(Component, ABC):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PoisonedTrainings:
+class PoisonedTrainings(Result):
     """The trainings that one attack poisoned.
 
     - `attack`: the attack.
@@ -173,6 +185,9 @@ class PoisonedTrainings:
     - `seconds`: wall-clock time.
     - `model`: as it was before training.
     - `budget`: the one that every batch was inside.
+    - `input_shape`: the shape of a sample, without the batch.
+
+    `save` keeps the weights of `model`, and `load(path, model)` puts them into a copy of a network like it.
     """
 
     attack: PoisoningAttack
@@ -180,14 +195,39 @@ class PoisonedTrainings:
     seconds: float
     model: nn.Module
     budget: PoisoningBudget
+    input_shape: tuple[int, ...] = ()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `from_state` makes it of, for files."""
+        return {
+            "attack": self.attack, "parameters": self.parameters, "seconds": self.seconds,
+            "model": Weights.of(self.model, self.input_shape), "budget": self.budget, "input_shape": self.input_shape,
+        }  # fmt: skip
+
+    @classmethod
+    def from_state(cls, values: dict[str, Any]) -> PoisonedTrainings:
+        """The inverse of `state`."""
+        return cls(**values)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """For each training: the attack, and how far it took the trained parameters, as a Euclidean distance."""
+        before = dict(self.model.named_parameters())
+        moved = [(p - before[name].detach()).flatten(1).double().square().sum(1) for name, p in self.parameters.items()]
+        distances = torch.stack(moved).sum(0).sqrt().tolist()
+        return [{"attack": self.attack.name, "training": i, "distance": d} for i, d in enumerate(distances)]
+
+    def parts(self) -> list[Table | str]:
+        """One line, and a table of the first trainings."""
+        return [repr(self), *listed(self.to_records(), words=1)]
 
     def __repr__(self) -> str:
         """One line."""
         count = len(next(iter(self.parameters.values())))
         return f"<PoisonedTrainings by {self.attack.name}: {count} trainings, {self.seconds:.2g} s>"
 
-    def outputs(self, x: Float[Tensor, "samples *features"]) -> Float[Tensor, "trainings samples outputs"]:
-        """The outputs of all trained models on the same samples."""
+    def outputs(self, x: Inputs) -> Float[Tensor, "trainings samples outputs"]:
+        """The outputs of all trained models on the same samples: a tensor, an array, or those of a data set."""
+        x = as_batch(x, None, self.model)[0]
         with torch.no_grad():
             count = len(next(iter(self.parameters.values())))
             each = ({name: p[i] for name, p in self.parameters.items()} for i in range(count))

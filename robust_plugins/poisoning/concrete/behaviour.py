@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
 from robust_plugins.harness.call import calling
 from robust_plugins.harness.evaluation import evaluating
-from robust_plugins.harness.wrappers import unwrapped
+from robust_plugins.harness.wrappers import logits_in, unwrapped
 
 SAMPLES = 8
 
@@ -26,14 +26,14 @@ def check_behaviour(model: nn.Module, x: Float[Tensor, "samples *features"]) -> 
     modes = [(module, module.training) for module in model.modules()]
     with evaluating(model, seed=0), torch.no_grad():
         buffers = {name: b.clone() for name, b in model.named_buffers()}
-        z = model(x.clone())
+        z = logits_in(model(x.clone()))
         for name, buffer in model.named_buffers():
             if not torch.equal(buffer, buffers[name]):
                 raise UnsupportedModelError(
                     f"the model writes into its buffer {name!r} in evaluation mode, so that its outputs depend on what "
                     "it has seen before; take that out of forward"
                 )
-        again, alone = model(x.clone()), model(x[:1].clone())
+        again, alone = logits_in(model(x.clone())), logits_in(model(x[:1].clone()))
         if not torch.equal(z, again):
             raise UnsupportedModelError("the model gives the same batch other outputs each time, in evaluation mode; "
                                         "take the noise out of forward")  # fmt: skip
@@ -45,7 +45,7 @@ def check_behaviour(model: nn.Module, x: Float[Tensor, "samples *features"]) -> 
         for module, training in modes:
             module.training = training
         try:
-            same = _alike(model(x.clone()), z)
+            same = _alike(logits_in(model(x.clone())), z)
         except Exception:  # batch norm wants more than one sample
             same = False
         if not same:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.wrappers import give_logits, logits_in
 from robust_plugins.poisoning.concrete.losses import Objective
 
 Batch = tuple[Tensor, Tensor]
@@ -123,7 +124,11 @@ class Reader:
 
 
 def outputs_of(model: nn.Module, x: Float[Tensor, "samples *features"]) -> int:
-    """The number of outputs of a model. Raises ArgumentError where it does not take x, or returns something else."""
+    """The number of outputs of a model of our own, which from then on returns them alone where it returns a record.
+
+    A record has them as its field `logits`. Raises ArgumentError where the model does not take x, or returns something
+    else.
+    """
     try:
         with torch.no_grad():
             z = model(x.clone())
@@ -131,6 +136,9 @@ def outputs_of(model: nn.Module, x: Float[Tensor, "samples *features"]) -> int:
         said = str(error).strip().splitlines()
         raise ArgumentError("batches", f"with samples of shape {tuple(x.shape[1:])}", accepted="what the model takes",
                             hint=f"It says: {said[0] if said else type(error).__name__}.") from error  # fmt: skip
+    if (found := logits_in(z)) is not z:
+        give_logits(model)
+        z = found
     if not isinstance(z, Tensor) or z.dim() != 2 or len(z) != len(x):
         shape = f"the shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"a {type(z).__name__}"
         raise ArgumentError("model", f"returning {shape} for a batch of {len(x)}", accepted="outputs (batch, outputs)",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robust_plugins.errors import ArgumentError, ComponentError
 from robust_plugins.harness.evaluation import evaluating, evaluation_mode
+from robust_plugins.harness.wrappers import logits_in
 
 Train = Callable[[Tensor, Tensor], Any]
 """From samples and their labels to a model."""
@@ -58,11 +59,11 @@ def _answered(model: Any, x: Tensor, classes: int) -> Tensor:
     with torch.no_grad():
         if isinstance(model, nn.Module):
             with evaluation_mode(model):
-                raw = model(x)
+                raw = logits_in(model(x))
         elif hasattr(model, "predict"):
             raw = _predicted(model, x.flatten(1).cpu().numpy(), classes)
         else:
-            raw = model(x)
+            raw = logits_in(model(x))
     found = torch.as_tensor(raw, device=x.device)
     if found.shape == (len(x),) and not found.is_floating_point():
         if len(found) and not 0 <= int(found.min()) <= int(found.max()) < classes:

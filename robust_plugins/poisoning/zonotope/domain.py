@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -133,6 +134,19 @@ class Zonotope:
             center = self.tail.first.append_one(box.center)
             found = outputs_over_box(state, center, box.radius, rows, memory=self.memory)
         return _outward(found, x.dtype)
+
+    def kept(self) -> dict[str, Any]:
+        """Returns what `restored` needs, for files."""
+        return {"memory": self.memory, "generators": self.generators, "tensors": self.state_dict()}
+
+    @classmethod
+    def restored(
+        cls, network: Network, names: Sequence[str], loss: str, budget: PoisoningBudget, kept: Mapping[str, Any]
+    ) -> Zonotope:
+        """The domain that `kept` came from; the other arguments are those of `start`."""
+        found = cls.start(network, names, loss, budget, memory=kept["memory"], generators=kept["generators"])
+        found.load_state_dict(kept["tensors"])
+        return found
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns what `load_state_dict` needs to go on bit for bit."""
