@@ -102,12 +102,19 @@ class BestChild:
         chosen = short.gather(1, best.indices).masked_fill(best.values < 0, -1)
         return torch.nn.functional.pad(chosen, (0, count - chosen.shape[1]), value=-1)
 
-    def _gains(self, seen: Seen, domain: Tensor, unit: Tensor, scratch: Scratch) -> Tensor:
-        """How far above its parent the bound of the better half by one unit is, for domains with repetitions."""
+    def _better_half(self, seen: Seen, domain: Tensor, unit: Tensor) -> Tensor:
+        """Guesses the sign of the half with the better bound: the one in which the line of h lifts the minimiser more.
+
+        There h is z or 0, and was on the chosen line before.
+        """
         z, line = seen.z[unit, domain], seen.bound.slopes[unit, domain]
         chosen = line * z + seen.bound.intercepts[unit, domain]
         a = seen.bound.coefficients[seen.compact.inputs + unit, domain]
-        sign = 2 * (a * (z - chosen) >= -a * chosen).to(a) - 1
+        return 2 * (a * (z - chosen) >= -a * chosen).to(a) - 1
+
+    def _gains(self, seen: Seen, domain: Tensor, unit: Tensor, scratch: Scratch) -> Tensor:
+        """How far above its parent the bound of the better half by one unit is, for domains with repetitions."""
+        sign = self._better_half(seen, domain, unit)
         half = seen.domains.select(domain)
         column = torch.arange(len(domain))
         half.signs[unit, column], half.slopes[unit, column] = sign, sign.clamp(min=0)
