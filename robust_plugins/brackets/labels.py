@@ -22,7 +22,7 @@ from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.bracket import Bracket
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.evaluation import fresh_seed
-from robust_plugins.harness.final_layer import before_sigmoid
+from robust_plugins.harness.final_layer import before_sigmoid, refuse_probabilities
 from robust_plugins.harness.pictures import Bar, bars
 from robust_plugins.harness.table import Table
 from robust_plugins.harness.wrappers import Logits, Model, logits_in
@@ -190,7 +190,10 @@ def compare_labels(
         if (found := logits_in(out)) is not out:
             module, out = Logits(module), found
         if isinstance(out, Tensor):
-            module = before_sigmoid(module, call.x[:1], out) or module
+            before = before_sigmoid(module, call.x[:1], out)
+            if before is None:
+                refuse_probabilities(module, call.x[:1], out)
+            module = before or module
     shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
     labels = None if y is None else ordinary(y)
     right = labels is not None and isinstance(out, Tensor) and out.dim() == 2 and labels.shape == (len(x), out.shape[1])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.component import chunks
-from robust_plugins.harness.final_layer import before_sigmoid, before_softmax
+from robust_plugins.harness.final_layer import before_sigmoid, before_softmax, refuse_probabilities
 from robust_plugins.harness.wrappers import Logits, TwoLogits, Untouched, as_module, logits_in
 
 
@@ -108,15 +108,15 @@ def decided(
 ) -> tuple[nn.Module, Float[Tensor, "batch classes"]]:
     """The module that gives logits of two or more classes in the place of `model`, and its logits at `x`.
 
-    - A model of one output z, of shape (batch,) or (batch, 1), gets the logits (-z/2, z/2); a sigmoid at its end is
-      left out, so that the decision is that of the probability 1/2.
+    - A model of one output z, of shape (batch,) or (batch, 1), gets the logits (-z/2, z/2); a sigmoid at its end,
+      however it is written, is left out, so that the decision is that of the probability 1/2.
     - A softmax or log-softmax at the end is left out, which changes no decision, unless `outputs`: then the numbers
       that `model` returns are wanted and no others.
     - A model that returns a record with the field `logits`, as those of transformers do, gives these.
     - A model whose forward changes its input in place is given copies.
 
     Any other model is returned as it is. `size` is the number of samples that it may see at a time, None for all.
-    Raises ArgumentError for outputs that are no logits.
+    Raises ArgumentError for outputs that are no logits, or probabilities behind no sigmoid that can be found.
     """
     first = x[:size]
     given = first.clone()
@@ -140,6 +140,8 @@ def decided(
         before = before_sigmoid(model, first, out)
         if before is not None:
             model, out = before, before(first.clone())
+        else:
+            refuse_probabilities(model, first, out)
         model = TwoLogits(model, flat=out.dim() == 1)
         z = out.reshape(-1, 1) / 2
         logits = torch.cat((-z, z), 1)

@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
+from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.written_sigmoid import before_written_sigmoid
+
 
 class _Kind(NamedTuple):
     """The ways to write one last layer."""
@@ -54,10 +57,42 @@ def before_softmax(model: nn.Module, x: Float[Tensor, "batch *features"], out: O
 
 
 def before_sigmoid(model: nn.Module, x: Float[Tensor, "batch *features"], out: Outputs) -> nn.Module | None:
-    """The model of one output without the sigmoid that it ends with; None where it has none."""
+    """The model without the sigmoid that it ends with, however that is written; None where it has none.
+
+    `out` are its outputs at `x`: one for each sample, or one for each label.
+    """
     if not len(out) or not bool(((out >= 0) & (out <= 1)).all()):
         return None
-    return _without(model, x, _SIGMOID, torch.sigmoid, out)
+    found = _without(model, x, _SIGMOID, torch.sigmoid, out) or before_written_sigmoid(model, x, out)
+    if found is not None:
+        _cut.add(found)
+    return found
+
+
+def refuse_probabilities(model: nn.Module, x: Float[Tensor, "batch *features"], out: Outputs) -> None:
+    """Raises ArgumentError where `out`, one number per sample or label, are probabilities whose logits nobody found.
+
+    They count as such where they lie in [0, 1] and stay there at inputs however far away: read as logits they would
+    decide for the class at every input, and be certified for it.
+    """
+    if not len(out) or not bool(((out >= 0) & (out <= 1)).all()):
+        return
+    generator = torch.Generator().manual_seed(0)
+    for scale in (1.0, 1e2, 1e4):
+        far = torch.randn(16, *x.shape[1:], generator=generator).to(x) * scale
+        try:
+            values = model(far)
+        except Exception:  # it looks at its inputs, or takes one batch size alone: nobody can say
+            return
+        if not isinstance(values, Tensor) or not bool(((values >= 0) & (values <= 1)).all()):
+            return
+    raise ArgumentError(
+        "model",
+        "with outputs in [0, 1] at every input that was tried, and no sigmoid at its end that could be left out",
+        accepted="a model that returns logits z, which decide for the class where z > 0",
+        hint="Return the numbers before they become probabilities; numbers in [0, 1] that are logits all the same "
+        "are taken as torch.cat((-z, z), 1) / 2.",
+    )
 
 
 def _near(values: Tensor, aim: float) -> bool:

@@ -124,11 +124,18 @@ def test_wrong_arguments_are_named(unchecked) -> None:
         rp.compare(nn.Unflatten(1, (5, 1)), x, None, BALL, ["interval:ibp"], task="regression")
 
 
-@pytest.mark.parametrize("sigmoid", [False, True])
-def test_every_label_has_its_own_bracket(sigmoid) -> None:
+class Written(nn.Module):
+    """A sigmoid of each of its inputs by a formula."""
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return 1 / (1 + torch.exp(-z))
+
+
+@pytest.mark.parametrize("last", [nn.Identity(), nn.Sigmoid(), Written()])
+def test_every_label_has_its_own_bracket(last) -> None:
     torch.manual_seed(0)
     logits = nn.Linear(5, 3).double()
-    model = nn.Sequential(logits, nn.Sigmoid()) if sigmoid else logits
+    model = nn.Sequential(logits, last)
     x = torch.randn((40, 5), dtype=torch.float64)
     with torch.no_grad():
         z = logits(x)
@@ -145,3 +152,11 @@ def test_every_label_has_its_own_bracket(sigmoid) -> None:
     assert "label 2" in str(found)
     assert not found.crossings
     json.dumps(found.to_dict())
+
+
+def test_labels_of_a_softmax_are_refused() -> None:
+    """Probabilities that sum to 1 have no logit each: read as logits, every label would be there."""
+    x = torch.randn((4, 5), dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(5, 3).double(), nn.Softmax(1))
+    with pytest.raises(rp.ArgumentError, match="returns logits z, which decide"):
+        rp.compare(model, x, torch.ones((4, 3)), BALL, ["interval:ibp"], task="labels")

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.arguments import decided
 
 X = torch.rand(6, 5, generator=torch.Generator().manual_seed(0))
@@ -55,8 +56,75 @@ def test_nothing_stays_behind_the_linear_layer(last: nn.Module) -> None:
     assert [node.op for node in found.graph.nodes] == ["placeholder", "call_module", "output"]
 
 
-def test_one_probability_of_several_is_no_sigmoid() -> None:
-    """Where both are nearly 1 they look the same, and their logits do not change sign together."""
-    model = Ending(3, lambda z: F.softmax(torch.stack((z[:, 0] + 30, z[:, 1] + 15), 1), 1)[:, 0]).eval()
+SIGMOIDS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    "a quotient": (lambda z: 1 / (1 + torch.exp(-z)), 1),
+    "a quotient of two": (lambda z: (z.exp() / (1 + z.exp())).squeeze(1), 1),
+    "a reciprocal": (lambda z: (1 + (-z).exp()).reciprocal(), 1),
+    "clamped": (lambda z: z.sigmoid().clamp(1e-4, 1 - 1e-4), 1),
+    "a tanh": (lambda z: 0.5 * (1 + torch.tanh(z)), 1),
+    "by softplus": (lambda z: torch.exp(-F.softplus(-z)), 1),
+    "the other class": (lambda z: 1 - torch.sigmoid(z), -1),
+    "hard": (lambda z: F.hardsigmoid(z)[:, 0], 1),
+}
+
+
+@pytest.mark.parametrize("name", SIGMOIDS)
+def test_a_sigmoid_is_found_by_what_it_computes(name: str) -> None:
+    last, sign = SIGMOIDS[name]
+    model = Ending(1, last).eval()
     with torch.no_grad():
-        torch.testing.assert_close(decided(model, X)[1][:, 1], model(X) / 2)
+        found, _ = decided(model, X)
+        for x in (X, X + 0.3, X - 5):
+            z = sign * model.body(x)
+            torch.testing.assert_close(found(x), torch.cat((-z, z), 1) / 2)
+            assert torch.equal(found(x).argmax(1) == 1, model(x).flatten() > 0.5)
+
+
+def test_a_shift_and_a_scale_inside_belong_to_the_logit() -> None:
+    model = Ending(1, lambda z: 1 / (1 + torch.exp(-(z - 0.2) / 3))).eval()
+    with torch.no_grad():
+        z = (model.body(X) - 0.2) / 3
+        torch.testing.assert_close(decided(model, X)[1], torch.cat((-z, z), 1) / 2)
+
+
+def test_values_changed_in_place_before_the_logit_stay_changed() -> None:
+    def last(z: Tensor) -> Tensor:
+        z.mul_(3)
+        return 1 / (1 + torch.exp(-z))
+
+    model = Ending(1, last).eval()
+    with torch.no_grad():
+        z = 3 * model.body(X)
+        torch.testing.assert_close(decided(model, X)[1], torch.cat((-z, z), 1) / 2)
+
+
+UNREADABLE: dict[str, Callable[[Tensor], Tensor]] = {
+    "one of several": lambda z: F.softmax(torch.stack((z[:, 0] + 30, z[:, 1] + 15), 1), 1)[:, 0],
+    "not monotone": lambda z: torch.exp(-(z[:, :1] ** 2)),
+    "decides elsewhere": lambda z: torch.sigmoid(z[:, :1]).pow(3),
+    "by a branch": lambda z: 1 / (1 + torch.exp(-z[:, :1])) if float(z.sum()) < 1e9 else z[:, :1],
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_probabilities_without_a_logit_are_refused(name: str) -> None:
+    with torch.no_grad(), pytest.raises(ArgumentError, match="no sigmoid at its end"):
+        decided(Ending(3, UNREADABLE[name]).eval(), X)
+
+
+def test_what_the_refusal_hints_at_is_taken() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            z = torch.exp(-(x[:, :1] ** 2))
+            return torch.cat((-z, z), 1) / 2
+
+    with torch.no_grad():
+        assert bool((decided(Two(), X)[1].argmax(1) == 1).all())
+
+
+def test_small_logits_are_no_probabilities() -> None:
+    model = Ending(1, lambda z: 0.5 + 0.1 * z).eval()
+    with torch.no_grad():
+        z = model(X)
+        assert bool(((z >= 0) & (z <= 1)).all())
+        torch.testing.assert_close(decided(model, X)[1], torch.cat((-z, z), 1) / 2)
