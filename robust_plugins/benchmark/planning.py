@@ -25,6 +25,7 @@ from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.component import Component
 from robust_plugins.registry.backends import version_of
 from robust_plugins.registry.information import Kind, PluginInfo
+from robust_plugins.registry.naming import parameters_of as of_factory
 from robust_plugins.registry.naming import parse_component
 from robust_plugins.registry.registry import registry
 
@@ -130,8 +131,7 @@ def built(entry: Entry, default: float) -> Contender:
         )  # fmt: skip
     parameters = written | entry.parameters
     timeout = default if entry.timeout is None else entry.timeout
-    info = next(info for info in registry().components(kind) if info.name == method)
-    stops = "timeout" in info.parameters
+    stops = "timeout" in of_factory(registry().factory_of(kind, method))
     if stops and "timeout" not in parameters and math.isfinite(timeout):
         parameters["timeout"] = timeout
     component = registry().create(kind, method, **parameters)
@@ -307,7 +307,7 @@ def backends_of(method: str) -> tuple[str, ...]:
 
 @cache
 def _plugins_of(method: str) -> tuple[PluginInfo, ...]:
-    return tuple(plugin for plugin in registry().plugins() if method in plugin.components)
+    return tuple(registry().plugins(offering=method))
 
 
 @cache

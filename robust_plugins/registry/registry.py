@@ -124,9 +124,13 @@ class Registry:
             raise UnknownNameError("plugin", name, self._plugins)
         self._forget(self._plugins.pop(name))
 
-    def plugins(self) -> list[PluginInfo]:
-        """Every plugin that was found, with status, distribution, version, hooks, components and error."""
-        return [self._info(plugin) for plugin in self._plugins.values()]
+    def plugins(self, *, offering: str | None = None) -> list[PluginInfo]:
+        """Every plugin that was found, with status, distribution, version, hooks, components and error.
+
+        With `offering` those alone that have a component of this name.
+        """
+        mine = {c.plugin for c in self._components.values() if c.name == offering}
+        return [self._info(plugin) for name, plugin in self._plugins.items() if offering is None or name in mine]
 
     def components(self, kind: Kind) -> list[ComponentInfo]:
         """Every component of one kind, in the order of registration."""

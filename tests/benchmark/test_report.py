@@ -12,7 +12,7 @@ from support.study_records import record, synthetic
 from robust_plugins.benchmark.columns import Columns
 from robust_plugins.benchmark.reporting import write_study_report
 from robust_plugins.benchmark.reporting.settings import settings
-from robust_plugins.benchmark.reporting.style import looks_of_components
+from robust_plugins.benchmark.reporting.style import figure, looks_of_components
 from robust_plugins.benchmark.reporting.time import cactus_panel, spent
 from robust_plugins.benchmark.store import Store, artifact_hash
 from robust_plugins.cli import commands
@@ -71,6 +71,36 @@ def test_page_and_markdown_say_the_same(page):
     figures = re.findall(r"\d+\.\d % \(\d+\.\d-\d+\.\d\)", text)
     assert len(figures) > 30
     assert all(figure in html for figure in figures)
+
+
+def test_many_radii_stand_in_several_tables(tmp_path):
+    radii = tuple(0.01 * (i + 1) for i in range(14))
+    write_study_report(tmp_path / "page.html", store_of(tmp_path / "s.sqlite", synthetic(3, radii=radii)))
+    text = (tmp_path / "page.md").read_text()
+    heads = [line.split(" | ")[2:] for line in text.splitlines() if line.startswith("| accuracy of")]
+    assert [len(head) for head in heads] == [6, 6, 2]
+    assert [word.strip(" |") for head in heads for word in head] == [f"linf {eps:.4g}" for eps in radii]
+    titles = [line for line in text.splitlines() if line.startswith("### ") and "(n = 3)" in line]
+    assert len(titles) == 1
+
+
+@pytest.mark.parametrize("values", [(-100.0, -50.5), (0, 123456)])
+def test_what_an_axis_counts_stands_inside_the_picture(values):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    drawn, axes = figure()
+    axes.plot(values, values)
+    axes.set(xlabel="proved margin (logits)", ylabel="reached margin (logits)")
+    FigureCanvasAgg(drawn).draw()
+    assert axes.yaxis.label.get_window_extent().x0 >= 0
+    assert axes.xaxis.label.get_window_extent().y0 >= 0
+
+
+def test_the_summary_fits_a_telephone(page):
+    """In place of a browser: cells of a narrow page may shrink, and no rule for wide tables keeps them from it."""
+    rules = page[0].partition("@media screen and (max-width: 52rem)")[2].partition("@media print")[0]
+    assert "repeat(3, minmax(0, 1fr))" in rules
+    assert re.search(r"table\.summary td\.word \{[^}]*min-width: 0", rules)
 
 
 def test_a_contradiction_is_what_the_page_says_first(tmp_path):

@@ -113,7 +113,7 @@ def _decisions(contents: Contents) -> list[Section]:
             ("Wilson's intervals: where the share among all such samples lies, were these drawn at random. An attack's "
              "accuracy is of the samples that it has an answer for, a certifier's of all that it was asked for; n is "
              "written where it is not that of the heading, and silent are the samples without an answer.",),
-            tables=tuple((caption(s, all_settings), tables.accuracy_table(s)) for s in all_settings),
+            tables=tuple(t for s in all_settings for t in tables.accuracy_tables(s, caption(s, all_settings))),
         ),
         Section(
             "radii", "Distribution of certified and attacked radii",

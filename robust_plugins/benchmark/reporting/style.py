@@ -121,7 +121,8 @@ def figure(size: tuple[float, float] = PANEL, *, words: bool = False) -> tuple[F
     width, height = size
     with mpl.rc_context(SMALL):
         drawn = Drawn(figsize=size, layout="constrained" if words else None)
-        room = (0.58 / width, 0.46 / height, (width - 0.85) / width, (height - 0.56) / height)
+        # On the left for numbers of six characters, such as -100.0, and what they count beside them.
+        room = (0.8 / width, 0.46 / height, (width - 1.04) / width, (height - 0.56) / height)
         axes: Axes = drawn.subplots() if words else drawn.add_axes(room)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)

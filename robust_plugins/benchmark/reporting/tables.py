@@ -26,8 +26,15 @@ def ball_words(setting: Setting) -> str:
     return f"{ball}, inputs in {setting.clip}" if setting.clip else f"{ball}, inputs not clipped"
 
 
-def accuracy_table(setting: Setting) -> Table:
-    """Accuracies of one setting with their 95 % intervals: a row for each component and bound, a column per radius."""
+MOST = 6
+"""Radii that a table has columns for; the others follow in further tables, as a page is only so wide."""
+
+
+def accuracy_tables(setting: Setting, title: str) -> list[tuple[str, Table]]:
+    """Accuracies of one setting with their 95 % intervals: a row for each component and bound, a column per radius.
+
+    The first of them has the title.
+    """
     usual = setting.count
     rows = [("the model", "clean", *[_with_range(setting.clean, usual)] * len(setting.radii))]
     for component, kind in setting.components:
@@ -39,7 +46,18 @@ def accuracy_table(setting: Setting) -> Table:
         ("all certifiers", setting.certified, "lower bound"),
     ):  # fmt: skip
         rows.append((name, kind, *[_with_range(bound(eps), usual) for eps in setting.radii]))
-    return Table(("accuracy of", "is", *[f"{setting.norm} {eps:.4g}" for eps in setting.radii]), tuple(rows))
+    titles = ("accuracy of", "is", *[f"{setting.norm} {eps:.4g}" for eps in setting.radii])
+    return _pieces(title, Table(titles, tuple(rows)))
+
+
+def _pieces(title: str, table: Table) -> list[tuple[str, Table]]:
+    """The table cut into some of `MOST` columns of figures, each with all of its columns of words."""
+    words = table.words
+    found = []
+    for start in range(words, max(len(table.columns), words + 1), MOST):
+        titles, *rows = [row[:words] + row[start : start + MOST] for row in (table.columns, *table.rows)]
+        found.append((title if start == words else "", Table(titles, tuple(rows), words)))
+    return found
 
 
 def _with_range(share: Share, usual: int, silent: int = 0) -> str:
@@ -118,7 +136,7 @@ def explanation_tables(columns: Columns) -> list[tuple[str, Table]]:
         ball = f"{columns['norm'][first]}{f' ({box_words(box)})' if box else ''}"
         title = f"{columns['model'][first]} on {columns['data'][first]}, {ball}"
         titles = ("widest feature of", "is", *[f"{columns['norm'][first]} {eps:.4g}" for eps in radii])
-        found.append((title, Table(titles, tuple(lines))))
+        found += _pieces(title, Table(titles, tuple(lines)))
     return found
 
 
@@ -170,7 +188,7 @@ def provenance_table(columns: Columns) -> Table:
         *[("machine", f"{m}: {d}, {t} thread{'' if t == 1 else 's'}") for m, d, t in sorted(machines)],
         ("seeds", ", ".join(f"{int(s)}" for s in sorted({s for s in columns["seed"] if np.isfinite(s)}))),
         ("batch sizes", ", ".join(f"{int(s)}" for s in sorted({s for s in columns["batch_size"] if np.isfinite(s)}))),
-        ("written", f"{created[0]} to {created[-1]}" if created else "at unknown times"),
+        ("written", " to ".join(sorted({created[0], created[-1]})) if created else "at unknown times"),
     ]
     return Table(("what", "which"), tuple(rows))
 

@@ -53,7 +53,7 @@ def cactus_panel(columns: Columns, kind: str, looks: Mapping[str, Look], name: s
         look = looks[str(columns["component"][group[0]])]
         axes.plot(
             seconds[kept], kept + 1, color=look.colour, linestyle=look.line, linewidth=1.4,
-            marker=look.mark, markersize=4.5, markevery=[len(kept) - 1],
+            marker=look.mark, markersize=4.5, markevery=[len(kept) - 1], clip_on=False,
         )  # fmt: skip
     axes.set_xscale("log")
     if len(rows):  # whole decades, whose ends alone are labelled: what lies between would overlap
@@ -61,7 +61,7 @@ def cactus_panel(columns: Columns, kind: str, looks: Mapping[str, Look], name: s
         axes.set_xlim(10 ** np.floor(low - 1e-9), 10 ** np.ceil(high + 1e-9))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="wall-clock seconds per sample", ylabel=f"{'decided' if kind == 'certifier' else 'broken'} (count)")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=-0.05 * axes.get_ylim()[1])  # so that no number stands in the corner, where the two axes meet
     return drawing(drawn, name), len(rows)
 
 
