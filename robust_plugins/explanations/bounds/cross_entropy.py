@@ -11,23 +11,58 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
+from robust_plugins.explanations.bounds.parallel_lines import with_parallel_lines
 from robust_plugins.intervals import Interval, Relaxation, rounding
 from robust_plugins.intervals.rules.selection import softmax_range
 
+PAIRED = 32
+"""Up to this many classes the differences of all pairs of logits are bounded: n (n - 1) / 2 rows in place of n."""
+
 
 def probabilities(relaxation: Relaxation, y: Int[Tensor, " batch"]) -> Interval:
-    """Bounds on softmax of the last node's output over the box, (batch, classes): from those on z_m - z_y."""
+    """Bounds on softmax of the last node's output over the box, (batch, classes).
+
+    `p_m = 1 / sum_k exp(z_k - z_m)`, from bounds on the differences of all pairs of logits, or for many classes of
+    those to y. Of each difference by lines that are best in the middle, and by parallel ones: neither is always
+    tighter.
+    """
+    logits = relaxation.values[-1]
+    classes = logits.shape[1]
+    if classes > PAIRED:
+        return _beside(relaxation, y)
+    first, second = torch.triu_indices(classes, classes, 1, device=y.device)
+    found = logits[:, first] - logits[:, second]
+    if classes > 1:
+        eye = torch.eye(classes, dtype=logits.dtype, device=logits.device)
+        found = _differences(relaxation, (eye[first] - eye[second]).unsqueeze(0), found)
+    ends = []
+    for end, opposite in ((found.lower, -found.upper), (found.upper, -found.lower)):
+        table = end.new_zeros((len(end), classes, classes))  # for each m, z_k - z_m of all k
+        table[:, second, first], table[:, first, second] = end, opposite
+        ends.append(table)
+    every = softmax_range(Interval(*ends), -1).map(lambda t: t.diagonal(dim1=1, dim2=2))
+    return every.agreeing(softmax_range(logits, -1))
+
+
+def _beside(relaxation: Relaxation, y: Tensor) -> Interval:
+    """As `probabilities`, from bounds on z_m - z_y alone."""
     logits = relaxation.values[-1]
     eye = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
     own = F.one_hot(y.long(), logits.shape[1]).to(eye)
-    found = relaxation.bounds(len(relaxation.values) - 1, eye - own.unsqueeze(1))
     from_logits = logits - Interval(
         *(end.gather(1, y.long().unsqueeze(1)).expand(logits.shape) for end in (logits.lower, logits.upper))
     )
-    found = found.agreeing(from_logits)
+    found = _differences(relaxation, eye - own.unsqueeze(1), from_logits)
     # z_y - z_y is 0 and not an interval around it.
     differences = Interval(found.lower * (1 - own), found.upper * (1 - own))
     return softmax_range(differences, -1).agreeing(softmax_range(logits, -1))
+
+
+def _differences(relaxation: Relaxation, spec: Tensor, known: Interval) -> Interval:
+    """Bounds on `spec` times the logits, for which `known` holds too."""
+    last, parallel = len(relaxation.values) - 1, with_parallel_lines(relaxation)
+    found = known.agreeing(relaxation.bounds(last, spec))
+    return found if parallel is None else found.agreeing(parallel.bounds(last, spec))
 
 
 def directions(y: Int[Tensor, " batch"], classes: int) -> tuple[Int[Tensor, "batch others"], Tensor]:

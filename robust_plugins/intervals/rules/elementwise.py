@@ -127,6 +127,21 @@ class Activation:
             low, up = self._mixed(a, b, pieces, ~(convex | concave), low, up)
         return self._outward(z, *self._bounded(z, *self._lowered(z, low, up)))
 
+    def parallel_lines(self, z: Interval) -> tuple[Line, Line]:
+        """As `lines`; but where f turns on `z`, a line through either end with the least slope there.
+
+        `f(z) - f(a)` is not below `k (z - a)` for slopes of at least k: nearer than the others at the ends, and further
+        off in the middle. For a continuous f.
+        """
+        low, up = self.lines(z)
+        convex, concave = self._turns(z).curvature(z.lower, z.upper)
+        least, turning = self.slopes(z).lower, ~(convex | concave)
+
+        def through(end: Tensor, line: Line) -> Line:
+            return torch.where(turning, least, line[0]), torch.where(turning, self.f(end) - least * end, line[1])
+
+        return self._outward(z, through(z.lower, low), through(z.upper, up))
+
     def _check(self, z: Interval) -> None:
         if self.defined is not None and not bool((defined := self.defined(z)).all()):
             worst = (~defined).nonzero()[0].tolist()

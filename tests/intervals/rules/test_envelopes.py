@@ -103,3 +103,18 @@ def test_a_line_without_its_intercepts_search_is_caught(monkeypatch: pytest.Monk
     z = _intervals(_record(layer), torch.float64)
     monkeypatch.setattr(envelopes._Concave, "rise", lambda of, slope, near, *_: of.f(near) - slope * near)
     assert not bool((_excess(layer, z) <= 1e-6 * (1 + z.magnitude)).all())
+
+
+@pytest.mark.parametrize("outward", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layer", [nn.Tanh(), nn.Sigmoid(), nn.GELU(), nn.SiLU()], ids=str)
+def test_parallel_lines_hold(layer: nn.Module, dtype: torch.dtype, outward: bool) -> None:
+    record = _record(layer)
+    z = _intervals(record, dtype)
+    with rounding.outward(outward):
+        (a, b), (c, d) = ((s.double(), t.double()) for s, t in record.parallel_lines(z))
+    points = _points(z, record)
+    values, points = layer(points.double()), points.double()
+    excess = torch.maximum((a * points + b - values).amax(0), (values - c * points - d).amax(0))
+    room = 0.0 if outward else 64 * torch.finfo(dtype).eps
+    assert (excess <= room * (1 + z.magnitude.double())).all()
