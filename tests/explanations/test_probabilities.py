@@ -1,4 +1,4 @@
-"""Bounds on the probabilities of classes: they hold, for any number of classes, and use what both kinds of lines say."""
+"""Bounds on the probabilities of classes: they hold for any number of classes, and use what both kinds of lines say."""
 
 from __future__ import annotations
 
