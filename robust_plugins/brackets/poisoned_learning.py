@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from robust_plugins.brackets.crossing import Crossing, crossings
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.bracket import Bracket
+from robust_plugins.harness.evaluation import evaluation_mode
 from robust_plugins.harness.pictures import Bar, bars
 from robust_plugins.harness.result import Result
 from robust_plugins.harness.stored import stored
@@ -45,8 +47,8 @@ class Damage:
 
     - `accuracy`: on clean test samples.
     - `backdoor`: the part of the test samples of other classes on which the trigger brings the decision to its
-      class.
-    - `goal`: the part of the aimed-at samples for which the model decides on the poisoner's classes.
+      class; None without a trigger, or without such samples.
+    - `goal`: the part of the aimed-at samples for which the model decides on the poisoner's classes; None without any.
     """
 
     accuracy: float
@@ -149,6 +151,7 @@ def poison_and_train(
     goal: Samples | None = None,
     partitions: int | None = None,
     by: By = "features",
+    classes: int | None = None,
     seed: int = 0,
 ) -> PoisonedLearning:
     """Poisons a whole training set within the budget, trains on it, and says what that has done.
@@ -167,6 +170,7 @@ def poison_and_train(
     - `partitions`: with a number, `partition_aggregation(train, x, y, partitions=..., by=by)` learns from the clean and
       from the poisoned data too; `votes` then holds its accuracy and the certified one, and `crossings` what would
       contradict.
+    - `classes`: their number; None, the largest label and 1.
 
     Label flips by loss are `"poison:loss-ascent"` with a budget of labels, flips by influence `"poison:alignment"` (the
     influence on the test loss, with the identity in the place of the inverse Hessian), the removal of the most helpful
@@ -184,8 +188,11 @@ def poison_and_train(
                             hint="For example rp.PoisoningBudget(labels=10).")  # fmt: skip
     check_learner(train)
     x, y = _samples("x, y", (x, y))
-    test, goal = _samples("test", test), None if goal is None else _samples("goal", goal)
-    classes = int(torch.cat([labels for _, labels in ((x, y), test, *([goal] if goal else []))]).max()) + 1
+    test, goal = _samples("test", test, x), None if goal is None else _samples("goal", goal, x)
+    if budget.change == "removal" and budget.k >= len(x):
+        raise ArgumentError("budget", f"the removal of {budget.k} of {len(x)} samples", accepted="one that leaves some",
+                            hint="Nothing can be learned from no samples.")  # fmt: skip
+    classes = _classes(classes, [y, test[1], *([] if goal is None else [goal[1]])])
     clean_model = trained(train, x, y, seed)
     found = _poisoned(component, clean_model, x, y, budget, test, surrogate, goal, classes, seed)
     clean = _damage(clean_model, component, test, goal, classes)
@@ -232,6 +239,7 @@ def _poisoned(
     names = trained_names(surrogate, None)
     kind = objective("cross_entropy")
     kind.check(budget)
+    _check_surrogate(surrogate, x, classes)
     size = sum(p.numel() for p in surrogate.parameters())
     outputs_of(surrogate, x[:1])
     trainings = Trainings(surrogate, names, kind, SGD(lr=1.0), count=attack.trainings(size))
@@ -260,8 +268,8 @@ def _damage(model: Any, attack: PoisoningAttack, test: Samples, goal: Samples | 
     x, y = test
     accuracy = _hits(model, x, y, classes)
     backdoor = None
-    if isinstance(attack, Backdoor):
-        others = y != attack.target
+    others = y != attack.target if isinstance(attack, Backdoor) else y[:0]
+    if isinstance(attack, Backdoor) and bool(others.any()):
         aimed = torch.full_like(y[others], attack.target)
         backdoor = _hits(model, attack.trigger(x[others]), aimed, max(classes, attack.target + 1))
     return Damage(accuracy, backdoor, None if goal is None else _hits(model, *goal, classes))
@@ -283,8 +291,32 @@ def _voted(
     return Bracket(after.certified_accuracy(), certificate.certified_accuracy(budget)), certificate, tuple(found)
 
 
-def _samples(name: str, given: object) -> Samples:
-    """Samples and their classes, as tensors. Raises ArgumentError for what are none."""
+def _check_surrogate(surrogate: nn.Module, x: Tensor, classes: int) -> None:
+    """Raises ArgumentError for a network that does not take the samples, or has too few outputs for the classes."""
+    with evaluation_mode(surrogate):
+        try:
+            outputs = outputs_of(surrogate, x[:1])
+        except ArgumentError as error:
+            raise ArgumentError("surrogate", f"a {type(surrogate).__name__} that does not take {x.dtype} samples of "
+                                f"shape {tuple(x.shape[1:])}", accepted="a network that gives outputs (batch, classes)",
+                                hint=str(error)) from error  # fmt: skip
+    if outputs < max(classes, 2):
+        raise ArgumentError("surrogate", f"with {outputs} outputs", accepted=f"at least {max(classes, 2)}, one for "
+                            "each class", hint="The attack follows the gradients of its cross-entropy.")  # fmt: skip
+
+
+def _classes(given: object, labels: list[Tensor]) -> int:
+    largest = int(torch.cat(labels).max()) + 1
+    if given is None:
+        return largest
+    if not isinstance(given, Integral) or isinstance(given, bool) or given < largest:
+        raise ArgumentError("classes", repr(given), accepted=f"an integer of at least {largest}, for the labels go to "
+                            f"{largest - 1}", hint="None takes that number.")  # fmt: skip
+    return int(given)
+
+
+def _samples(name: str, given: object, like: Tensor | None = None) -> Samples:
+    """Samples and their classes, as tensors. Raises ArgumentError for what are none, or are others than `like`."""
     pair = tuple(given) if isinstance(given, tuple | list) else ()
     if len(pair) == 2:
         x, y = (torch.as_tensor(part) for part in pair)
@@ -292,6 +324,13 @@ def _samples(name: str, given: object) -> Samples:
             if int(y.min()) < 0:
                 raise ArgumentError(name, f"with the class {int(y.min())}", accepted="classes from 0",
                                     hint="Number the classes from 0.")  # fmt: skip
+            if not bool(x.isfinite().all()):
+                raise ArgumentError(name, "with features that are not finite", accepted="finite values",
+                                    hint="Find them with isfinite().")  # fmt: skip
+            if like is not None and (x.shape[1:] != like.shape[1:] or x.dtype != like.dtype):
+                raise ArgumentError(name, f"{x.dtype} of shape {tuple(x.shape)}", accepted=f"{like.dtype} of shape "
+                                    f"(samples, {', '.join(map(str, like.shape[1:]))}), as the training samples",
+                                    hint="Convert both alike.")  # fmt: skip
             return x, y.long()
     said = ", ".join(f"{part.dtype} of shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
                      for part in pair) or type(given).__name__  # fmt: skip

@@ -66,9 +66,6 @@ def test_the_most_helpful_samples_are_removed() -> None:
 class Relabel(rp.PoisoningAttack):
     """Gives the training samples nearest to the goal the poisoner's class."""
 
-    def trainings(self, parameters: int) -> int:
-        return 1
-
     def poison(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> PoisonedBatch:
         assert case.goal is not None
         near = torch.cdist(case.goal[0].flatten(1), x.flatten(1))[0].topk(case.budget.labels, largest=False).indices
@@ -119,3 +116,35 @@ def test_wrong_arguments_are_named() -> None:
         rp.poison_and_train("poison:random", nn.Linear(2, 2), X, Y, budget, test=TEST)
     with pytest.raises(rp.UnknownNameError, match="Did you mean 'poison:random'"):
         rp.poison_and_train("poison:randm", train, X, Y, budget, test=TEST)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_data_surrogates_and_learners_that_do_not_fit_are_named() -> None:
+    budget = Budget(labels=2)
+    for said, name, train_with, more in (
+        (r"`x, y` is with features that are not finite", "poison:random", train, {"x": X * torch.nan}),
+        (r"`test` is with features that are not finite", "poison:random", train, {"test": (TEST[0] / 0, TEST[1])}),
+        (r"`test` is torch.float64 of shape .*as the training samples", "poison:random", train,
+         {"test": (TEST[0].double(), TEST[1])}),
+        (r"`goal` is torch.float32 of shape \(1, 2\)", "poison:random", train,
+         {"goal": (torch.zeros(1, 2), torch.zeros(1, dtype=torch.long))}),
+        (r"`surrogate` is with 9 outputs; accepted: at least 10", "poison:random", train,
+         {"surrogate": nn.Sequential(nn.Flatten(), nn.Linear(64, 9))}),
+        (r"`surrogate` is a Linear that does not take", "poison:random", train, {"surrogate": nn.Linear(3, 10)}),
+        (r"`budget` is the removal of 600 of 600 samples", "poison:random", train, {"budget": Budget.removal(600)}),
+        (r"`classes` is 9; accepted: an integer of at least 10", "poison:random", train, {"classes": 9}),
+    ):  # fmt: skip
+        arguments = {"x": X, "y": Y, "budget": budget, "test": TEST, **more}
+        with pytest.raises(rp.ArgumentError, match=said):
+            rp.poison_and_train(name, train_with, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(rp.ComponentError, match="training returned NoneType, which is no model"):
+        rp.poison_and_train("poison:random", lambda x, y: None, X, Y, budget, test=TEST)
+
+
+def test_a_learner_with_more_outputs_than_classes_seen_and_a_trigger_that_nobody_can_obey() -> None:
+    few = Y < 3
+    found = rp.poison_and_train("poison:backdoor(target=0)", train, X[few], Y[few],
+                                Budget(points=3, labels=3, eps=1.0, clip=(0, 1)),
+                                test=(TEST[0][TEST[1] == 0], TEST[1][TEST[1] == 0]), classes=10)  # fmt: skip
+    assert found.poisoned.backdoor is None, "no test sample is of another class"
+    assert "nan" not in str(found)

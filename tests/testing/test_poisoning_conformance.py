@@ -48,9 +48,6 @@ def test_none_is_forgotten(fresh_registry: Any) -> None:  # noqa: F811
 class Clean(rp.PoisoningAttack):
     """Changes nothing, and is the base of those that change too much."""
 
-    def trainings(self, parameters: int) -> int:
-        return 1
-
     def poison(self, case: Case, trainings: Trainings, x: Tensor, y: Tensor) -> PoisonedBatch:
         return self.changed(case, trainings, PoisonedBatch.whole(x, y))
 
@@ -93,6 +90,13 @@ class Unknown(Clean):
 class Vanishing(Clean):
     def changed(self, case: Case, trainings: Trainings, batch: PoisonedBatch) -> PoisonedBatch:
         return replace(batch, present=torch.zeros_like(batch.present))
+
+
+class Uncounted(Clean):
+    """Takes all samples away by numbers, of which none counts as missing: ~0 is -1."""
+
+    def changed(self, case: Case, trainings: Trainings, batch: PoisonedBatch) -> PoisonedBatch:
+        return replace(batch, present=torch.zeros_like(batch.present, dtype=torch.int64))
 
 
 class Copied(Clean):
@@ -143,6 +147,7 @@ def test_what_stays_inside_passes(attack: rp.PoisoningAttack, check: Any) -> Non
     (OutOfRange(), poisoning.batches_respect_the_budget),
     (Unknown(), poisoning.batches_respect_the_budget),
     (Vanishing(), poisoning.batches_respect_the_budget),
+    (Uncounted(), poisoning.batches_respect_the_budget),
     (Copied(), poisoning.batches_respect_the_budget),
     (NotFinite(), poisoning.batches_respect_the_budget),
     (Unseeded(), poisoning.seed_reproduces),
@@ -158,7 +163,8 @@ SETTING = Setting(budget=rp.PoisoningBudget(points=1, eps=0.01, clip=(-3.0, 3.0)
 @pytest.mark.parametrize(("attack", "said"), [
     (Far(), r"Far\(.*\) left its budget in update 1: 6 samples moved, 1 are allowed"),
     (OneTooMany(), "2 samples moved, 1 are allowed"), (Unknown(), "1 labels changed, 0 are allowed"),
-    (Vanishing(), "6 samples removed, 0 are allowed"), (Copied(), "12 places for a batch of 6"),
+    (Vanishing(), "6 samples removed, 0 are allowed"), (Uncounted(), "no tensor of bool"),
+    (Copied(), "12 places for a batch of 6"),
     (NotFinite(), "not finite"),
 ], ids=lambda value: getattr(value, "name", ""))  # fmt: skip
 def test_the_attack_is_blamed_and_no_certifier(attack: rp.PoisoningAttack, said: str) -> None:

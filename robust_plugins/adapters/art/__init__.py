@@ -4,9 +4,10 @@ from robust_plugins.adapters.art import model as _model  # noqa: F401 (it regist
 from robust_plugins.adapters.art.ensemble import Auto
 from robust_plugins.adapters.art.iterated import APGDCE, APGDDLR, MIM
 from robust_plugins.adapters.art.nearest import CWL2, DeepFool
-from robust_plugins.adapters.art.poisoning import CleanLabelBackdoor, FeatureCollision, GradientMatching, SleeperAgent
+from robust_plugins.adapters.art.poisoning import FeatureCollision, GradientMatching
 from robust_plugins.adapters.art.projected_gradient import BIM, FGSM, PGD
 from robust_plugins.adapters.art.queried import ZOO, Boundary, HopSkipJump, Square
+from robust_plugins.adapters.art.triggers import CleanLabelBackdoor, SleeperAgent
 from robust_plugins.registry.hookspecs import Backend, Register, hookimpl
 
 __all__ = [

@@ -14,8 +14,8 @@ from robust_plugins.balls import Ball
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.decisions.attacks.best import Best
 from robust_plugins.decisions.attacks.objectives import Loss, objective
-from robust_plugins.decisions.attacks.parameters import check_choice
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.parameters import check_choice
 
 Start = Literal["uniform", "gaussian", "none"]
 

@@ -13,8 +13,8 @@ from robust_plugins.decisions.attacks.adaptive_ascent import ascend_by_halving
 from robust_plugins.decisions.attacks.best import Best
 from robust_plugins.decisions.attacks.classes import reachable_classes
 from robust_plugins.decisions.attacks.objectives import Loss, objective, towards
-from robust_plugins.decisions.attacks.parameters import check_choice, check_count
 from robust_plugins.decisions.attacks.sparse_ascent import ascend_sparsely
+from robust_plugins.harness.parameters import check_choice, check_count
 
 
 @dataclass(frozen=True, kw_only=True)

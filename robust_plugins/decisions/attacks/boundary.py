@@ -21,8 +21,8 @@ from robust_plugins.decisions.attacks.closest import (
     where,
     with_radii,
 )
-from robust_plugins.decisions.attacks.parameters import check_count
 from robust_plugins.decisions.attacks.sets import nearest
+from robust_plugins.harness.parameters import check_count
 
 ROWS = 2048
 """At most so many rows go through the model at once, or one per sample."""

@@ -14,8 +14,8 @@ from robust_plugins.decisions.attacks.ascent import slope
 from robust_plugins.decisions.attacks.boundaries import goals, linear_distance, margin
 from robust_plugins.decisions.attacks.closest import Closest, check_norm, falling, of_samples, per_sample, with_radii
 from robust_plugins.decisions.attacks.objectives import Objective
-from robust_plugins.decisions.attacks.parameters import check_count, check_length
 from robust_plugins.decisions.attacks.tanh_space import Adam, TanhSpace, lacking
+from robust_plugins.harness.parameters import check_count, check_length
 
 INSIDE = 0.99
 """Inputs start at most so far from the middle of their range."""

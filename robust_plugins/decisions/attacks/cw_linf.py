@@ -13,8 +13,8 @@ from robust_plugins.decisions.attack import Attack
 from robust_plugins.decisions.attacks.ascent import slope
 from robust_plugins.decisions.attacks.boundaries import goals, linear_distance, margin
 from robust_plugins.decisions.attacks.closest import Closest, check_norm, of_samples, per_sample
-from robust_plugins.decisions.attacks.parameters import check_count, check_length
 from robust_plugins.decisions.attacks.tanh_space import Adam, TanhSpace, lacking
+from robust_plugins.harness.parameters import check_count, check_length
 
 SHRINK = 0.95
 """What the threshold becomes after a success, as a part of the distance reached."""

@@ -14,7 +14,7 @@ from robust_plugins.decisions.attacks.ascent import slope
 from robust_plugins.decisions.attacks.boundaries import goals, linear_distance, margin
 from robust_plugins.decisions.attacks.closest import Closest, check_norm, check_share, falling, per_sample, where
 from robust_plugins.decisions.attacks.objectives import Objective, objective
-from robust_plugins.decisions.attacks.parameters import check_count, check_length
+from robust_plugins.harness.parameters import check_count, check_length
 
 
 @dataclass(frozen=True, kw_only=True)

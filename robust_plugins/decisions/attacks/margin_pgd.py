@@ -14,7 +14,7 @@ from robust_plugins.decisions.attacks.ascent import ascend, blends, moves
 from robust_plugins.decisions.attacks.best import Best
 from robust_plugins.decisions.attacks.classes import reachable_classes
 from robust_plugins.decisions.attacks.objectives import objective, towards
-from robust_plugins.decisions.attacks.parameters import check_choice, check_count
+from robust_plugins.harness.parameters import check_choice, check_count
 
 MarginLoss = Literal["margin", "dlr"]
 

@@ -12,10 +12,10 @@ from robust_plugins.balls import Ball
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.decisions.attacks.closest import Closest, check_share, with_radii
 from robust_plugins.decisions.attacks.objectives import objective
-from robust_plugins.decisions.attacks.parameters import check_count
 from robust_plugins.decisions.attacks.root_search import RootSearch
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.component import chunks
+from robust_plugins.harness.parameters import check_count
 from robust_plugins.registry.information import Kind
 from robust_plugins.registry.registry import build
 

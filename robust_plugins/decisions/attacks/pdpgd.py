@@ -14,8 +14,8 @@ from robust_plugins.decisions.attacks.ascent import slope
 from robust_plugins.decisions.attacks.boundaries import goals, linear_distance, margin
 from robust_plugins.decisions.attacks.closest import Closest, check_norm, falling, per_sample
 from robust_plugins.decisions.attacks.objectives import Objective
-from robust_plugins.decisions.attacks.parameters import check_count, check_length
 from robust_plugins.decisions.attacks.proximal import shortened
+from robust_plugins.harness.parameters import check_count, check_length
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from robust_plugins.decisions.attack import Attack
 from robust_plugins.decisions.attacks.ascent import Size, ascend, moves, slope
 from robust_plugins.decisions.attacks.best import Best
 from robust_plugins.decisions.attacks.objectives import Loss, objective
-from robust_plugins.decisions.attacks.parameters import check_choice, check_count, check_length
 from robust_plugins.decisions.attacks.sets import farthest
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.parameters import check_choice, check_count, check_length
 
 Start = Literal["uniform", "gaussian", "none"]
 

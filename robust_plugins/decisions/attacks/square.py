@@ -14,9 +14,9 @@ from robust_plugins.balls import L1, L2, Ball, Linf
 from robust_plugins.decisions.attack import Attack, Found
 from robust_plugins.decisions.attacks.best import Best
 from robust_plugins.decisions.attacks.objectives import Loss, objective
-from robust_plugins.decisions.attacks.parameters import check_choice, check_count
 from robust_plugins.decisions.attacks.sets import nearest
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.parameters import check_choice, check_count
 
 HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
 """Queries, of 10,000, from which on the squares have half the area."""

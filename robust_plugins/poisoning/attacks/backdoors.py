@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Integer, Shaped
 from torch import Tensor
 
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.parameters import check_count
 from robust_plugins.poisoning.attacks.interface import Case, PoisoningAttack, sample_outputs
 from robust_plugins.poisoning.budget import PoisoningBudget
 from robust_plugins.poisoning.concrete.batches import PoisonedBatch
@@ -98,7 +99,7 @@ class StaticBackdoor(Backdoor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_size(self.size)
+        check_count("size", self.size)
 
     @property
     def name(self) -> str:  # noqa: D102 (inherited)
@@ -120,7 +121,7 @@ class DynamicBackdoor(Backdoor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_size(self.size)
+        check_count("size", self.size)
 
     @property
     def name(self) -> str:  # noqa: D102 (inherited)
@@ -160,12 +161,6 @@ def drawn(allowed: Bool[Tensor, " samples"], count: int, generator: torch.Genera
     found = allowed.nonzero().flatten()
     order = torch.randperm(len(found), generator=generator).to(found.device)
     return found[order[:count]].sort().values
-
-
-def check_size(size: int) -> None:
-    """Raises ArgumentError for what is no side of a square."""
-    if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
-        raise ArgumentError("size", repr(size), accepted="an integer of at least 1", hint="The trigger's side.")
 
 
 def _first(x: Tensor, places: int, where: Tensor | None) -> Tensor:

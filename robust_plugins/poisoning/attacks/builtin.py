@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.component import chunks
+from robust_plugins.harness.parameters import check_count
 from robust_plugins.poisoning.attacks.interface import Case, PoisoningAttack, sample_outputs
 from robust_plugins.poisoning.attacks.search import Score, guided, random_poison
 from robust_plugins.poisoning.concrete.batches import PoisonedBatch
@@ -30,7 +31,7 @@ class RandomPoisoning(PoisoningAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one("count", self.count)
+        check_count("count", self.count)
 
     @property
     def name(self) -> str:  # noqa: D102 (inherited)
@@ -63,7 +64,7 @@ class LossAscent(PoisoningAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one("steps", self.steps)
+        check_count("steps", self.steps)
 
     @property
     def name(self) -> str:  # noqa: D102 (inherited)
@@ -87,7 +88,7 @@ class GuidedPoisoning(PoisoningAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one("steps", self.steps)
+        check_count("steps", self.steps)
 
     @abstractmethod
     def direction(
@@ -130,7 +131,7 @@ class CoordinatePoisoning(GuidedPoisoning):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.coordinates, int):
-            _at_least_one("coordinates", self.coordinates)
+            check_count("coordinates", self.coordinates)
         else:
             object.__setattr__(self, "coordinates", tuple(self.coordinates))
         if isinstance(self.coordinates, tuple) and (not self.coordinates or min(self.coordinates) < 0):
@@ -215,8 +216,3 @@ def _guided(
         steps,
         case.generator,
     )
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ArgumentError(name, value, accepted="an integer of at least 1", hint="More is stronger, and slower.")

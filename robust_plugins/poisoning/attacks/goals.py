@@ -9,6 +9,7 @@ from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
 
 from robust_plugins.errors import ArgumentError, UnsupportedModelError
+from robust_plugins.harness.parameters import check_count
 from robust_plugins.poisoning.attacks.backdoors import drawn
 from robust_plugins.poisoning.attacks.interface import Case, PoisoningAttack
 from robust_plugins.poisoning.budget import PoisoningBudget
@@ -29,9 +30,7 @@ class BullseyePolytope(PoisoningAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
-            raise ArgumentError("steps", repr(self.steps), accepted="an integer of at least 1",
-                                hint="More is stronger, and slower.")  # fmt: skip
+        check_count("steps", self.steps)
 
     @property
     def name(self) -> str:  # noqa: D102 (inherited)

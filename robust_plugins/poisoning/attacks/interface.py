@@ -165,6 +165,11 @@ class PoisoningAttack(Component, ABC):
             call.check(self)
         if not isinstance(batch, PoisonedBatch):
             raise ComponentError(f"{self}: poison returned {type(batch).__name__}; expected a PoisonedBatch")
+        if not isinstance(batch.present, Tensor) or batch.present.dtype != torch.bool:
+            # Other numbers count otherwise than they index: a sample that is gone would not be counted.
+            raise ComponentError(f"{self}: poison returned a batch whose `present` is no tensor of bool")
+        if not isinstance(batch.x, Tensor) or not isinstance(batch.y, Tensor):
+            raise ComponentError(f"{self}: poison returned a batch whose x or y is no tensor")
         batch = PoisonedBatch(batch.x.detach().to(x), batch.y.detach().to(x.device), batch.present)
         if not batch.x.shape[:2] == batch.y.shape[:2] == batch.present.shape or len(batch.x) != trained.count:
             shapes = tuple(batch.x.shape), tuple(batch.y.shape), tuple(batch.present.shape)

@@ -56,6 +56,11 @@ def scores_of(
 
 
 def _answered(model: Any, x: Tensor, classes: int) -> Tensor:
+    if not (callable(model) or hasattr(model, "predict")):
+        raise ComponentError(
+            f"training returned {type(model).__name__}, which is no model: return a network, a function of samples, or "
+            "a classifier with predict"
+        )
     with torch.no_grad():
         if isinstance(model, nn.Module):
             with evaluation_mode(model):
@@ -72,7 +77,7 @@ def _answered(model: Any, x: Tensor, classes: int) -> Tensor:
     if found.shape != (len(x), classes):
         raise ComponentError(
             f"the model {type(model).__name__} answers with shape {tuple(found.shape)}; expected scores of shape "
-            f"{(len(x), classes)} or classes of shape {(len(x),)}"
+            f"{(len(x), classes)} or classes of shape {(len(x),)}; `classes` says how many classes there are"
         )
     return found.double()
 

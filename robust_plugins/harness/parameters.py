@@ -1,4 +1,4 @@
-"""Checks of the parameters that attacks share."""
+"""Checks of the parameters that components share."""
 
 from __future__ import annotations
 
