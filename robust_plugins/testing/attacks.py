@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,15 +12,20 @@ from robust_plugins.balls import L1, L2, Ball, Linf
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.evaluation import evaluating
+from robust_plugins.testing.any_attack import (
+    check_batches,
+    check_evaluation_mode,
+    check_frozen_data,
+    check_seed,
+    check_traces,
+    unusable_inputs,
+)
 from robust_plugins.testing.networks import Case, cnn_case, mlp_case
-from robust_plugins.testing.traces import leaves_no_trace
 
 
 def is_frozen_data(attack: Attack) -> None:
     """Prints its parameters, compares and hashes by them."""
-    assert replace(attack) == attack
-    assert hash(replace(attack)) == hash(attack)
-    assert type(attack).__name__ in repr(attack)
+    check_frozen_data(attack)
 
 
 def candidates_respect_the_ball(attack: Attack) -> None:
@@ -96,32 +100,19 @@ def targets_are_reached_or_refused(attack: Attack) -> None:
 def model_is_left_as_found(attack: Attack) -> None:
     """Modes, gradients, flags, buffers, inputs and random states are as before, also under no_grad."""
     for case in (mlp_case(), cnn_case()):
-        ball = _ball(case, attack)
-        with leaves_no_trace(case):
-            attack(case.model, case.x, case.y, ball, seed=3)
-        with torch.no_grad(), leaves_no_trace(case):
-            attack(case.model, case.x, case.y, ball)
+        check_traces(attack, case, _ball(case, attack))
 
 
 def computed_in_evaluation_mode(attack: Attack) -> None:
     """A model in training mode, with dropout, gives the same result as in evaluation mode."""
     case = mlp_case()
-    model = nn.Sequential(case.model, nn.Dropout(0.5))
-    ball = _ball(case, attack)
-    in_evaluation = attack(model.eval(), case.x, case.y, ball, seed=0)
-    in_training = attack(model.train(), case.x, case.y, ball, seed=0)
-    assert torch.equal(in_evaluation.x_adv, in_training.x_adv), "the model's mode changes the result"
+    check_evaluation_mode(attack, case, _ball(case, attack))
 
 
 def seed_reproduces(attack: Attack) -> None:
     """The same seed gives the same result, whatever the global random states are; the result states its seed."""
     for case in (mlp_case(), cnn_case()):
-        ball = _ball(case, attack)
-        first = attack(case.model, case.x, case.y, ball)
-        torch.manual_seed(99)
-        np.random.seed(99)  # noqa: NPY002 (the global state is what backends draw from)
-        again = attack(case.model, case.x, case.y, ball, seed=first.seed)
-        assert torch.equal(first.x_adv, again.x_adv), "the stated seed does not reproduce the result"
+        check_seed(attack, case, _ball(case, attack))
 
 
 def dtype_and_device_are_kept(attack: Attack) -> None:
@@ -140,15 +131,7 @@ def dtype_and_device_are_kept(attack: Attack) -> None:
 def any_batch_works(attack: Attack) -> None:
     """Empty batches, single samples, chunks and one eps per sample."""
     case = mlp_case()
-    ball = _ball(case, attack)
-    assert attack(case.model, case.x[:0], case.y[:0], ball, seed=0).x_adv.shape == (0, 5)
-    assert attack(case.model, case.x[:1], case.y[:1], ball, seed=0).x_adv.shape == (1, 5)
-    chunked = replace(attack, batch_size=4)(case.model, case.x, case.y, ball, seed=0)
-    assert ball.contains(chunked.x_adv, case.x).all()
-    radii = replace(ball, eps=[0.0, 0.01, 0.02, 0.05, 0.1, 0.2])
-    each = attack(case.model, case.x, case.y, radii, seed=0)
-    assert radii.contains(each.x_adv, case.x).all(), "a sample left its own eps"
-    assert torch.equal(each.x_adv[0], case.x[0]), "eps = 0 moved a sample"
+    check_batches(attack, case, _ball(case, attack))
 
 
 def eps_sweep_gives_one_result_each(attack: Attack) -> None:
@@ -165,15 +148,11 @@ def wrong_arguments_are_refused(attack: Attack) -> None:
     """NaN, values outside the clip range, labels out of range, dtype mismatch, a model that returns a tuple."""
     case = mlp_case()
     ball = _ball(case, attack)
-    for model, x, y in (
-        (case.model, torch.full_like(case.x, torch.nan), case.y),
-        (case.model, case.x + 2, case.y),
-        (case.model, case.x, case.y + 4),
-        (case.model, case.x.double(), case.y),
-        (_Tuple(case.model), case.x, case.y),
-    ):
+    for x, y in unusable_inputs(case):
         with pytest.raises(ArgumentError):
-            attack(model, x, y, ball)
+            attack(case.model, x, y, ball)
+    with pytest.raises(ArgumentError):
+        attack(_Tuple(case.model), case.x, case.y, ball)
 
 
 class _Tuple(nn.Module):

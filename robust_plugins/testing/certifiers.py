@@ -20,6 +20,7 @@ from robust_plugins.decisions.specifications import margin_spec
 from robust_plugins.errors import ArgumentError, PluginError, UnsupportedModelError
 from robust_plugins.intervals import Interval
 from robust_plugins.registry.information import Status
+from robust_plugins.testing.any_attack import check_frozen_data, unusable_inputs
 from robust_plugins.testing.networks import Case, cnn_case, linear_case, mlp_case
 from robust_plugins.testing.soundness import RELATIVE_TOLERANCE, adversarial_points, assert_inside
 from robust_plugins.testing.traces import leaves_no_trace
@@ -27,9 +28,7 @@ from robust_plugins.testing.traces import leaves_no_trace
 
 def is_frozen_data(certifier: Certifier) -> None:
     """Prints its parameters, compares and hashes by them."""
-    assert replace(certifier) == certifier
-    assert hash(replace(certifier)) == hash(certifier)
-    assert type(certifier).__name__ in repr(certifier)
+    check_frozen_data(certifier)
 
 
 def bounds_contain_the_ball(certifier: Certifier) -> None:
@@ -247,12 +246,7 @@ def dtype_and_device_are_kept(certifier: Certifier) -> None:
 def wrong_arguments_are_refused(certifier: Certifier) -> None:
     """NaN, values outside the clip range, labels out of range, another dtype, a spec of another shape."""
     case, ball = next(_cases(certifier))
-    for x, y in (
-        (torch.full_like(case.x, torch.nan), case.y),
-        (case.x + 2, case.y),
-        (case.x, case.y + 4),
-        (case.x.double(), case.y),
-    ):
+    for x, y in unusable_inputs(case):
         with pytest.raises(ArgumentError):
             certifier(case.model, x, y, ball)
     with pytest.raises(ArgumentError):

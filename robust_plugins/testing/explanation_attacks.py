@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import get_args
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,8 +12,15 @@ from robust_plugins.balls import L1, L2, Ball, Linf
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations import Explained, ExplanationAttack, explanation_certifier
 from robust_plugins.explanations.explained import Of
+from robust_plugins.testing.any_attack import (
+    check_batches,
+    check_evaluation_mode,
+    check_frozen_data,
+    check_seed,
+    check_traces,
+    unusable_inputs,
+)
 from robust_plugins.testing.networks import Case, mlp_case
-from robust_plugins.testing.traces import leaves_no_trace
 
 BALLS: tuple[Ball, ...] = (
     Linf(eps=0.1, clip=(0.0, 1.0)),
@@ -26,9 +31,7 @@ BALLS: tuple[Ball, ...] = (
 
 def is_frozen_data(attack: ExplanationAttack) -> None:
     """Prints its parameters, compares and hashes by them."""
-    assert replace(attack) == attack
-    assert hash(replace(attack)) == hash(attack)
-    assert type(attack).__name__ in repr(attack)
+    check_frozen_data(attack)
 
 
 def results_respect_the_ball(attack: ExplanationAttack) -> None:
@@ -77,30 +80,17 @@ def certificates_are_not_broken(attack: ExplanationAttack) -> None:
 
 def model_is_left_as_found(attack: ExplanationAttack) -> None:
     """Modes, gradients, flags, buffers, inputs and random states are as before, also under no_grad."""
-    case, ball = _case(), BALLS[0]
-    with leaves_no_trace(case):
-        attack(case.model, case.x, case.y, ball, seed=3)
-    with torch.no_grad(), leaves_no_trace(case):
-        attack(case.model, case.x, case.y, ball)
+    check_traces(attack, _case(), BALLS[0])
 
 
 def computed_in_evaluation_mode(attack: ExplanationAttack) -> None:
     """A model in training mode, with dropout, gives the same result as in evaluation mode."""
-    case, ball = _case(), BALLS[0]
-    model = nn.Sequential(case.model, nn.Dropout(0.5))
-    in_evaluation = attack(model.eval(), case.x, case.y, ball, seed=0)
-    in_training = attack(model.train(), case.x, case.y, ball, seed=0)
-    assert torch.equal(in_evaluation.x_adv, in_training.x_adv), "the model's mode changes the result"
+    check_evaluation_mode(attack, _case(), BALLS[0])
 
 
 def seed_reproduces(attack: ExplanationAttack) -> None:
     """The same seed gives the same result, whatever the global random states are; the result states its seed."""
-    case, ball = _case(), BALLS[0]
-    first = attack(case.model, case.x, case.y, ball)
-    torch.manual_seed(99)
-    np.random.seed(99)  # noqa: NPY002 (the global state is what backends draw from)
-    again = attack(case.model, case.x, case.y, ball, seed=first.seed)
-    assert torch.equal(first.x_adv, again.x_adv), "the stated seed does not reproduce the result"
+    check_seed(attack, _case(), BALLS[0])
 
 
 def dtype_and_device_are_kept(attack: ExplanationAttack) -> None:
@@ -116,26 +106,13 @@ def dtype_and_device_are_kept(attack: ExplanationAttack) -> None:
 
 def any_batch_works(attack: ExplanationAttack) -> None:
     """Empty batches, single samples, chunks and one eps per sample."""
-    case, ball = _case(), BALLS[0]
-    assert attack(case.model, case.x[:0], case.y[:0], ball, seed=0).x_adv.shape == (0, 5)
-    assert attack(case.model, case.x[:1], case.y[:1], ball, seed=0).x_adv.shape == (1, 5)
-    chunked = replace(attack, batch_size=4)(case.model, case.x, case.y, ball, seed=0)
-    assert ball.contains(chunked.x_adv, case.x).all()
-    radii = replace(ball, eps=[0.0, 0.01, 0.02, 0.05, 0.1, 0.2])
-    each = attack(case.model, case.x, case.y, radii, seed=0)
-    assert radii.contains(each.x_adv, case.x).all(), "a sample left its own eps"
-    assert torch.equal(each.x_adv[0], case.x[0]), "eps = 0 moved a sample"
+    check_batches(attack, _case(), BALLS[0])
 
 
 def wrong_arguments_are_refused(attack: ExplanationAttack) -> None:
     """NaN, values outside the clip range, labels out of range, another dtype, an unknown goal."""
     case, ball = _case(), BALLS[0]
-    for x, y in (
-        (torch.full_like(case.x, torch.nan), case.y),
-        (case.x + 2, case.y),
-        (case.x, case.y + 4),
-        (case.x.double(), case.y),
-    ):
+    for x, y in unusable_inputs(case):
         with pytest.raises(ArgumentError):
             attack(case.model, x, y, ball)
     with pytest.raises(ArgumentError):

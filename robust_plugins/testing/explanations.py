@@ -20,6 +20,7 @@ from robust_plugins.explanations import Explained, ExplanationCertifier
 from robust_plugins.explanations.explained import Of
 from robust_plugins.harness.evaluation import evaluating
 from robust_plugins.intervals import Interval
+from robust_plugins.testing.any_attack import check_frozen_data, unusable_inputs
 from robust_plugins.testing.networks import Case, cnn_case, linear_case, mlp_case
 from robust_plugins.testing.soundness import RELATIVE_TOLERANCE, assert_inside
 from robust_plugins.testing.traces import leaves_no_trace
@@ -81,9 +82,7 @@ def _tiled(explained: Explained, copies: int) -> Explained:
 
 def is_frozen_data(certifier: ExplanationCertifier) -> None:
     """Prints its parameters, compares and hashes by them."""
-    assert replace(certifier) == certifier
-    assert hash(replace(certifier)) == hash(certifier)
-    assert type(certifier).__name__ in repr(certifier)
+    check_frozen_data(certifier)
 
 
 def bounds_contain_the_ball(certifier: ExplanationCertifier) -> None:
@@ -303,12 +302,7 @@ def wrong_arguments_are_refused(certifier: ExplanationCertifier) -> None:
     """NaN, values outside the clip range, wrong labels, another dtype, `of`, `delta` and `radius` out of range."""
     case, ball = next(_cases(certifier))
     clipped = Linf(eps=0.01, clip=(0.0, 1.0))
-    for x, y in (
-        (torch.full_like(case.x, torch.nan), case.y),
-        (case.x + 2, case.y),
-        (case.x, case.y + 4),
-        (case.x.double(), case.y),
-    ):
+    for x, y in unusable_inputs(case):
         with pytest.raises(ArgumentError):
             certifier(case.model, x, y, clipped, delta=0.1)
     for wrong in ({"of": "logits"}, {"delta": -1.0}, {"delta": torch.ones(7)}, {"radius": -0.1}):
