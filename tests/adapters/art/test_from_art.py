@@ -148,7 +148,8 @@ def test_two_classes(x: Tensor) -> None:
     torch.manual_seed(4)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     y = decisions(model, x)
-    for method, parameters in [*GRADIENT, (evasion.DeepFool, {"max_iter": 5})]:
+    # DeepFool goes just past the boundary; with its usual overshoot of 1e-6, rounding may take that back.
+    for method, parameters in [*GRADIENT, (evasion.DeepFool, {"max_iter": 5, "epsilon": 0.02})]:
         result = rp.from_art(method, **parameters)(model, x, y, rp.Linf(eps=0.2, clip=(0, 1)), seed=0)
         assert result.success.any(), method
 
