@@ -160,6 +160,7 @@ def test_a_broken_attack_is_caught(attack: rp.PoisoningAttack, check: Any) -> No
 SETTING = Setting(budget=rp.PoisoningBudget(points=1, eps=0.01, clip=(-3.0, 3.0)), epochs=1)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("attack", "said"), [
     (Far(), r"Far\(.*\) left its budget in update 1: 6 samples moved, 1 are allowed"),
     (OneTooMany(), "2 samples moved, 1 are allowed"), (Unknown(), "1 labels changed, 0 are allowed"),

@@ -1,4 +1,4 @@
-"""What ART's attacks on training data compute with: an estimator around the network, and the way back into the budget.
+"""An estimator around the network, for ART's attacks on training data, and the way back into the budget.
 
 ART computes in float32; its samples are brought back into the budget in the dtype of the data.
 """

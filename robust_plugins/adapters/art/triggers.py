@@ -25,7 +25,7 @@ class CleanLabelBackdoor(StaticBackdoor):
     """Sets a trigger in samples of its own class, made hard by an adversarial search, so that the trigger is learned.
 
     Turner et al. 2018, "Clean-label backdoor attacks", section 4.2, by ART: PGD within half of the budget's radius,
-    then the trigger of `StaticBackdoor` as far as the budget reaches. `steps` >= 1.
+    then the trigger of `StaticBackdoor`, with its `size`, as far as the budget reaches. `steps` >= 1.
     """
 
     steps: int = 20

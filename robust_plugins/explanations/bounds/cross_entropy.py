@@ -45,7 +45,7 @@ def probabilities(relaxation: Relaxation, y: Int[Tensor, " batch"]) -> Interval:
 
 
 def _beside(relaxation: Relaxation, y: Tensor) -> Interval:
-    """As `probabilities`, from bounds on z_m - z_y alone."""
+    """Bounds as `probabilities` has them, from those on z_m - z_y alone."""
     logits = relaxation.values[-1]
     eye = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
     own = F.one_hot(y.long(), logits.shape[1]).to(eye)

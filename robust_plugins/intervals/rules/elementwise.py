@@ -128,7 +128,7 @@ class Activation:
         return self._outward(z, *self._bounded(z, *self._lowered(z, low, up)))
 
     def parallel_lines(self, z: Interval) -> tuple[Line, Line]:
-        """As `lines`; but where f turns on `z`, a line through either end with the least slope there.
+        """Lines as `lines` has them; but where f turns on `z`, one through either end with the least slope there.
 
         `f(z) - f(a)` is not below `k (z - a)` for slopes of at least k: nearer than the others at the ends, and further
         off in the middle. For a continuous f.
