@@ -1,6 +1,6 @@
 # make demo       attacks and certificates of a small network side by side, and a page in out/
 # make test       the test suite; test-all adds the slow tests
-# make compare    speed beside ART, auto_LiRPA, torchattacks, foolbox and loops by hand: a page in out/, in 20 minutes
+# make compare    speed beside ART, auto_LiRPA, torchattacks, foolbox and loops by hand: a page in out/, in ten minutes
 # make lecture    every table and figure of the lecture: a page in out/lecture, in a quarter of an hour
 # make docs       the pages and the reference, in out/docs; warnings are errors, and examples run first
 # make notebooks  the notebooks of integration/notebooks, executed, in out/notebooks

@@ -44,7 +44,9 @@ STANDINGS = ("exact", "moved", "border", "none", "unreadable", "missing")
     "--out", type=click.Path(path_type=Path, file_okay=False),
     help="A folder: for each contradiction one with the files, the claims, and a script that replays them.",
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the searches.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="The seed of the searches."
+)
 @as_json
 @click.pass_context
 def audit_results(

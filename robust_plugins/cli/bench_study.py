@@ -116,7 +116,7 @@ def export(path: Path, out: Path, components: tuple[str, ...], models: tuple[str
 )
 @STORE
 @click.option("--sample", "count", type=click.IntRange(min=1), default=20, show_default=True, help="How many records.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the choice.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="The seed of the choice.")
 @click.option(
     "--folder", type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="What paths in the study are relative to, where it ran elsewhere.",

@@ -54,20 +54,24 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": Ada
 @click.option("--optimizer", type=click.Choice(list(OPTIMIZERS)), default="sgd", show_default=True, help="torch's.")
 @click.option("--lr", type=float, default=0.1, show_default=True, help="The learning rate.")
 @click.option("--decay", type=float, default=0.0, show_default=True, help="lr / (1 + decay t) at update t.")
-@click.option("--momentum", type=float, default=0.0, show_default=True, help="Of SGD.")
+@click.option("--momentum", type=float, default=0.0, show_default=True, help="The momentum of SGD.")
 @click.option("--weight-decay", type=float, default=0.0, show_default=True, help="As in torch.")
 @click.option("--clip-gradient", type=float, help="Clips every sample's gradient elementwise; for k samples replaced.")
 @click.option("--clip-norm", type=float, help="Clips every sample's gradient by its norm instead.")
-@click.option("--domain", type=click.Choice(get_args(Domain)), default="box", show_default=True, help="Of the bounds.")
+@click.option(
+    "--domain", type=click.Choice(get_args(Domain)), default="box", show_default=True, help="The domain of the bounds."
+)
 @click.option("--outward", is_flag=True, help="Bounds that hold for floating-point training, too.")
 @click.option("--double", is_flag=True, help="Train in double precision.")
 @click.option(
-    "--samples", type=click.IntRange(min=1), default=1000, show_default=True, help="At most so many test ones."
+    "--samples", type=click.IntRange(min=1), default=1000, show_default=True, help="Use the first so many test samples."
 )
 @click.option(
     "--attacks", multiple=True, help="An attack ('poison:random(count=20)'); repeatable. Default: four of them."
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of everything random.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="The seed of everything random."
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True,
     help="A folder: record.json, a picture per budget, and checkpoints from which an interrupted run goes on.",

@@ -126,16 +126,20 @@ _OPTIONS = [
         type=click.IntRange(min=1),
         default=100,
         show_default=True,
-        help="At most so many test samples, the first.",
+        help="Use the first so many test samples.",
     ),
     click.option(
-        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of training and attacks."
+        "--seed",
+        type=click.IntRange(0, 2**32 - 1),
+        default=0,
+        show_default=True,
+        help="The seed of training and attacks.",
     ),
     click.option(
         "--epochs",
         type=click.IntRange(min=0),
-        help=f"Train so long on the data set's training part first. Default: {EPOCHS} for a network of the zoo without "
-        "weights, which has learnt nothing yet; 0 for others.",
+        help=f"Train for so many epochs on the data set's training part first. Default: {EPOCHS} for a network of the "
+        "zoo without weights, which has learnt nothing yet; 0 for others.",
     ),
     on_device,
 ]

@@ -67,7 +67,7 @@ WRITES = ("checkpoint", "weights.pt", "record.json", "curve.svg")
     help="The epochs, fractions allowed, between which eps and the weight of its loss grow. Recipes with bounds only; "
     "without it, theirs.",
 )  # fmt: skip
-@click.option("--ramp-shape", type=click.Choice(get_args(Shape)), help="Of --ramp.  [default: smooth]")
+@click.option("--ramp-shape", type=click.Choice(get_args(Shape)), help="The shape of --ramp.  [default: smooth]")
 @click.option("--ibp-init", is_flag=True, help="Draw the first weights so that boxes keep their width (Shi et al.).")
 @click.option("--warm-up", is_flag=True, help="Keep bounds small and ReLUs alive during the ramp (Shi et al.).")
 @click.option("--l1", type=Number(min=0), default=0.0, show_default=True, help="Weight of the weights' L1 norm.")
@@ -83,10 +83,12 @@ WRITES = ("checkpoint", "weights.pt", "record.json", "curve.svg")
               help="Evaluates after every epoch.")  # fmt: skip
 @click.option(
     "--samples", type=click.IntRange(min=1), default=1000, show_default=True,
-    help="Evaluates on the first test samples, at most so many.",
+    help="Evaluates on the first so many test samples.",
 )  # fmt: skip
 @on_device
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of everything random.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="The seed of everything random."
+)
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True,
     help="A folder: weights.pt, record.json, curve.svg, and a checkpoint from which an interrupted run goes on.",

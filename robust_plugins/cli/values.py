@@ -40,6 +40,6 @@ def device(ctx: click.Context, param: click.Parameter, value: str) -> torch.devi
 
 
 on_device = click.option(
-    "--device", callback=device, default="cpu", show_default=True, help="To compute on: 'cpu', 'cuda', ..."
+    "--device", callback=device, default="cpu", show_default=True, help="The device to compute on: 'cpu', 'cuda', ..."
 )
 """The option `--device` of every command that runs a model."""

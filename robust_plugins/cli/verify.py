@@ -46,7 +46,9 @@ TIMEOUT = 60.0
     "name, without the suffix, beside it.",
 )  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), help="Instances at once, each in a process.  [default: 1]")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the searches.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="The seed of the searches."
+)
 @as_json
 @click.pass_context
 def verify(
