@@ -211,7 +211,7 @@ def measure(norm: str, samples: int, wanted: list[str], parts: list[str], say: l
     bisected, absent = known(tuple(name for name in BISECTED if not wanted or name in wanted), ball)
     single, more = known(tuple(name for name in ONCE if not wanted or name in wanted), ball)
     totals: dict[str, list[Line]] = {}
-    notes = []
+    notes, titles = [], []
     for network in networks(samples, parts):
         measured: dict[str, tuple[Tensor, float, float]] = {}
         for name, attack in (bisected | single).items():
@@ -219,25 +219,27 @@ def measure(norm: str, samples: int, wanted: list[str], parts: list[str], say: l
             print(f"{network.name}, {norm}, {name}: {measured[name][1:]} passes, CPU s", file=sys.stderr, flush=True)
         best = torch.stack([found for found, _, _ in measured.values()]).amin(0)
         truth, undecided = exact(network, ball, best)
-        scores = ", ".join(f"{name} {scored(found, truth)[0]:.3f}" for name, (found, _, _) in measured.items())
-        print(f"{network.name}, {norm}, {undecided} undecided: {scores}", file=sys.stderr, flush=True)
+        titles.append(network.name)
         notes.append(f"{network.name}: mean {float(truth.mean()):.4f}, {undecided} of {len(truth)} undecided")
+        print(notes[-1], file=sys.stderr, flush=True)
         for name, (found, number, seconds) in measured.items():
-            totals.setdefault(name, []).append(Line(name, *scored(found, truth), number, seconds))
+            line = Line(name, *scored(found, truth), number, seconds)
+            totals.setdefault(name, []).append(line)
+            print(f"{network.name}, {norm}: {line}", file=sys.stderr, flush=True)
     say += [
         f"\n## {norm}: {SAID[norm]}\n",
         "; ".join(notes) + ".\n",
-        "| attack | optimality: mean | least | exact / found | passes a sample | CPU s a sample |",
-        "|---|---|---|---|---|---|",
+        f"| attack | {' | '.join(titles)} | optimality: mean | exact / found | passes a sample | CPU s a sample |",
+        "|---" * (len(titles) + 5) + "|",
     ]
     mean = {name: sum(line.optimality for line in lines) / len(lines) for name, lines in totals.items()}
     for name in sorted(totals, key=lambda n: -mean[n]):
         lines = totals[name]
-        least = min(line.optimality for line in lines)
         ratio, number, seconds = (
             sum(getattr(line, field) for line in lines) / len(lines) for field in ("ratio", "passes", "seconds")
         )
-        say.append(f"| `{name}` | {mean[name]:.3f} | {least:.3f} | {ratio:.3f} | {number:.0f} | {seconds:.3f} |")
+        each = " | ".join(f"{line.optimality:.3f}" for line in lines)
+        say.append(f"| `{name}` | {each} | {mean[name]:.3f} | {ratio:.3f} | {number:.0f} | {seconds:.3f} |")
     if absent or more:
         say.append(f"\nNot installed: {', '.join(absent + more)}.")
 

@@ -10,11 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, cast, final, overload
+from enum import Enum
+from typing import Any, ClassVar, Literal, cast, final, overload
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
@@ -28,7 +30,7 @@ from robust_plugins.harness.evaluation import fresh_seed
 from robust_plugins.harness.guard import TOLERATED
 from robust_plugins.harness.wrappers import QUANTISED, Landed, Model, is_quantised
 
-Target = Tensor | Literal["random", "least_likely"]
+Target = Shaped[Tensor, "batch *columns"] | np.ndarray | list[Any] | Literal["random", "least_likely"]
 
 EVALUATIONS = 32
 """So many times the model has to confirm a success, where it answers one input in different ways."""
@@ -131,9 +133,9 @@ class Attack(Component, ABC):
           and `y` None. The result holds tensors in any case.
         - `y`: the true classes, shape (batch,), integers of any type: a tensor, an array or a list. Success means a
           decision other than `y`.
-        - `target`: None for an untargeted attack; classes of shape (batch,) to reach instead; `"random"`, one
-          uniformly random wrong class per sample (the average case); `"least_likely"`, the wrong class with the
-          smallest clean logit.
+        - `target`: None for an untargeted attack; classes to reach instead, given as `y` is; `"random"`, one uniformly
+          random wrong class per sample (the average case); `"least_likely"`, the wrong class with the smallest clean
+          logit.
         - `seed`: makes the call reproducible; None draws one, which the result states.
         - `eps`: several radii instead of the ball's, one result for each.
 
@@ -160,11 +162,16 @@ class Attack(Component, ABC):
             candidate, notes = found.candidates, found.notes
             with torch.no_grad():
                 reached = logits_of(model, candidate, size=self.batch_size)
-                if _draws(model, candidate, reached, self.batch_size):
+                again = _again(model, candidate, reached, self.batch_size)
+                if again is Again.OTHERWISE:
                     clean = _confirmed(model, x, clean, y, goal, self.batch_size)
                     reached = _confirmed(model, candidate, reached, y, goal, self.batch_size)
                     notes = (RANDOM, *notes)
                 take, x_adv, logits, success, loss = _better(x, clean, candidate, reached, y, goal)
+                if again is Again.TOGETHER and not take.all() and take.any():  # the result is another batch
+                    logits = logits_of(model, x_adv, size=self.batch_size)
+                    success, loss = _judged(logits, y, goal)
+                    notes = (DEPENDENT, *notes)
                 distance = ball.distance(x_adv, x)
         by = found.by
         if by is not None:
@@ -210,6 +217,8 @@ class Attack(Component, ABC):
                 except RuntimeError as error:  # an attack that needs no gradients is free to succeed
                     if is_quantised(model):
                         raise UnsupportedModelError(QUANTISED) from error
+                    if not self.black_box and not model(x[part][:1].clone().requires_grad_()).requires_grad:
+                        raise undifferentiable() from error
                     raise
             if not isinstance(told, Found) or (told.by is not None and len(told.by) != len(x[part])):
                 raise ComponentError(f"{self}: find returned {told!r:.200}; expected a Found with a name per sample")
@@ -238,8 +247,17 @@ def _recurrent_gradients(model: nn.Module) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def undifferentiable() -> ArgumentError:
+    """The refusal of a model without gradients by an attack that needs them."""
+    return ArgumentError(
+        "model", "not differentiable in its input", accepted="a model through which gradients flow",
+        hint="Remove detach() and no_grad() from its forward, or use an attack without gradients.",
+    )  # fmt: skip
+
+
 def _resolve_target(target: Target, y: Tensor, clean: Tensor) -> Tensor:
-    if isinstance(target, Tensor):
+    if isinstance(target, Tensor | np.ndarray | list):
+        target = torch.as_tensor(target, device=y.device)
         target = as_labels(ordinary(target), clean, clean.shape[1], name="target")
         if bool((target == y).any()):
             raise ArgumentError(
@@ -255,19 +273,27 @@ def _resolve_target(target: Target, y: Tensor, clean: Tensor) -> Tensor:
     raise ArgumentError(
         "target",
         repr(target),
-        accepted="None, classes of shape (batch,), 'random' or 'least_likely'",
-        hint="Leave it out for an untargeted attack.",
+        accepted="None, one class per sample as a tensor, an array or a list, 'random' or 'least_likely'",
+        hint="Leave it out for an untargeted attack; one class for all is [k] * len(x).",
     )
 
 
 RANDOM = f"the model draws at random: only successes that {EVALUATIONS} more evaluations confirmed are counted"
 
 
-def _draws(model: nn.Module, z: Tensor, logits: Tensor, size: int | None) -> bool:
-    """Whether the model answers `z` otherwise than with `logits`, by more than rounding; a few samples are tried first.
+DEPENDENT = "the model answers an input otherwise in another batch: judged on the batch of the result, as a whole"
 
-    Where rows depend on one another these differ without any draw: all samples are then tried as they were.
-    """
+
+class Again(Enum):
+    """How a model answers what it has answered before, by more than rounding."""
+
+    ALIKE = "as before"
+    TOGETHER = "as before, where all samples are the same: rows depend on one another, or on how many there are"
+    OTHERWISE = "otherwise: it draws at random"
+
+
+def _again(model: nn.Module, z: Tensor, logits: Tensor, size: int | None) -> Again:
+    """Whether the model answers `z` with `logits` again: a few samples are tried first, then all as they were."""
 
     def same(again: Tensor) -> bool:
         before = logits[: len(again)]
@@ -275,10 +301,10 @@ def _draws(model: nn.Module, z: Tensor, logits: Tensor, size: int | None) -> boo
 
     try:
         if same(logits_of(model, z[:4])):
-            return False
+            return Again.ALIKE
     except Exception:  # a model that runs with one batch size alone
         pass
-    return not same(logits_of(model, z, size=size))
+    return Again.TOGETHER if same(logits_of(model, z, size=size)) else Again.OTHERWISE
 
 
 def _size(logits: Tensor) -> float:
@@ -303,14 +329,7 @@ def _better(
     x: Tensor, clean: Tensor, candidate: Tensor, logits: Tensor, y: Tensor, goal: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The better of `x` and `candidate` for each sample: which of them, inputs, logits, success and loss."""
-
-    def judged(z: Tensor) -> tuple[Tensor, Tensor]:
-        decision = z.argmax(1)
-        success = decision != y if goal is None else decision == goal
-        success &= ~z.isnan().any(1)  # no decision at all is no success
-        return success, F.cross_entropy(z, y if goal is None else goal, reduction="none")
-
-    (won, loss), (won_clean, loss_clean) = judged(logits), judged(clean)
+    (won, loss), (won_clean, loss_clean) = _judged(logits, y, goal), _judged(clean, y, goal)
     worse = loss >= loss_clean if goal is None else loss <= loss_clean
     take = (won & ~won_clean) | ((won == won_clean) & worse)
     x_adv = torch.where(take.view(-1, *[1] * (x.dim() - 1)), candidate, x)
@@ -321,3 +340,11 @@ def _better(
         torch.where(take, won, won_clean),
         torch.where(take, loss, loss_clean),
     )
+
+
+def _judged(logits: Tensor, y: Tensor, goal: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Success, and the loss."""
+    decision = logits.argmax(1)
+    success = decision != y if goal is None else decision == goal
+    success &= ~logits.isnan().any(1)  # no decision at all is no success
+    return success, F.cross_entropy(logits, y if goal is None else goal, reduction="none")

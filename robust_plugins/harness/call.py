@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
-from robust_plugins.errors import ComponentError
+from robust_plugins.errors import ComponentError, PluginError
 from robust_plugins.harness.arguments import check_inputs
 from robust_plugins.harness.evaluation import evaluating, evaluation_mode, synchronize, torch_random_states
 from robust_plugins.harness.guard import Found, Kind
@@ -86,6 +86,8 @@ def calling(
       torch's own random states, from which its forward may draw.
     - `thorough`: all weights are compared. Without it, for calls that training makes at every step, large weights
       whose version counters stand still are compared in places.
+
+    Raises PluginError, with what is missing, where the component imports a module that is not there.
     """
     gradients = torch.is_grad_enabled()
     with _lock, ExitStack() as stack:
@@ -104,7 +106,13 @@ def calling(
             stack.enter_context(evaluation_mode(model))
             stack.enter_context(_kept_buffers(model))
             stack.enter_context(torch_random_states())
-        yield call
+        try:
+            yield call
+        except ImportError as error:  # a backend is found by its name alone; what it needs itself may be missing
+            raise PluginError(
+                f"a module that the component needs cannot be imported ({error}); install it, or its backend again with "
+                "all that it needs"
+            ) from error
         synchronize(x)
         call.seconds = time.perf_counter() - call.start
 

@@ -80,6 +80,15 @@ class TestAttack:
         with pytest.raises(rp.ArgumentError, match="'random' or 'least_likely'"):
             SignStep()(case.model, case.x, case.y, BALL, target="worst")
 
+    def test_targets_come_as_labels_do(self) -> None:
+        case = mlp_case()
+        target = (case.y + 1) % 3
+        wanted = SignStep()(case.model, case.x, case.y, BALL, target=target)
+        for given in (target.numpy(), target.tolist(), target.unsqueeze(1), target.to(torch.uint8)):
+            result = SignStep()(case.model, case.x, case.y, BALL, target=given)
+            assert torch.equal(result.target, target)
+            assert torch.equal(result.x_adv, wanted.x_adv)
+
     def test_an_inference_tensor_is_accepted(self) -> None:
         case = mlp_case()
         with torch.inference_mode():
@@ -120,3 +129,36 @@ def test_recurrent_models_are_attacked() -> None:
     result = SignStep()(model, x, torch.tensor([0, 1, 2]), BALL, seed=0)
     assert (result.distance > 0).all()
     assert torch.backends.cudnn.enabled
+
+
+def test_rows_that_depend_on_one_another_are_judged_together() -> None:
+    class Centred(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            z = super().forward(x)
+            return z - z.mean(0)
+
+    torch.manual_seed(0)
+    model, x = Centred(4, 3), torch.rand(40, 4)
+    y = model(x).argmax(1)
+
+    up = SignStep().perturb(model, x, y, BALL, targeted=False)
+
+    def half(x: Tensor) -> Tensor:  # of the last 20 the input itself is kept, for there the loss sinks
+        return torch.cat((up[:20], 2 * x[20:] - up[20:]))
+
+    result = Returns(value=half)(model, x, y, rp.Linf(eps=0.3, clip=(0.0, 1.0)))
+    assert torch.equal(result.logits, model(result.x_adv))
+    assert torch.equal(result.success, result.logits.argmax(1) != y)
+    assert "as a whole" in result.notes[0]
+
+
+@pytest.mark.parametrize("name", ["art:mim", "art:deepfool", "art:cw-l2", "art:apgd-ce", "rp:pgd"])
+def test_a_model_without_gradients_is_refused_by_one_sentence(name: str) -> None:
+    class Detached(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).detach()
+
+    model, x = Detached(4, 3), torch.rand(3, 4)
+    norm = rp.L2 if name in ("art:deepfool", "art:cw-l2") else rp.Linf
+    with pytest.raises(rp.ArgumentError, match="not differentiable in its input"):
+        rp.attack(name)(model, x, model(x).argmax(1), norm(eps=0.1, clip=(0.0, 1.0)))

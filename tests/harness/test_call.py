@@ -281,3 +281,16 @@ def test_buffers_that_a_model_writes_are_put_back_by_every_call(name: str) -> No
         mean.copy_(x[:1].mean())  # the value that running the first sample writes
         certifier(model, x, y, BALL)
         mean.zero_()
+
+
+def test_a_backend_that_lacks_what_it_imports_itself_is_one_error() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Lame(SignStep):
+        def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: rp.Ball, *, targeted: bool) -> Tensor:
+            import not_a_module_of_anyone  # noqa: F401
+
+            return x
+
+    case = mlp_case()
+    with pytest.raises(rp.PluginError, match=r"No module named 'not_a_module_of_anyone'.*install it"):
+        Lame()(case.model, case.x, case.y, BALL)

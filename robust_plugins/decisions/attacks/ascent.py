@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from robust_plugins.balls import L1, Ball, Linf
+from robust_plugins.decisions.attack import undifferentiable
 from robust_plugins.decisions.attacks.best import Best
 from robust_plugins.decisions.attacks.objectives import Objective
 from robust_plugins.decisions.attacks.sets import farthest, greedy, nearest
-from robust_plugins.errors import ArgumentError
 
 Size = float | Tensor
 """The length of a step in units of eps: a number, or one per sample, shaped (batch, 1, ...)."""
@@ -28,10 +28,7 @@ def slope(model: nn.Module, z: Tensor, objective: Objective) -> tuple[Tensor, Te
     z = z.detach().requires_grad_()
     logits = model(z)
     if not logits.requires_grad:
-        raise ArgumentError(
-            "model", "not differentiable in its input", accepted="a model through which gradients flow",
-            hint="Remove detach() and no_grad() from its forward, or use an attack without gradients.",
-        )  # fmt: skip
+        raise undifferentiable()
     value = objective(logits)
     (gradient,) = torch.autograd.grad(value.sum(), z)
     return gradient, logits.detach(), value.detach()

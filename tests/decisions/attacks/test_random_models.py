@@ -7,7 +7,7 @@ from support.toys import SignStep
 from torch import Tensor, nn
 
 import robust_plugins as rp
-from robust_plugins.decisions.attack import Attack, Found, _draws
+from robust_plugins.decisions.attack import Again, Attack, Found, _again
 from robust_plugins.testing.networks import Case, mlp_case
 
 
@@ -69,7 +69,7 @@ def test_other_models_are_evaluated_once() -> None:
     for model in (case.model, nn.Sequential(Mixing(), case.model)):
         assert SignStep()(model, case.x, case.y, case.ball, seed=0).notes == ()
         with torch.no_grad():
-            assert not _draws(model, case.x, model(case.x), None)
+            assert _again(model, case.x, model(case.x), None) is not Again.OTHERWISE
 
 
 class Both(Attack):
