@@ -110,8 +110,8 @@ def calling(
             yield call
         except ImportError as error:  # a backend is found by its name alone; what it needs itself may be missing
             raise PluginError(
-                f"a module that the component needs cannot be imported ({error}); install it, or its backend again with "
-                "all that it needs"
+                f"a module that the component needs cannot be imported ({error}); install it, or its backend again "
+                "with all that it needs"
             ) from error
         synchronize(x)
         call.seconds = time.perf_counter() - call.start
