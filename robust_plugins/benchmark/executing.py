@@ -126,10 +126,15 @@ def _isolated(job: Job, parcel: Parcel) -> Answers:
     process = _process()
     start = time.perf_counter()
     limit = None if job.timeout == float("inf") else job.timeout
+    subject, needed = ("subject", job.subject, job.device), (job.component, job.modules)
     try:
-        there = process.ask((job, None), BEGINNING)
+        there = {subject, needed} <= process.noted or process.ask((job, None), BEGINNING)
         start = time.perf_counter()  # the imports are not its own time
         answers = process.ask((job, b"" if there else _content(parcel)), limit)
+        if subject not in process.noted:
+            process.noted.clear()  # it keeps a few subjects, the last one among them
+        if there:
+            process.noted |= {subject, needed}
     except OverdueError as error:
         return failed(len(job.samples), Verdict.TIMEOUT, str(error), time.perf_counter() - start)
     assert isinstance(answers, Answers)

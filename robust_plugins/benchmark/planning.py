@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from robust_plugins.benchmark.configuration import Component as Entry
 from robust_plugins.benchmark.configuration import Configuration, Explanation
 from robust_plugins.benchmark.hashing import component_hash, parameters_of
 from robust_plugins.benchmark.messages import named
-from robust_plugins.benchmark.records import CLEAN, Asked, Record, ball_fields, canonical, identities, ranges
+from robust_plugins.benchmark.records import (
+    CLEAN, COLUMNS, DEFAULTS, NUMBERS, Asked, ball_fields, canonical, identities, number, ranges,
+)  # fmt: skip
 from robust_plugins.benchmark.sources import unreleased
 from robust_plugins.benchmark.subjects import Subject
 from robust_plugins.benchmark.work import Answers, Job
@@ -84,13 +87,27 @@ class Batch:
             for identity, row in zip(self.identities, rows, strict=True)
         ]
 
-    def answered(self, answers: Answers) -> list[Record]:
-        """The records with their answers."""
-        rows = zip(self.own, answers.rows, strict=True)
-        if len(set(answers.calls)) < 2:
-            return [Record(**self.common | own | row) for own, row in rows]
-        calls = [ranges([self.own[place]["sample"] for place in call]) for call in answers.calls]
-        return [Record(**self.common | o | row | {"batch": call}) for (o, row), call in zip(rows, calls, strict=True)]
+    def rows(self, answers: Answers) -> list[tuple[Any, ...]]:
+        """The rows of a store with their answers, by `COLUMNS`: column by column, which is quicker than records."""
+        said = set().union(*answers.rows)
+        if len(self) != len(answers.rows) or not said.issubset(COLUMNS):
+            raise ValueError(f"{len(answers.rows)} answers about {', '.join(sorted(said))}, to {len(self)} rows")
+        several = len(set(answers.calls)) > 1
+        columns: list[Iterable[Any]] = []
+        for name in COLUMNS:
+            if name == "identity":
+                columns.append(self.identities)
+            elif name == "batch" and several:
+                columns.append([ranges([self.own[place]["sample"] for place in call]) for call in answers.calls])
+            elif name in said:
+                missing = self.common.get(name, DEFAULTS.get(name))
+                values = [row.get(name, missing) for row in answers.rows]
+                columns.append(map(number, values) if name in NUMBERS else values)
+            elif name in self.own[0]:
+                columns.append([own[name] for own in self.own])
+            else:
+                columns.append(repeat(self.common[name] if name in self.common else DEFAULTS[name], len(self)))
+        return list(zip(*columns, strict=True))
 
 
 @dataclass

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from robust_plugins.benchmark.planning import Batch
-from robust_plugins.benchmark.records import Record
+from robust_plugins.benchmark.work import Answers
 
 EVERY = 30.0
 """Seconds between two lines where there is no terminal."""
@@ -25,8 +25,8 @@ class Report:
     def begun(self, left: list[Batch], total: int) -> None:
         """So many batches are left of so many rows."""
 
-    def told(self, batch: Batch, records: Sequence[Record]) -> None:
-        """The records of a batch are written."""
+    def told(self, batch: Batch, answers: Answers) -> None:
+        """The answers of a batch are written."""
 
 
 class Lines(Report):
@@ -47,16 +47,16 @@ class Lines(Report):
         self._start = self._last = time.monotonic()
         self.say(f"{self._left} of {total} records to compute, in {len(left)} batches")
 
-    def told(self, batch: Batch, records: Sequence[Record]) -> None:
+    def told(self, batch: Batch, answers: Answers) -> None:
         """Counts, and prints a line where half a minute is over."""
-        self._done += len(records)
-        self._failures.update(r.component for r in records if r.verdict in ("error", "timeout"))
+        self._done += len(batch)
+        self._failures[batch.component] += _failed(answers)
         now = time.monotonic()
         if now - self._last < EVERY:
             return
         self._last = now
         left = (now - self._start) / self._done * (self._left - self._done)
-        failed = "".join(f", {name} failed on {n}" for name, n in self._failures.most_common(3))
+        failed = "".join(f", {name} failed on {n}" for name, n in self._failures.most_common(3) if n)
         self.say(f"{self._done} of {self._left} records, about {_time(left)} left{failed}")
 
 
@@ -83,14 +83,14 @@ class Bars(Report):
         for name, count in rows.items():
             self._tasks[name] = self._display.add_task(name, total=count, failed="")
 
-    def told(self, batch: Batch, records: Sequence[Record]) -> None:
+    def told(self, batch: Batch, answers: Answers) -> None:
         """Moves the bars."""
         name = batch.component
-        failed = sum(r.verdict in ("error", "timeout") for r in records)
+        failed = _failed(answers)
         for key in ("", name):
             self._failures[key] += failed
             count = self._failures[key]
-            self._display.update(self._tasks[key], advance=len(records), failed=f"{count} failed" if count else "")
+            self._display.update(self._tasks[key], advance=len(batch), failed=f"{count} failed" if count else "")
 
 
 @contextmanager
@@ -112,6 +112,11 @@ def reporting(shown: bool) -> Iterator[Report]:
     )  # fmt: skip
     with Progress(*columns, console=console) as display:
         yield Bars(display)
+
+
+def _failed(answers: Answers) -> int:
+    """For how many samples there is no answer."""
+    return sum(row["verdict"] in ("error", "timeout") for row in answers.rows)
 
 
 def _time(seconds: float) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, NamedTuple
 
 from robust_plugins.balls import BALLS, Ball, Box
@@ -101,10 +100,8 @@ class Record:
     """UTC, ISO 8601."""
 
     def __post_init__(self) -> None:
-        for name in ("margin", "distance", "loss"):
-            value = getattr(self, name)
-            if value is not None and math.isnan(value):
-                object.__setattr__(self, name, None)
+        for name in NUMBERS:
+            object.__setattr__(self, name, number(getattr(self, name)))
 
     @property
     def identity(self) -> str:
@@ -130,6 +127,18 @@ ANSWERS = ("verdict", "success", "margin", "distance", "loss", "prediction", "er
 
 COLUMNS = ("identity", *(field.name for field in fields(Record)))
 """The columns of a store, in its order."""
+
+DEFAULTS = {field.name: field.default for field in fields(Record) if field.default is not MISSING}
+"""What the fields say that a record need not be given."""
+
+
+NUMBERS = ("margin", "distance", "loss")
+"""The fields that hold None in place of NaN."""
+
+
+def number(value: Any) -> Any:
+    """`value`, and None in place of NaN, which is no number."""
+    return None if value != value else value  # noqa: PLR0124 (only NaN differs from itself)
 
 
 class Asked(NamedTuple):

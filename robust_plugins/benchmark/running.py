@@ -19,7 +19,7 @@ from robust_plugins.benchmark.configuration import Configuration, Run
 from robust_plugins.benchmark.executing import Held, InRay, OnDisk, Parcel, execute, hold, let_go, stop_all
 from robust_plugins.benchmark.planning import Batch, plan
 from robust_plugins.benchmark.poisoned import poisoned_batches
-from robust_plugins.benchmark.records import Record, digest
+from robust_plugins.benchmark.records import digest
 from robust_plugins.benchmark.store import Store
 from robust_plugins.benchmark.subjects import Subject
 from robust_plugins.benchmark.work import Answers, Job
@@ -69,7 +69,7 @@ def run(
     *,
     folder: Path = Path(),
     retry: bool = False,
-    told: Callable[[Batch, Sequence[Record]], None] = lambda batch, records: None,
+    told: Callable[[Batch, Answers], None] = lambda batch, answers: None,
     begun: Callable[[list[Batch], int], None] = lambda batches, total: None,
 ) -> Outcome:
     """Computes all rows of a study that its store does not have, and writes each batch when it is complete.
@@ -77,7 +77,7 @@ def run(
     - `folder`: what paths in it are relative to
     - `retry`: records of errors and timeouts are computed again
     - `begun`: is told of the batches that are left, and how many rows the study has
-    - `told`: is told of each batch with its records, when they are written
+    - `told`: is told of each batch with its answers, when they are written
 
     KeyboardInterrupt drops the batches that are running, and ends the run with `interrupted`; all others are written.
     """
@@ -102,13 +102,15 @@ def run(
     try:
         with _answers(configuration.run, left) as coming:
             for number, answers in coming:
-                records = left[number].answered(answers)
-                store.insert(records, answers.artifacts, identities=left[number].identities, replace=retry)
-                outcome.written += len(records)
-                outcome.busy += sum(record.seconds or 0.0 for record in records)
-                outcome.failures.update((r.component, r.error) for r in records if r.verdict in FAILURES)
-                outcome.errors += sum(r.verdict == "error" for r in records)
-                told(left[number], records)
+                batch, rows = left[number], answers.rows
+                store.insert_rows(batch.rows(answers), answers.artifacts, replace=retry)
+                outcome.written += len(rows)
+                outcome.busy += sum(row.get("seconds") or 0.0 for row in rows)
+                for own, row in zip(batch.own, rows, strict=True):
+                    if row["verdict"] in FAILURES:
+                        outcome.failures[own.get("component", batch.component), row["error"]] += 1
+                        outcome.errors += row["verdict"] == "error"
+                told(batch, answers)
     except KeyboardInterrupt:
         outcome.interrupted = True
     outcome.seconds = time.perf_counter() - start

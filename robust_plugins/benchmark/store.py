@@ -112,16 +112,26 @@ class Store:
         - `identities`: of the records, where they are known already
         - `replace`: a record that is there already gives way to the new one; else it stays
         """
-        # Not OR IGNORE, which passes over rows that lack something, too.
-        verb, otherwise = ("INSERT OR REPLACE", "") if replace else ("INSERT", " ON CONFLICT (identity) DO NOTHING")
-        into = f"INTO records ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
         listed = list(records)
         names = [record.identity for record in listed] if identities is None else identities
         values = [(name, *_values(record)) for name, record in zip(names, listed, strict=True)]
+        return self.insert_rows(values, artifacts, replace=replace)
+
+    def insert_rows(
+        self,
+        rows: Sequence[Sequence[Any]],
+        artifacts: Mapping[str, bytes] | None = None,
+        *,
+        replace: bool = False,
+    ) -> int:
+        """Writes rows, each with a value for every one of `COLUMNS`, as `insert` writes records."""
+        # Not OR IGNORE, which passes over rows that lack something, too.
+        verb, otherwise = ("INSERT OR REPLACE", "") if replace else ("INSERT", " ON CONFLICT (identity) DO NOTHING")
+        into = f"INTO records ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
         with self._transaction():
-            there = self._count(names) if replace else 0
+            there = self._count([row[0] for row in rows]) if replace else 0
             before = self._connection.total_changes
-            self._connection.executemany(f"{verb} {into}{otherwise}", values)
+            self._connection.executemany(f"{verb} {into}{otherwise}", rows)
             new = self._connection.total_changes - before - there
             kept = list((artifacts or {}).items())
             self._connection.executemany("INSERT OR IGNORE INTO artifacts VALUES (?, ?)", kept)
@@ -257,6 +267,8 @@ class Store:
             connection.execute("PRAGMA journal_mode = WAL")
             # A power cut may lose the last batches, which are computed again; it damages nothing.
             connection.execute("PRAGMA synchronous = NORMAL")
+            # Identities are in no order, so that each batch changes many pages: they are gathered for longer.
+            connection.execute("PRAGMA wal_autocheckpoint = 4000")
             with connection:
                 for statement in _TABLES.split(";"):
                     connection.execute(statement)

@@ -32,6 +32,9 @@ from robust_plugins.registry.information import Kind
 POISONED = "poisoned training"
 """The kind of jobs that are a training with all who poison it."""
 
+# `value` is a property, and costs more than the rest of a row does.
+FALSIFIED, UNKNOWN = Verdict.FALSIFIED.value, Verdict.UNKNOWN.value
+
 _BACKENDS = {
     Kind.ATTACK: "perturb",
     Kind.CERTIFIER: "decide",
@@ -188,7 +191,7 @@ def _clean(model: nn.Module, x: Tensor, y: Tensor) -> Answers:
         wrong = bool(prediction[i] != y[i]) or bool(undecided[i])
         rows.append(
             {
-                "verdict": (Verdict.FALSIFIED if wrong else Verdict.UNKNOWN).value,
+                "verdict": FALSIFIED if wrong else UNKNOWN,
                 "success": wrong,
                 "margin": margin[i].item(),
                 "loss": loss[i].item(),
@@ -209,7 +212,7 @@ def _attacked(result: Any, x: Tensor, y: Tensor, ball: Ball, keep: bool) -> Answ
         # An attack with a target may have missed it and changed the decision all the same.
         wrong = success[i] or (result.target is not None and margin[i] < 0)
         row = {
-            "verdict": (Verdict.FALSIFIED if wrong else Verdict.UNKNOWN).value,
+            "verdict": FALSIFIED if wrong else UNKNOWN,
             "success": success[i],
             "margin": margin[i],
             "distance": distance[i],
@@ -229,7 +232,7 @@ def _certified(result: Any, x: Tensor, y: Tensor, ball: Ball, keep: bool) -> Ans
     found = Answers([])
     for i, verdict in enumerate(result.verdicts):
         row = {
-            "verdict": verdict.value,
+            "verdict": verdict._value_,
             "margin": margin[i],
             "prediction": prediction[i],
             "error": result.messages[i],
@@ -248,7 +251,7 @@ def _explanation_attacked(result: Any, x: Tensor, y: Tensor, ball: Ball, keep: b
     found = Answers([])
     for i in range(len(x)):
         row = {
-            "verdict": (Verdict.FALSIFIED if success[i] else Verdict.UNKNOWN).value,
+            "verdict": FALSIFIED if success[i] else UNKNOWN,
             "success": success[i],
             "margin": change[i],
             "distance": distance[i],
@@ -263,7 +266,7 @@ def _explanation_attacked(result: Any, x: Tensor, y: Tensor, ball: Ball, keep: b
 def _explanation_certified(result: Any, x: Tensor, y: Tensor, ball: Ball, keep: bool) -> Answers:
     width, deviation = result.width.flatten(1).amax(1).tolist(), result.deviation.tolist()
     rows = [
-        {"verdict": verdict.value, "margin": width[i], "loss": deviation[i], "error": result.messages[i]}
+        {"verdict": verdict._value_, "margin": width[i], "loss": deviation[i], "error": result.messages[i]}
         for i, verdict in enumerate(result.verdicts)
     ]
     return Answers(rows)

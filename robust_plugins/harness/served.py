@@ -44,6 +44,8 @@ class Served:
     def __init__(self, target: Callable[..., None], arguments: tuple[Any, ...] = (), *, quiet: bool = False) -> None:
         self._target, self._arguments, self._quiet = target, arguments, quiet
         self._process: subprocess.Popen[bytes] | None = None
+        self.noted: set[Any] = set()
+        """What whoever asks has noted about the process that runs; one that is begun again knows nothing of it."""
         self._stop = threading.Lock()
 
     def ask(self, question: Any, timeout: float | None) -> Any:
@@ -65,6 +67,7 @@ class Served:
         """Starts the process where it does not run; raises DiedError where that fails."""
         if self._process is not None:
             return
+        self.noted.clear()
         self._said = tempfile.TemporaryFile() if self._quiet else None  # noqa: SIM115 (closed when it is stopped)
         process = subprocess.Popen(
             [sys.executable, serving.__file__, json.dumps(sys.path)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import cloudpickle
 
 from robust_plugins.benchmark import executing, work
 from robust_plugins.benchmark.planning import Batch
+from robust_plugins.benchmark.records import COLUMNS
 from robust_plugins.benchmark.work import POISONED, Answers, Job
 from robust_plugins.harness.served import BEGINNING, DiedError
 
@@ -50,9 +51,10 @@ def test_only_the_samples_that_crash_are_errors(crashes: list[Job]) -> None:
         "component_hash": "", "batch_size": 8, "batch": "30-37",
     }  # fmt: skip
     batch = Batch(job(8), b"", "", fields, own, [""] * 8)
-    assert [r.batch for r in batch.answered(answers)] == ["30-31", "30-31", "32", "33", "34-35", "34-35", "36", "37"]
+    place = COLUMNS.index("batch")
+    assert [r[place] for r in batch.rows(answers)] == ["30-31", "30-31", "32", "33", "34-35", "34-35", "36", "37"]
     whole = Answers([{"verdict": "unknown"}] * 8)
-    assert {r.batch for r in batch.answered(whole)} == {"30-37"}
+    assert {r[place] for r in batch.rows(whole)} == {"30-37"}
 
 
 def test_what_always_crashes_is_given_up(crashes: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +93,7 @@ class Asked:
     """A process that has been asked so much, and within which time."""
 
     def __init__(self, there: bool) -> None:
-        self.there, self.questions = there, []
+        self.there, self.questions, self.noted = there, [], set[Any]()
 
     def ask(self, question: tuple[Job, bytes | None], timeout: float | None) -> Any:
         self.questions.append((question[1], timeout))
@@ -103,7 +105,24 @@ def test_imports_are_not_the_time_of_a_batch(there: bool, monkeypatch: pytest.Mo
     process = Asked(there)
     monkeypatch.setattr(executing, "_process", lambda: process)
     executing._isolated(job(8), b"the subject")
-    assert process.questions == [(None, BEGINNING), (b"" if there else b"the subject", 9)]
+    first = [(None, BEGINNING), (b"" if there else b"the subject", 9)]
+    assert process.questions == first
+    executing._isolated(job(8), b"the subject")
+    again = [(b"", 9)] if there else first  # what it has, and has imported, it is not asked once more
+    assert process.questions == first + again
+
+
+def test_a_process_is_asked_again_about_what_is_new_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Asked(True)
+    monkeypatch.setattr(executing, "_process", lambda: process)
+    another = [replace(job(8), component=b"another"), replace(job(8), subject="another"), job(8)]
+    for each in (job(8), *another):
+        process.questions.clear()
+        executing._isolated(each, b"the subject")
+        assert [content for content, _ in process.questions] == [None, b""]
+    process.questions.clear()
+    executing._isolated(job(8), b"the subject")
+    assert len(process.questions) == 1
 
 
 def test_a_job_is_prepared_by_imports_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 import robust_plugins as rp
+from robust_plugins.benchmark.planning import Batch
 from robust_plugins.benchmark.records import COLUMNS, Asked, Record, ball_fields, digest, ranges, samples_of
 from robust_plugins.benchmark.store import Store, artifact_hash
+from robust_plugins.benchmark.work import Answers, Job
 
 RECORD = Record(
     model="small", data="digits", sample=3, norm="linf", eps=0.1, clip="[0.0,1.0]", component="pgd", method="art:pgd",
@@ -52,6 +54,32 @@ def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
         (found,) = store.records()
     assert found.margin == -math.inf
     assert found.loss is None
+
+
+def test_rows_of_a_batch_are_those_of_its_records(tmp_path: Path) -> None:
+    """The quick way from answers to the store, column by column, and the plain one, record by record, agree."""
+    common = {
+        "model": "small", "data": "digits", "component": "pgd", "method": "art:pgd", "kind": "attack", "seed": 0,
+        "norm": "linf", "eps": 0.1, "model_hash": "m", "component_hash": "c", "batch_size": 64, "batch": "0-2",
+    }  # fmt: skip
+    own = [{"sample": i, "label": i, "input_hash": str(i)} for i in range(3)]
+    answers = [
+        {"verdict": "falsified", "success": True, "margin": -math.inf, "loss": math.nan},
+        {"verdict": "timeout", "error": "killed", "seconds": None},
+        {"verdict": "unknown", "success": False, "margin": 0.5, "seconds": 2.0, "queries": 7},
+    ]
+    job = Job(subject="", kind="attack", component=b"", ball=None, samples=(0, 1, 2), seed=0)
+    records = [Record(**common | one | row) for one, row in zip(own, answers, strict=True)]
+    batch = Batch(job, b"", "pgd", common, own, [record.identity for record in records])
+    with Store(tmp_path / "s.sqlite", write=True) as store:
+        assert store.insert_rows(batch.rows(Answers(answers))) == 3
+        assert store.insert_rows(batch.rows(Answers(answers))) == store.insert(records) == 0
+        assert list(store.records()) == records
+        assert store.identities() == {record.identity for record in records}
+    with pytest.raises(ValueError, match="colour"):
+        batch.rows(Answers([*answers[:2], {"colour": 1}]))
+    with pytest.raises(ValueError, match="to 3 rows"):
+        batch.rows(Answers(answers[:2]))
 
 
 IDENTIFYING = {
