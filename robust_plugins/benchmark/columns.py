@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robust_plugins.benchmark.intact import check_intact, example_of
 from robust_plugins.benchmark.store import Store
 
 NUMBERS = (
@@ -105,9 +106,13 @@ def joined(parts: Sequence[Columns]) -> Columns:
 
 
 def read_columns(path: str | Path) -> Columns:
-    """All records of a store, with the distances of kept examples in every norm where there are several norms."""
+    """All records of a store, with the distances of kept examples in every norm where there are several norms.
+
+    Raises ArgumentError for a file that is no store, or holds what no run has written.
+    """
     with Store(path) as store:
         columns = store.columns()
+        check_intact(store, columns)
         if len(set(columns["norm"]) - {""}) > 1 and any(columns["artifact"]):
             return Columns(columns | _measured(columns, store))
         return Columns(columns)
@@ -123,7 +128,7 @@ def _measured(columns: dict[str, list[Any]], store: Store) -> dict[str, list[flo
     for place, artifact in enumerate(columns["artifact"]):
         if not artifact:
             continue
-        kept = load(store.artifact(artifact))
+        kept = load(example_of(store, artifact))
         x = kept["x"].astype(np.float64).ravel()
         moved = np.abs(kept["x_adv"].astype(np.float64).ravel() - x)
         sizes[columns["data"][place]] = float(x.size)

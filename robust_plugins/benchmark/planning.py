@@ -19,7 +19,16 @@ from robust_plugins.benchmark.configuration import Configuration, Explanation
 from robust_plugins.benchmark.hashing import component_hash, parameters_of
 from robust_plugins.benchmark.messages import named
 from robust_plugins.benchmark.records import (
-    CLEAN, COLUMNS, DEFAULTS, NUMBERS, Asked, ball_fields, canonical, identities, number, ranges,
+    CLEAN,
+    COLUMNS,
+    DEFAULTS,
+    NUMBERS,
+    Asked,
+    ball_fields,
+    canonical,
+    identities,
+    number,
+    ranges,
 )  # fmt: skip
 from robust_plugins.benchmark.sources import unreleased
 from robust_plugins.benchmark.subjects import Subject

@@ -16,7 +16,7 @@ CLEAN = "clean"
 POISONING_CERTIFIER = "poisoning certifier"
 """The kind of rows about what abstract gradient training proved; other kinds are those of the registry."""
 
-_IDENTITY = ("model_hash", "input_hash", "label", "norm", "eps", "clip", "kind", "component_hash", "versions", "seed",
+IDENTITY = ("model_hash", "input_hash", "label", "norm", "eps", "clip", "kind", "component_hash", "versions", "seed",
              "device", "batch_size")  # fmt: skip
 """What can change an answer. Threads and the machine can change its rounding alone, so that a study goes on elsewhere:
 they are recorded beside it. Names are the study's own, and change nothing."""
@@ -106,7 +106,7 @@ class Record:
     @property
     def identity(self) -> str:
         """The hash of everything that can change the answer: equal identities, equal answers up to rounding."""
-        return digest(*(repr(getattr(self, name)) for name in _IDENTITY), *([self.box] if self.box else []))
+        return digest(*(repr(getattr(self, name)) for name in IDENTITY), *([self.box] if self.box else []))
 
     def ball(self) -> Ball | None:
         """The ball that was searched or certified; None of a clean row."""
@@ -138,7 +138,7 @@ NUMBERS = ("margin", "distance", "loss")
 
 def number(value: Any) -> Any:
     """`value`, and None in place of NaN, which is no number."""
-    return None if value != value else value  # noqa: PLR0124 (only NaN differs from itself)
+    return None if value != value else value
 
 
 class Asked(NamedTuple):
@@ -156,7 +156,7 @@ class Asked(NamedTuple):
 
 def identities(common: Mapping[str, Any], input_hashes: Sequence[str], labels: Sequence[int]) -> list[str]:
     """`Record.identity` of many records that differ in their inputs alone; `common` has the fields of all of them."""
-    before, *after = (name for name in _IDENTITY if name not in ("input_hash", "label"))
+    before, *after = (name for name in IDENTITY if name not in ("input_hash", "label"))
     first = _counted(repr(common[before]))
     last = b"".join(_counted(repr(common[name])) for name in after)
     last += _counted(common["box"]) if common.get("box") else b""

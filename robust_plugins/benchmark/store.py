@@ -86,16 +86,28 @@ class Store:
         try:
             with self._connection:
                 yield
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        except sqlite3.DatabaseError as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise _damaged(self.path, error) from error
+            if code not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
                 raise
             raise ArgumentError(
                 "store", f"{str(self.path)!r}, which cannot be written any more ({error})",
                 accepted="a file with room to grow", hint="Make room; what was written stays, and a run goes on there.",
             ) from error  # fmt: skip
 
+    def _read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        """All rows of a question; raises ArgumentError where the file is damaged, or its tables are not there."""
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise
+            raise _damaged(self.path, error) from error
+
     def __len__(self) -> int:
-        (count,) = self._connection.execute("SELECT count(*) FROM records").fetchone()
+        ((count,),) = self._read("SELECT count(*) FROM records")
         return int(count)
 
     def insert(
@@ -139,10 +151,7 @@ class Store:
 
     def _count(self, identities: Sequence[str]) -> int:
         """How many of these there are."""
-        return sum(
-            len(self._connection.execute("SELECT 1 FROM records WHERE identity = ?", (name,)).fetchall())
-            for name in set(identities)
-        )
+        return sum(len(self._read("SELECT 1 FROM records WHERE identity = ?", (name,))) for name in set(identities))
 
     def insert_aliases(self, rows: Iterable[Asked]) -> None:
         """Writes that these rows are answered by the records of their identities, which may yet come."""
@@ -151,14 +160,14 @@ class Store:
 
     def asked(self) -> set[Asked]:
         """All rows under the names of the studies that asked for them."""
-        found = self._connection.execute(f"SELECT {', '.join(Asked._fields)} FROM records").fetchall()
-        found += self._connection.execute("SELECT * FROM aliases").fetchall() if self._has("aliases") else []
+        found = self._read(f"SELECT {', '.join(Asked._fields)} FROM records")
+        found += self._read("SELECT * FROM aliases") if self._has("aliases") else []
         return {Asked(*row) for row in found}
 
     def identities(self, *, answered: bool = False) -> set[str]:
         """The identities of all records; with `answered` of those alone that are neither `error` nor `timeout`."""
         condition = " WHERE verdict NOT IN ('error', 'timeout')" if answered else ""
-        return {identity for (identity,) in self._connection.execute(f"SELECT identity FROM records{condition}")}
+        return {identity for (identity,) in self._read(f"SELECT identity FROM records{condition}")}
 
     def columns(
         self, *names: str, where: Mapping[str, Any] | None = None, aliases: bool = True
@@ -174,9 +183,7 @@ class Store:
             if name not in COLUMNS:
                 raise ArgumentError("column", repr(name), accepted=", ".join(COLUMNS), hint="Name one of them.")
         condition, values = _condition(where or {})
-        rows = self._connection.execute(
-            f"SELECT {', '.join(names)} FROM {self._rows(aliases)}{condition} ORDER BY place", values
-        ).fetchall()
+        rows = self._read(f"SELECT {', '.join(names)} FROM {self._rows(aliases)}{condition} ORDER BY place", values)
         found = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {n: [] for n in names}
         for name in _BOOLEANS:
             if name in found:
@@ -216,10 +223,10 @@ class Store:
         - `input_hash`: `x`, the input
         - `model_hash`: the state dict
         """
-        row = self._connection.execute("SELECT content FROM artifacts WHERE hash = ?", (hash,)).fetchone()
-        if row is None:
+        rows = self._read("SELECT content FROM artifacts WHERE hash = ?", (hash,))
+        if not rows:
             raise KeyError(hash)
-        return bytes(row[0])
+        return bytes(rows[0][0])
 
     def remember(self, configuration: Mapping[str, Any], created: str) -> str:
         """Keeps the configuration of a study that writes into this store, once, and returns its hash."""
@@ -231,8 +238,8 @@ class Store:
 
     def studies(self) -> list[dict[str, Any]]:
         """The configurations of all studies that wrote into this store, oldest first."""
-        found = self._connection.execute("SELECT configuration FROM studies ORDER BY rowid").fetchall()
-        return [json.loads(text) for (text,) in found]
+        found = self._read("SELECT configuration FROM studies ORDER BY rowid")
+        return [self._json(text) for (text,) in found]
 
     def remember_training(self, model: str, data: str, model_hash: str, record: Mapping[str, Any]) -> None:
         """Keeps how the model of this hash was trained, a `TrainingRecord` as a dictionary, under the study's names."""
@@ -245,17 +252,24 @@ class Store:
         if not self._has("trainings"):
             return []
         names = ("model", "data", "model_hash", "record")
-        found = self._connection.execute(f"SELECT {', '.join(names)} FROM trainings ORDER BY rowid").fetchall()
+        found = self._read(f"SELECT {', '.join(names)} FROM trainings ORDER BY rowid")
         rows = [dict(zip(names, row, strict=True)) for row in found]
-        return [row | json.loads(row.pop("record")) for row in rows]
+        return [row | self._json(row.pop("record")) for row in rows]
+
+    def _json(self, text: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise _damaged(self.path, error) from error
+        return found
 
     def _has(self, table: str) -> bool:
         """Whether this file has a table, which one of an older version that is only read may lack."""
-        return bool(self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone())
+        return bool(self._read("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)))
 
     def _opened(self, write: bool) -> sqlite3.Connection:
         if not write and not self.path.is_file():
-            raise _refused(self.path, "no file", "Run a study first: robust-plugins bench run study.toml.")
+            raise refused(self.path, "no file", "Run a study first: robust-plugins bench run study.toml.")
         try:
             if not write:
                 return self._for_reading()
@@ -274,7 +288,7 @@ class Store:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {FORMAT}")
         except sqlite3.DatabaseError as error:
-            raise _refused(self.path, f"no store ({error})", "Name another file.") from error
+            raise refused(self.path, f"no store ({error})", "Name another file.") from error
         return connection
 
     def _for_reading(self) -> sqlite3.Connection:
@@ -303,7 +317,11 @@ class Store:
         if not 1 <= found <= FORMAT:
             read = f"a store of format {found}, where this version reads 1 to {FORMAT}"
             what = read if found else "no store of studies"
-            raise _refused(self.path, what, "Name another file, or use the version that wrote it.")
+            raise refused(self.path, what, "Name another file, or use the version that wrote it.")
+        there = {name for _, name, *_ in connection.execute("PRAGMA table_info(records)")}
+        lacking = [name for name in COLUMNS if name not in there and ADDED.get(name, 0) <= found]
+        if lacking:
+            raise refused(self.path, f"edited: it has no column {lacking[0]}", "Take a copy that nobody edited.")
 
 
 def artifact_hash(content: bytes) -> str:
@@ -345,18 +363,22 @@ def _locked(path: Path) -> int | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         held = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise _refused(
-            path, f"not to be written ({error})", "Name a file in a folder that you may write to."
-        ) from error
+        raise refused(path, f"not to be written ({error})", "Name a file in a folder that you may write to.") from error
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(held)
-        raise _refused(
+        raise refused(
             path, "being written by another run", "Wait for it, or write to another store and compare the two."
         ) from None
     return held
 
 
-def _refused(path: Path, found: str, hint: str) -> ArgumentError:
+def _damaged(path: Path, error: Exception) -> ArgumentError:
+    hint = "Take a copy that is whole; `sqlite3 FILE .recover` may save what is left."
+    return refused(path, f"damaged, edited, or copied while it was written ({error})", hint)
+
+
+def refused(path: Path, found: str, hint: str) -> ArgumentError:
+    """The error about a file that is no store, or none that can be used."""
     return ArgumentError("store", f"{str(path)!r}: {found}", accepted="a store of `bench run`", hint=hint)

@@ -15,6 +15,7 @@ import torch
 
 from robust_plugins.benchmark.configuration import Configuration, checked
 from robust_plugins.benchmark.hashing import component_hash, model_hash, parameters_of, tensor_hash
+from robust_plugins.benchmark.intact import check_intact
 from robust_plugins.benchmark.planning import versions_of
 from robust_plugins.benchmark.poisoned import trained_again
 from robust_plugins.benchmark.records import ANSWERS, CLEAN, POISONING_CERTIFIER, Record, samples_of
@@ -64,16 +65,22 @@ def verify(
     - `seed`: of the choice
     - `folder`: what the paths of the study are relative to; None for the folder that it ran in, or that of the store
 
-    A record is derived with the batch that it was derived in, since random draws depend on it.
+    A record is derived with the batch that it was derived in, since random draws depend on it. Raises ArgumentError
+    where one of the records holds what no run has written.
     """
     identities = sorted(store.identities(answered=True))
     chosen = random.Random(seed).sample(identities, min(count, len(identities)))
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
-    for record in store.records(where={"identity": chosen}, aliases=False):
+    columns = store.columns(where={"identity": chosen}, aliases=False)
+    check_intact(store, columns)
+    del columns["identity"]
+    for values in zip(*columns.values(), strict=True):
+        record = Record(**dict(zip(columns, values, strict=True)))
         groups[
             record.model_hash, record.data, record.component_hash, record.norm, record.eps, record.clip, record.box,
             record.seed, record.batch,
         ].append(record)  # fmt: skip
+    store.studies()  # raises where they are damaged, once and not about each record
     subjects = Subjects(store, folder, say)
     found = []
     for records in groups.values():
@@ -150,9 +157,13 @@ class Subjects:
             content = self._store.artifact(record.model_hash)
         except KeyError:
             return None
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
-        return dict(load(content))
+        try:
+            return dict(load(content))
+        except SafetensorError as error:
+            raise KeyError(f"the weights of {record.model!r} in the store are damaged: {error}") from error
 
 
 def _one(said: dict[str, Any], record: Record) -> Configuration | None:

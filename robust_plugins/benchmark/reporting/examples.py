@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robust_plugins.benchmark.columns import Columns
+from robust_plugins.benchmark.intact import example_of
 from robust_plugins.benchmark.reporting.brackets import shortened
 from robust_plugins.benchmark.reporting.style import drawing
 from robust_plugins.benchmark.store import Store
@@ -52,7 +53,7 @@ def _kept(name: str, stores: tuple[Path, ...]) -> tuple[NDArray[np.float64], NDA
     for path in stores:
         with Store(path) as store:
             try:
-                kept = load(store.artifact(name))
+                kept = load(example_of(store, name))
             except KeyError:
                 continue
             return kept["x"].astype(np.float64), kept["x_adv"].astype(np.float64)
