@@ -29,7 +29,7 @@ from robust_plugins.benchmark.records import (
     identities,
     number,
     ranges,
-)  # fmt: skip
+)
 from robust_plugins.benchmark.sources import unreleased
 from robust_plugins.benchmark.subjects import Subject
 from robust_plugins.benchmark.work import Answers, Job

@@ -102,14 +102,14 @@ def run(
     try:
         with _answers(configuration.run, left) as coming:
             for number, answers in coming:
-                batch, rows = left[number], answers.rows
+                batch = left[number]
                 store.insert_rows(batch.rows(answers), answers.artifacts, replace=retry)
-                outcome.written += len(rows)
-                outcome.busy += sum(row.get("seconds") or 0.0 for row in rows)
-                for own, row in zip(batch.own, rows, strict=True):
-                    if row["verdict"] in FAILURES:
-                        outcome.failures[own.get("component", batch.component), row["error"]] += 1
-                        outcome.errors += row["verdict"] == "error"
+                outcome.written += len(batch)
+                outcome.busy += sum(answer.get("seconds") or 0.0 for answer in answers.rows)
+                for own, answer in zip(batch.own, answers.rows, strict=True):
+                    if answer["verdict"] in FAILURES:
+                        outcome.failures[own.get("component", batch.component), answer["error"]] += 1
+                        outcome.errors += answer["verdict"] == "error"
                 told(batch, answers)
     except KeyboardInterrupt:
         outcome.interrupted = True
