@@ -84,17 +84,31 @@ def underflow(terms: int, dtype: torch.dtype) -> float:
     return 8 * (terms + 2) * unit(dtype)[1]
 
 
-def lessened(number: Tensor, by: Tensor) -> Tensor:
+def lessened(number: Tensor, by: Tensor | float) -> Tensor:
     """`number - by` for `by >= 0`; when rounding is active, no more than that."""
     if not active():
         return number - by
+    if isinstance(by, Tensor):
+        return number - _at_least(number, by)
     u, tiny = unit(number.dtype)
-    return number - (by + 8 * u * (number.abs() + by) + tiny)
+    # Two roundings of about `number` in size, a quarter of what is paid for them, and of a number.
+    return torch.sub(number - (by * (1 + 8 * u) + tiny), number.abs(), alpha=8 * u)
 
 
-def increased(number: Tensor, by: Tensor) -> Tensor:
+def increased(number: Tensor, by: Tensor | float) -> Tensor:
     """`number + by` for `by >= 0`; when rounding is active, no less than that."""
-    return -lessened(-number, by)
+    if not active():
+        return number + by
+    if isinstance(by, Tensor):
+        return number + _at_least(number, by)
+    u, tiny = unit(number.dtype)
+    return torch.add(number + (by * (1 + 8 * u) + tiny), number.abs(), alpha=8 * u)
+
+
+def _at_least(number: Tensor, by: Tensor) -> Tensor:
+    """`by`, with room for its own errors and for those of a sum with `number`."""
+    u, tiny = unit(number.dtype)
+    return torch.add(by, number.abs() + by, alpha=8 * u).add_(tiny)
 
 
 def widened(

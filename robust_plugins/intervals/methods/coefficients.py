@@ -45,12 +45,13 @@ def parts(a: Tensor) -> tuple[Tensor, Tensor]:
 
 def lower_sum(one: Tensor, two: Tensor, terms: int = 0) -> Tensor:
     """`one + two`; with outward rounding no more, less what products of so many terms may lose to underflow."""
-    found = one + two
-    if not rounding.active():
-        return found
-    return rounding.lessened(found, torch.full_like(found, rounding.underflow(2 * terms, found.dtype)))
+    return rounding.lessened(one + two, _lost(terms, one.dtype)) if rounding.active() else one + two
 
 
 def upper_sum(one: Tensor, two: Tensor, terms: int = 0) -> Tensor:
     """`one + two`; with outward rounding no less than that, as `lower_sum` no more."""
-    return -lower_sum(-one, -two, terms)
+    return rounding.increased(one + two, _lost(terms, one.dtype)) if rounding.active() else one + two
+
+
+def _lost(terms: int, dtype: torch.dtype) -> float:
+    return rounding.underflow(2 * terms, dtype)

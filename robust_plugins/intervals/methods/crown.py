@@ -114,7 +114,7 @@ def _counted(entries: Bool[Tensor, "batch *shape"]) -> Integer[Tensor, " batch"]
     return entries.flatten(1).sum(1)
 
 
-MOSTLY = 0.4
+MOSTLY = 0.25
 """The share of a node's entries that turned out to be bent, up to which most of the next are expected not to be."""
 
 
@@ -142,7 +142,9 @@ class _Rows:
             self.values[index] = relaxation.inclined(index, rows & few, self._in_the_middle(index).center > 0)
             still = bent(network, readers, self.values[index])
             assert still is not None  # it was not before
-            rows = rows & still
+            # By themselves: samples of which few rows are left would wait for those of which all are.
+            self.values[index] = relaxation.sharpened(index, rows & few & still)
+            rows = rows & ~few
         value = relaxation.sharpened(index, rows)
         left = bent(network, readers, value)
         if left is not None:

@@ -54,7 +54,7 @@ class Reach:
             least = c.new_full((1, 1), rounding.underflow(terms, box.dtype))
         return cls(c, r + rest, least if floor is None else floor + least)
 
-    def of_samples(self, samples: slice) -> Reach:
+    def of_samples(self, samples: slice | Tensor) -> Reach:
         """For some of the samples."""
 
         def part(t: Tensor) -> Tensor:

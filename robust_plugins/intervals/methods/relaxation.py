@@ -159,7 +159,13 @@ class Relaxation(Substitution):
         """The bounds of entries, or of some negated, by as many rows for each sample, `count` at a time."""
         shape = self._shape(node)
         size = prod(shape)
-        places = Places(entries // size, len(self.values[0]))
+        sample = entries // size
+        present = sample.unique()
+        if len(present) < len(self.values[0]) and self.support is None:  # others would have a table of zeros
+            part = _OfSamples(self, present)
+            part.once = self.once
+            return part._of_dense(node, torch.searchsorted(present, sample) * size + entries % size, count, negated)
+        places = Places(sample, len(self.values[0]))
         found = []
         codes = entries % size if negated is None else entries % size + size * negated
         for chosen in places.table(codes).split(count, 1):
@@ -291,7 +297,7 @@ def _fitting(entries: Tensor, size: int, count: int) -> Tensor:
 class _OfSamples(Relaxation):
     """A part of the samples, whose lines and offsets are those of all."""
 
-    def __init__(self, every: Relaxation, samples: slice) -> None:
+    def __init__(self, every: Relaxation, samples: slice | Tensor) -> None:
         super().__init__(every.network, _Sliced(every.values, samples), memory=every.memory)
         self.every, self.samples = every, samples
 
@@ -313,7 +319,7 @@ class _OfSamples(Relaxation):
 class _Sliced(Sequence[Interval]):
     """The same intervals for some of the samples, as far as there are any."""
 
-    def __init__(self, every: Sequence[Interval], samples: slice) -> None:
+    def __init__(self, every: Sequence[Interval], samples: slice | Tensor) -> None:
         self.every, self.samples = every, samples
 
     def __len__(self) -> int:
