@@ -66,6 +66,18 @@ def test_scores_miss_a_share_of_what_is_found(monkeypatch: pytest.MonkeyPatch) -
     assert row["missed by 200"] <= row["at most missed by 200"]
 
 
+def test_widths_that_are_proved_are_not_below_those_that_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = script("comparisons/explanation_widths.py")
+    monkeypatch.setattr(widths, "RADII", (0.001, 0.1))
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)).double()
+    rows = list(widths.ratios(model, torch.rand(2, 5, dtype=torch.float64), torch.tensor([0, 1]), [0, 2], steps=8))
+    assert [row[:2] for row in rows] == [(0.001, 0), (0.001, 2), (0.1, 0), (0.1, 2)]
+    ratios = {row[:2]: row[2] for row in rows}
+    assert 1 <= ratios[0.001, 2] < 1.2 < ratios[0.001, 0]
+    assert 1 <= ratios[0.1, 2] <= ratios[0.1, 0] + 1e-9
+
+
 @pytest.mark.slow
 def test_digits_reach_the_published_figures() -> None:
     """Accuracy .97, proved deviation .05, top 1 proved .98, where plain training proves nothing: means of 3 seeds."""
