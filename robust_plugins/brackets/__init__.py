@@ -6,8 +6,9 @@ from robust_plugins.brackets.comparison import Comparison, Row
 from robust_plugins.brackets.crossing import Crossing
 from robust_plugins.brackets.decision_page import write_report
 from robust_plugins.brackets.error_comparison import ErrorComparison, ErrorRow
-from robust_plugins.brackets.explanation_comparison import ExplanationComparison, ExplanationRow
+from robust_plugins.brackets.explanation_comparison import ExplanationComparison
 from robust_plugins.brackets.explanation_page import write_explanation_report
+from robust_plugins.brackets.explanation_row import ExplanationRow
 from robust_plugins.brackets.explanations import compare_explanations
 from robust_plugins.brackets.labels import LabelsComparison
 from robust_plugins.brackets.poisoned_learning import PoisonedLearning, poison_and_train

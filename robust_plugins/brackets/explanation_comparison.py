@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from robust_plugins.balls import Ball
-from robust_plugins.brackets.answers import causes, closing, gaps, gathered, silence
+from robust_plugins.brackets.answers import closing, gathered, silence
 from robust_plugins.brackets.ball_names import ball_name
 from robust_plugins.brackets.crossing import Crossing
 from robust_plugins.brackets.explanation_crossings import explanation_crossings
+from robust_plugins.brackets.explanation_row import ExplanationRow, figure, share
 from robust_plugins.brackets.one_ball import OneBall, held
 from robust_plugins.explanations import ExplanationAttackResult, ExplanationCertificate
 from robust_plugins.explanations.explained import Of
 from robust_plugins.harness.bracket import Bracket
 from robust_plugins.harness.pictures import Bar
-from robust_plugins.harness.stored import stored
 from robust_plugins.harness.table import Table
 from robust_plugins.registry.information import Kind
 
@@ -33,78 +33,6 @@ Half = Literal["neither", "attack", "certificate"]
 
 ROUNDING = 1e-5
 """Ends of the relative deviation that differ by no more count as equal."""
-
-
-@stored
-@dataclass(frozen=True, eq=False, repr=False)
-class ExplanationRow:
-    """The answer of one component on all samples, an end of the bracket for each, or why it has none.
-
-    - `name`: the component's name.
-    - `kind`: explanation attack or explanation certifier.
-    - `deviation`: the relative deviation that was reached, or that is proved to be the largest.
-    - `keeps_top_1`: whether the most important feature has withstood, or is proved to stay the most important one.
-    - `keeps_top_k`: the same for the set of the k most important features.
-    - `robust`: whether every feature's width was, or is proved to be, at most delta. None also where no delta was
-      given.
-    - `results`: one for each goal of an attack: deviation, top-1, top-k. One for a certifier.
-    - `seconds`: wall-clock time of this one run, loading and warming up included: too noisy to compare components
-      by.
-    - `error`: what a component raised, in words, with file and line.
-    - `exception`: what a component raised, with its traceback; files do not keep it.
-
-    An attack's are what happened, a certifier's what is proved; None where the component failed or has no answer for
-    any sample. Where a certifier lacks one for some samples, their deviation is infinite and nothing is proved of them.
-    """
-
-    name: str
-    kind: Kind
-    deviation: Float[Tensor, " batch"] | None
-    keeps_top_1: Bool[Tensor, " batch"] | None
-    keeps_top_k: Bool[Tensor, " batch"] | None
-    robust: Bool[Tensor, " batch"] | None
-    results: tuple[ExplanationAttackResult | ExplanationCertificate, ...]
-    seconds: float
-    error: str = ""
-    exception: BaseException | None = field(default=None, metadata={"stored": False})
-
-    def __repr__(self) -> str:
-        """One line."""
-        cells = dict(zip(("deviation", "top 1 kept", "top k kept", "robust"), self.cells, strict=True))
-        figures = ", ".join(f"{title} {cell}" for title, cell in cells.items() if cell)
-        return f"<ExplanationRow {self.name}: {self.said}, {figures}>"
-
-    @property
-    def said(self) -> Literal["attacked", "certified"]:
-        """The word for the figures: they were found by attacking, or they are certified."""
-        return "attacked" if self.kind is Kind.EXPLANATION_ATTACK else "certified"
-
-    @property
-    def causes(self) -> tuple[str, ...]:
-        """Why there is no answer, or none for some samples, and a certifier's advice: a sentence for each."""
-        if self.error:
-            return (f"failed: {self.error}",)
-        certificates = [result for result in self.results if isinstance(result, ExplanationCertificate)]
-        found = [cause for c in certificates for cause in causes(c.verdicts, c.messages)]
-        found += [c.advice for c in certificates if c.advice]
-        undefined = self.results[0].deviation.isnan() if not certificates and self.results else torch.zeros(0)
-        if bool(undefined.any()):
-            found.append(f"undefined on {int(undefined.sum())} of {len(undefined)} samples: their explanation is NaN")
-        return tuple(found)
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """The figures as tables have them; in words where there is no answer, which the first cell then says."""
-        verdicts = [v for r in self.results if isinstance(r, ExplanationCertificate) for v in r.verdicts]
-        if self.deviation is None or self.keeps_top_1 is None or self.keeps_top_k is None:
-            return ("failed" if self.error else gaps(verdicts, counted=False) or "undefined", "", "", "")
-        missing = gaps(verdicts, counted=True)
-        typical = _figure(self.deviation, attacked=self.kind is Kind.EXPLANATION_ATTACK)
-        shares = ["" if flags is None else f"{_share(flags):.3f}" for flags in self._statements()]
-        return (f"{typical} ({missing})" if missing else typical, *shares)
-
-    def _statements(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        return self.keeps_top_1, self.keeps_top_k, self.robust
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -189,8 +117,8 @@ class ExplanationComparison(OneBall):
             for kind in (Kind.EXPLANATION_ATTACK, Kind.EXPLANATION_CERTIFIER)
         )
         return Bracket(
-            _share(torch.stack(withstood).all(0)) if withstood else None,
-            _share(torch.stack(proved).any(0)) if proved else None,
+            share(torch.stack(withstood).all(0)) if withstood else None,
+            share(torch.stack(proved).any(0)) if proved else None,
         )
 
     def __getitem__(self, name: str) -> ExplanationRow:
@@ -207,8 +135,8 @@ class ExplanationComparison(OneBall):
         """One line; printing gives the table."""
         what = f"{ball_name(self.ball)}, {self.subject}"
         low, high = self.deviation
-        ends = [_figure(low, attacked=True)] if low is not None else []
-        proved = [_figure(high, attacked=False)] if high is not None else []
+        ends = [figure(low, attacked=True)] if low is not None else []
+        proved = [figure(high, attacked=False)] if high is not None else []
         said = f"the median relative deviation is {_range(ends, proved)}" if ends or proved else "nothing is known"
         return f"<ExplanationComparison of the {self.of}: {what}; {said}>"
 
@@ -291,9 +219,9 @@ class ExplanationComparison(OneBall):
                 "ball": type(self.ball).__name__, "eps": self.ball.largest, "samples": len(self.y),
                 "component": row.name, "is": row.said,
                 "deviation": None if row.deviation is None else row.deviation.nanmedian().item(),
-                "top_1_kept": None if row.keeps_top_1 is None else _share(row.keeps_top_1),
-                "top_k_kept": None if row.keeps_top_k is None else _share(row.keeps_top_k),
-                "robust": None if row.robust is None else _share(row.robust),
+                "top_1_kept": None if row.keeps_top_1 is None else share(row.keeps_top_1),
+                "top_k_kept": None if row.keeps_top_k is None else share(row.keeps_top_k),
+                "robust": None if row.robust is None else share(row.robust),
                 "seconds": row.seconds, "cause": "; ".join(row.causes),
             }
             for row in self.rows
@@ -308,8 +236,8 @@ class ExplanationComparison(OneBall):
             statements["keeps_top_k"] = f"the top {self.k} are kept"
         if self.delta is not None:
             statements["robust"] = f"no width exceeds {self.delta:.4g}"
-        found = [] if low is None else [_figure(low, attacked=True)]
-        proved = [] if high is None else [_figure(high, attacked=False)]
+        found = [] if low is None else [figure(low, attacked=True)]
+        proved = [] if high is None else [figure(high, attacked=False)]
         parts = []
         if found or proved:
             parts.append(f"the median relative deviation is {_range(found, proved)}")
@@ -395,14 +323,6 @@ def explanation_conclusion(comparisons: Sequence[ExplanationComparison]) -> str:
     return "\n".join([*known, *missing, *closing(crossings, any(c.deviation.complete for c in comparisons))])
 
 
-def _figure(deviation: Tensor, *, attacked: bool) -> str:
-    """The median in words where it is no number: nothing was proved, or the explanation at x is 0 and has moved."""
-    median = deviation.nanmedian().item()  # NaN where the explanation at x is: counted among the causes
-    if math.isinf(median):
-        return "infinite" if attacked else "unbounded"
-    return f"{median:.4f}"
-
-
 def _range(low: Sequence[str], high: Sequence[str]) -> str:
     if low and high:
         return f"between {low[0]} and {high[0]}"
@@ -419,10 +339,6 @@ def _shares(bracket: Bracket[float]) -> str:
 def _mean_deviation(row: ExplanationRow) -> float:
     assert row.deviation is not None
     return row.deviation.nan_to_num(posinf=1e30).mean().item()
-
-
-def _share(flags: Tensor) -> float:
-    return flags.double().mean().item()
 
 
 def _numbers(values: Tensor | None) -> list[float | None] | None:

@@ -18,11 +18,11 @@ from robust_plugins.brackets.balls_comparison import BallsComparison
 from robust_plugins.brackets.components import resolved, with_bar
 from robust_plugins.brackets.explanation_comparison import (
     ExplanationComparison,
-    ExplanationRow,
     attacked_of,
     certified_of,
 )
 from robust_plugins.brackets.explanation_crossings import explanation_crossings
+from robust_plugins.brackets.explanation_row import ExplanationRow
 from robust_plugins.brackets.observing import observed
 from robust_plugins.decisions.results import Verdict
 from robust_plugins.errors import ArgumentError

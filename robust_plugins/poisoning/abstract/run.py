@@ -24,6 +24,7 @@ from robust_plugins.harness.weights import Weights
 from robust_plugins.intervals import Interval, trace
 from robust_plugins.poisoning.abstract.privacy import PrivatePrediction, private_response
 from robust_plugins.poisoning.box import sample_gradients
+from robust_plugins.poisoning.box.logit_differences import antisymmetric, pairs
 from robust_plugins.poisoning.box.sample_gradients import Inputs
 from robust_plugins.poisoning.budget import PoisoningBudget
 from robust_plugins.poisoning.concrete.losses import Loss, Objective, objective
@@ -329,9 +330,9 @@ class PoisoningRun(Result):
         z = z.sharpened(_known(self.domain.bounds(x, eye)))
         if differences is None:
             return z, None
-        spec, (i, j) = sample_gradients.pairs(z.lower)
+        spec, (i, j) = pairs(z.lower)
         found = _known(self.domain.bounds(x, spec.expand(len(x), -1, -1)))
-        return z, differences.sharpened(sample_gradients.antisymmetric(found, i, j, z.shape[1]))
+        return z, differences.sharpened(antisymmetric(found, i, j, z.shape[1]))
 
     def _classifying(self, what: str) -> Objective:
         kind = objective(self.loss)

@@ -12,16 +12,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from robust_plugins.intervals import Interval, Network, Relaxation, crown, rounding
 from robust_plugins.intervals.methods.affine_forms import Form, Norm, affine_forms, through_affine
 from robust_plugins.intervals.methods.substitution import Support
-from robust_plugins.intervals.products import product, total
+from robust_plugins.intervals.products import total
+from robust_plugins.poisoning.box import logit_differences
+from robust_plugins.poisoning.box.logit_differences import (
+    antisymmetric,
+    below_last,
+    last_linear,
+    pairs,
+    with_cancellation,
+)
 from robust_plugins.poisoning.box.sums.per_sample import Dense, Outer, PerSample
 from robust_plugins.poisoning.concrete.losses import Objective
 
@@ -33,10 +41,6 @@ MEMORY = 2**28
 
 RELAXED = 2**34
 """The most multiplications that affine forms of a batch may take for "auto" to use them."""
-
-
-SMALL = 2.0**-20
-"""The part of the weights' size below which a sample's gradient may be of the size of rounding errors."""
 
 Dependence = Literal["none", "affine", "crown"]
 """How the dependence on moved inputs is kept: not at all, by affine forms, or by backward linear relaxation."""
@@ -140,7 +144,7 @@ def _forward(network: Network, inputs: Inputs, differing: bool) -> Forward:
     outputs = values[-1]
     if not differing or outputs.lower.dim() != 2 or outputs.shape[0] * outputs.shape[1] ** 2 > PAIRS:
         return Forward(network, values, None)
-    differences = _differences(network, values)
+    differences = logit_differences.of(network, values)
     spec, (i, j) = pairs(outputs.lower)
     found = None
     if kind == "crown":
@@ -154,7 +158,7 @@ def _forward(network: Network, inputs: Inputs, differing: bool) -> Forward:
 
 def _form_of_differences(network: Network, values: list[Interval], forms: list[Form], i: Tensor, j: Tensor) -> Form:
     """The affine form of all `z_j - z_i`: of the rows' differences where the last layer is linear."""
-    last = _last_linear(network)
+    last = last_linear(network)
     if last is None:
         z = forms[-1]
         return Form(z.center[:, j] - z.center[:, i], z.generators[:, :, j] - z.generators[:, :, i],
@@ -248,10 +252,10 @@ def backward(
     for y in labels:
         deltas.append(objective.gradient(z, y, found.differences))
         if found.differences is not None and isinstance(y, Tensor) and len(network.nodes) - 1 > first:
-            below.append(_below_last(network, deltas[-1], y))
+            below.append(below_last(network, deltas[-1], y))
     known = {}
     if below and all(b is not None for b in below):
-        known[network.nodes[-1].inputs[0]] = _with_cancellation(_hull([b for b in below if b is not None]), network)
+        known[network.nodes[-1].inputs[0]] = with_cancellation(_hull([b for b in below if b is not None]), network)
     nodes = network.backward(found.values, _hull(deltas), known=known, until=first).nodes
     result = Pass(found, nodes, frozenset(trained), clip=clip)
     return result if norm is None else replace(result, scale=_scale(result.gradients().values(), norm), clip=norm)
@@ -273,83 +277,6 @@ def affordable(network: Network, x: Float[Tensor, "batch *features"], directions
         if not shared and weight is not None and weight.lower.dim() > 1:
             cost += values[index].lower[0].numel() * weight.lower[0].numel()
     return "affine" if len(x) * directions * cost <= RELAXED else "none"
-
-
-def _differences(network: Network, values: list[Interval]) -> Interval:
-    """From the logits' ends and, where the last layer is linear, from the differences of its rows, bounded as rows."""
-    z = values[-1]
-    classes = z.shape[1]
-    plain = z.map(lambda t: t.unsqueeze(1)) - z.map(lambda t: t.unsqueeze(2))
-    last = _last_linear(network)
-    if last is not None:
-        weight, bias = last
-        _, (i, j) = pairs(z.lower)
-        rows = weight[j] - weight[i]
-        shift = None if bias is None else bias[j] - bias[i]
-        h = values[network.nodes[-1].inputs[0]]
-        found = product(torch.nn.functional.linear, h, rows, terms=weight.shape[1] + 1, bias=shift)
-        plain = plain.sharpened(antisymmetric(found, i, j, classes))
-    same = torch.eye(classes, dtype=torch.bool, device=z.device)
-    return plain.map(lambda t: t.masked_fill(same, 0.0))
-
-
-def _below_last(network: Network, delta: Interval, y: Tensor) -> Interval | None:
-    """`sum_c W_c p_c - W_y = sum_{c != y} (W_c - W_y) p_c`, by the last layer's input; None if not linear."""
-    last = _last_linear(network)
-    if last is None:
-        return None
-    weight, _ = last
-    low = delta.lower.new_empty((len(y), weight.shape[1]))
-    up = low.clone()
-    for label in y.unique().tolist():
-        rows = weight - weight[label]
-        zero = torch.arange(len(weight), device=y.device) == label
-        rows = Interval(rows.lower.masked_fill(zero[:, None], 0.0), rows.upper.masked_fill(zero[:, None], 0.0))
-        mine = y == label
-        # The other classes' entries of delta are their probabilities.
-        found = product(torch.matmul, delta[mine], rows, terms=len(weight) + 1)
-        low[mine], up[mine] = found.lower, found.upper
-    return Interval(low, up)
-
-
-def _with_cancellation(found: Interval, network: Network) -> Interval:
-    """Wider by a rounding error of the probabilities where a sample's bounds are far below it.
-
-    The engine's own `sum_c W_c p_c - W_y` cancels terms of the weights' size, and then misses such a bound.
-    """
-    last = _last_linear(network)
-    assert last is not None
-    small = found.magnitude.amax(1, keepdim=True) < SMALL * last[0].magnitude.amax()
-    if not bool(small.any()):
-        return found
-    slack = torch.where(small, 16 * torch.finfo(found.dtype).eps * last[0].magnitude.amax(), 0.0)
-    return Interval(found.lower - slack, found.upper + slack)
-
-
-def _last_linear(network: Network) -> tuple[Interval, Interval | None] | None:
-    index = len(network.nodes) - 1
-    if network.rules[index].layer is not nn.Linear:
-        return None
-    parameters: dict[str, Any] = network.parameters[index]
-    return parameters["weight"], parameters["bias"]
-
-
-def pairs(z: Float[Tensor, "batch classes"]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The specification of all `z_j - z_i`, i < j, (pairs, classes), and the indices i and j."""
-    i, j = torch.triu_indices(z.shape[1], z.shape[1], 1, device=z.device)
-    spec = z.new_zeros((len(i), z.shape[1]))
-    rows = torch.arange(len(i), device=z.device)
-    spec[rows, j], spec[rows, i] = 1, -1
-    return spec, (i, j)
-
-
-def antisymmetric(found: Interval, i: Int[Tensor, " pairs"], j: Int[Tensor, " pairs"], classes: int) -> Interval:
-    """From (batch, pairs), i < j, to (batch, classes, classes)."""
-    low = found.lower.new_zeros((len(found), classes, classes))
-    up = low.clone()
-    low[:, i, j], up[:, i, j] = found.lower, found.upper
-    low[:, j, i], up[:, j, i] = -found.upper, -found.lower
-    return Interval(low, up)
 
 
 def _hull(intervals: Sequence[Interval]) -> Interval:

@@ -15,7 +15,7 @@ from torch.func import functional_call, grad, vmap
 
 import robust_plugins as rp
 from robust_plugins.intervals import Interval, rounding, trace
-from robust_plugins.poisoning.box import sample_gradients
+from robust_plugins.poisoning.box import logit_differences, sample_gradients
 from robust_plugins.poisoning.box.sample_gradients import Inputs, Pass
 from robust_plugins.poisoning.concrete.clipping import Clip, NormClip
 from robust_plugins.poisoning.concrete.losses import objective
@@ -295,13 +295,13 @@ def test_planted_faults_are_found(fault: str, monkeypatch: pytest.MonkeyPatch) -
     if fault == "labels forgotten":
         monkeypatch.setattr(type(objective("cross_entropy")), "relabelled", lambda self, y, outputs, budget: [y])
     elif fault == "differences too tight":
-        true = sample_gradients._differences
+        true = logit_differences.of
 
         def tight(network: object, values: list[Interval]) -> Interval:
             d = true(network, values)
             return Interval(d.center - 0.2 * d.radius, d.center + 0.2 * d.radius)
 
-        monkeypatch.setattr(sample_gradients, "_differences", tight)
+        monkeypatch.setattr(logit_differences, "of", tight)
     elif fault == "box too small":
         box = setting.inputs.box
         bounds = Setting.bounds
