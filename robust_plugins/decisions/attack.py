@@ -213,7 +213,8 @@ class Attack(Component, ABC):
             with torch.enable_grad(), _recurrent_gradients(model):
                 try:
                     # Copies: what a plugin does to its arguments must not reach the user's, nor our judgement.
-                    told = self.find(seen, x[part].clone(), y[part].clone(), ball[part].relaxed, targeted=targeted)
+                    given = x[part].clone(memory_format=torch.contiguous_format)  # some view it as rows
+                    told = self.find(seen, given, y[part].clone(), ball[part].relaxed, targeted=targeted)
                 except RuntimeError as error:  # an attack that needs no gradients is free to succeed
                     if is_quantised(model):
                         raise UnsupportedModelError(QUANTISED) from error
@@ -278,7 +279,10 @@ def _resolve_target(target: Target, y: Tensor, clean: Tensor) -> Tensor:
     )
 
 
-RANDOM = f"the model draws at random: only successes that {EVALUATIONS} more evaluations confirmed are counted"
+RANDOM = (
+    f"the model draws at random: only successes that {EVALUATIONS} more evaluations confirmed are counted; rp:auto and "
+    "rp.averaged follow gradients averaged over draws"
+)
 
 
 DEPENDENT = "the model answers an input otherwise in another batch: judged on the batch of the result, as a whole"

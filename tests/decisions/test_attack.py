@@ -162,3 +162,9 @@ def test_a_model_without_gradients_is_refused_by_one_sentence(name: str) -> None
     norm = rp.L2 if name in ("art:deepfool", "art:cw-l2") else rp.Linf
     with pytest.raises(rp.ArgumentError, match="not differentiable in its input"):
         rp.attack(name)(model, x, model(x).argmax(1), norm(eps=0.1, clip=(0.0, 1.0)))
+
+
+def test_an_attack_may_view_its_inputs_as_rows() -> None:
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(6, 3)), torch.rand(4, 3, 2).transpose(1, 2)
+    result = Returns(value=lambda x: (x.view(len(x), -1) + 0.05).view_as(x))(model, x, model(x).argmax(1), BALL)
+    assert result.x_adv.shape == (4, 2, 3)
