@@ -130,7 +130,7 @@ def _decided(
 
 
 def check_fits(network: OnnxNetwork, property: Property) -> None:
-    """Raises ArgumentError unless the property has the network's inputs and outputs."""
+    """Raises ArgumentError unless the property has the network's inputs and outputs, and bounds of its numbers."""
     sizes = torch.Size(network.input_shape).numel(), torch.Size(network.output_shape).numel()
     if sizes != (property.inputs, property.outputs):
         raise ArgumentError(
@@ -138,3 +138,12 @@ def check_fits(network: OnnxNetwork, property: Property) -> None:
             accepted=f"those of {str(network.path)!r}: {sizes[0]} inputs and {sizes[1]} outputs",
             hint="Give the network that the property is written for.",
         )  # fmt: skip
+    largest = torch.finfo(network.dtype).max
+    for case in property.cases:
+        for i, ends in enumerate(zip(case.lower, case.upper, strict=True)):
+            if max(map(abs, ends)) > largest:
+                raise ArgumentError(
+                    "property", f"{str(property.path)!r}: X_{i} from {float(ends[0]):.3g} to {float(ends[1]):.3g}",
+                    accepted=f"bounds of at most {largest:.3g}, the largest number of the network's {network.dtype}",
+                    hint="Bound the input to what it can be.",
+                )  # fmt: skip

@@ -169,7 +169,8 @@ def at_once(form: Network, box: Interval, unsafe: Unsafe) -> Float[Tensor, " con
         with rounding.outward():
             values = crown(form, box, entries="bent")
             rows = Relaxation(form, values).lower(len(values) - 1, unsafe.weights.unsqueeze(0))
-            size = rows.abs() + unsafe.offsets.abs()
+            outputs = torch.maximum(values[-1].lower.abs(), values[-1].upper.abs()).flatten(1)
+            size = outputs @ unsafe.weights.abs().t() + unsafe.offsets.abs()  # weights may be rounded too
             return unsafe.excess(rounding.lessened(rows + unsafe.offsets, 2.0**-52 * size))[0]
     except UnsupportedModelError:  # a layer has no such bounds, and is unfolded by columns then
         return nothing

@@ -37,6 +37,7 @@ CASES: list[tuple[str, tuple[int, ...], dict[str, Any], list[Any], int]] = [
     ("Flatten", IMAGE, {"axis": 0}, [], 17), ("Flatten", IMAGE, {"axis": -1}, [], 17),
     ("LeakyRelu", ROW, {"alpha": 0.3}, [], 17), ("Elu", ROW, {"alpha": 0.5}, [], 17),
     ("Celu", ROW, {"alpha": 2.0}, [], 17), ("HardSigmoid", ROW, {"alpha": 1 / 6, "beta": 0.5}, [], 17),
+    ("Selu", ROW, {"alpha": 2.0, "gamma": 0.5}, [], 17),
     ("Gelu", ROW, {}, [], 20), ("Gelu", ROW, {"approximate": "tanh"}, [], 20),
     ("PRelu", IMAGE, {}, [floats(4, 1, 1)], 17), ("PRelu", ROW, {}, [floats(1)], 17),
     ("PRelu", ROW, {}, [floats(5)], 17),
@@ -148,6 +149,19 @@ def test_operator(tmp_path: Path, case: Any) -> None:
     reach = graph.forward(Interval(x - 0.1, x + 0.1))[-1]
     inside = network.model(x + 0.1 * (2 * torch.rand_like(x) - 1))
     assert bool((reach.lower - 1e-4 <= inside).all() and (inside <= reach.upper + 1e-4).all())
+
+
+def test_constants_are_those_of_the_file(tmp_path: Path) -> None:
+    """In double precision too, where torch's own layers have others: what is proved there is said of the file."""
+    x = torch.tensor([[-1.0, -0.4, 0.3, 19.5, 20.5]], dtype=torch.float64)
+    alpha, gamma, sixth = (float(np.float32(v)) for v in (1.67326, 1.0507, 1 / 6))
+    for operator, attributes, value in (
+        ("Selu", {"alpha": alpha, "gamma": gamma}, gamma * torch.where(x > 0, x, alpha * x.expm1())),
+        ("HardSigmoid", {"alpha": sixth, "beta": 0.5}, (sixth * x + 0.5).clamp(0, 1)),
+        ("Softplus", {}, x.exp().log1p()),
+    ):
+        network = read_network(single(tmp_path / "one.onnx", (operator, ROW, attributes, [], 17)))
+        assert torch.allclose(network.model.double()(x), value, rtol=1e-14, atol=0)
 
 
 def test_every_operator_has_a_case() -> None:

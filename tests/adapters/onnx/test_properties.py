@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import sys
 import time
 from fractions import Fraction
@@ -11,10 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from support.onnx_files import published
+from torch import nn
 
 import robust_plugins as rp
 from robust_plugins.adapters.onnx.properties import Property, Row, read_property
 from robust_plugins.adapters.onnx.properties.rows import box, halfspaces, holds, needs_input
+from robust_plugins.decisions.verifier.properties import Unsafe
+from robust_plugins.decisions.verifier.verify import at_once, prepared
+from robust_plugins.intervals.interval import Interval
 
 DECLARED = "(declare-const X_0 Real)\n(declare-const X_1 Real)\n(declare-const Y_0 Real)\n(declare-const Y_1 Real)\n"
 BOX = "(assert (and (>= X_0 -1) (<= X_0 1) (>= X_1 0) (<= X_1 0.1)))"
@@ -90,6 +95,28 @@ def test_tensors_hold_what_the_exact_numbers_hold(tmp_path: Path) -> None:
     assert Fraction(offsets.item()) <= Fraction(-1, 10)
 
 
+def test_weights_of_many_digits_and_of_any_size_are_tensors(tmp_path: Path) -> None:
+    """What rounding does to weights is less than what the verifier takes off a bound, also where terms cancel."""
+    up, down = (_digits(Fraction(0.1) + Fraction(part, 100) * Fraction(math.ulp(0.1))) for part in (51, 49))
+    unsafe = f"(assert (<= (- (* {up} Y_0) (* {down} Y_1)) 0))"
+    (case,) = read(tmp_path, DECLARED + BOX + unsafe).cases
+    (sets,) = halfspaces(case, 2)
+    assert float(sets.weights.sum()) == math.ulp(0.1)  # 1 and not .02 of it
+    x = torch.full((1, 2), 2.0**60, dtype=torch.float64)
+    layer = nn.Linear(2, 2, bias=False).double()
+    layer.weight.data = torch.eye(2).double()
+    form = prepared(nn.Sequential(layer, nn.ReLU()), x).relu
+    exact = 2**60 * (Fraction(up) - Fraction(down))
+    assert Fraction(float(at_once(form, Interval.point(x), Unsafe([sets], 2))[0])) <= exact
+    for numbers in ("(* 1e-200 Y_0) 1e200", "(+ (* 1e-250 Y_0) (* 1e250 Y_1)) 1e300", "Y_0 1e300"):
+        ((weights, offsets),) = halfspaces(read(tmp_path, DECLARED + BOX + f"(assert (<= {numbers}))").cases[0], 2)
+        assert bool(weights.isfinite().all() & offsets.isfinite().all())
+
+
+def _digits(number: Fraction) -> str:
+    return f"0.{int(number * 10**25):025d}"
+
+
 def test_gzipped_files_are_found_without_their_suffix(tmp_path: Path) -> None:
     (tmp_path / "p.vnnlib.gz").write_bytes(gzip.compress((DECLARED + BOX).encode()))
     assert read_property(tmp_path / "p.vnnlib").inputs == 2
@@ -114,6 +141,9 @@ def test_gzipped_files_are_found_without_their_suffix(tmp_path: Path) -> None:
         ("(declare-const Y_0 Real)", "line 6: Y_0 is declared twice"),
         ("(assert (<= Y_7 1))", "line 6: the variable 'Y_7', which is not declared"),
         ("(assert (<= Y_0 1e99999999))", "line 6: '1e99999999', which is no number"),
+        ("(assert (<= Y_0 1e400))", "line 6: a number that is too large or too small"),
+        ("(assert (<= (* 1e200 Y_0) (* 1e200 1e200)))", "line 6: a number that is too large or too small"),
+        ("(assert (<= (* 1e-200 1e-200 Y_0) 1))", "line 6: a number that is too large or too small"),
         ("(assert (<= Y_0 1 2))", "line 6: `<=` of 3 expressions, where it takes two"),
         ("(assert (<= Y_0 ((+ 1 2))))", "line 6: an expression that does not begin with an operator"),
         ("(assert (sin Y_0))", "line 6: `sin`, which is not covered"),

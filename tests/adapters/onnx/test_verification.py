@@ -123,6 +123,11 @@ def test_sizes_must_fit(tmp_path: Path) -> None:
         verify(triangle(tmp_path), asked(tmp_path, "0", "1", inputs=3), timeout=1)
 
 
+def test_bounds_beyond_the_networks_numbers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(rp.ArgumentError, match=r"X_0 from -1e\+39 to 1e\+39; accepted: bounds of at most 3.4e\+38"):
+        verify(triangle(tmp_path), asked(tmp_path, "-1e39", "1e39"), timeout=1)
+
+
 def test_replays_are_exact(tmp_path: Path) -> None:
     """By the smallest step outside of the box, or of the unsafe set, an input is no witness."""
     network, question = triangle(tmp_path), asked(tmp_path, "-1", "1", "(>= Y_0 2)")

@@ -6,14 +6,15 @@ import math
 import operator
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robust_plugins.adapters.onnx.translation import Call, Translation, TranslationError, Value, translates
+from robust_plugins.adapters.onnx.translation import Call, Translation, Value, translates
 
 _PLAIN: dict[str, Callable[[], nn.Module]] = {
-    "Relu": nn.ReLU, "Sigmoid": nn.Sigmoid, "Tanh": nn.Tanh, "Softplus": nn.Softplus, "Softsign": nn.Softsign,
+    "Relu": nn.ReLU, "Sigmoid": nn.Sigmoid, "Tanh": nn.Tanh, "Softsign": nn.Softsign,
     "Mish": nn.Mish, "HardSwish": nn.Hardswish,
 }  # fmt: skip
 
@@ -25,7 +26,7 @@ def _plain(t: Translation, call: Call) -> Value:
 
 @translates("LeakyRelu")
 def _leaky_relu(t: Translation, call: Call) -> Value:
-    return t.layer(nn.LeakyReLU(float(call.get("alpha", 0.01))), call.value())
+    return t.layer(nn.LeakyReLU(float(call.get("alpha", np.float32(0.01)))), call.value())
 
 
 @translates("Elu")
@@ -40,10 +41,15 @@ def _celu(t: Translation, call: Call) -> Value:
 
 @translates("Selu")
 def _selu(t: Translation, call: Call) -> Value:
-    alpha, gamma = call.get("alpha", 1.6732632), call.get("gamma", 1.0507009)
-    if not (math.isclose(alpha, 1.6732632, rel_tol=1e-5) and math.isclose(gamma, 1.0507009, rel_tol=1e-5)):
-        raise TranslationError(f"alpha {alpha} and gamma {gamma} are not those of torch's SELU")
-    return t.layer(nn.SELU(), call.value())
+    """By ELU: torch's SELU has constants of its own, which are those of the file up to 3e-8 at best."""
+    alpha, gamma = float(call.get("alpha", np.float32(1.6732632))), float(call.get("gamma", np.float32(1.0507009)))
+    return t.function(operator.mul, t.layer(nn.ELU(alpha), call.value()), gamma)
+
+
+@translates("Softplus")
+def _softplus(t: Translation, call: Call) -> Value:
+    """Above the threshold torch takes the identity: at 40 that is the same in double precision, at its own 20 not."""
+    return t.layer(nn.Softplus(threshold=40.0), call.value())
 
 
 @translates("ThresholdedRelu")
@@ -53,9 +59,7 @@ def _thresholded(t: Translation, call: Call) -> Value:
 
 @translates("HardSigmoid")
 def _hard_sigmoid(t: Translation, call: Call) -> Value:
-    alpha, beta = float(call.get("alpha", 0.2)), float(call.get("beta", 0.5))
-    if math.isclose(alpha, 1 / 6, rel_tol=1e-6) and beta == 0.5:
-        return t.layer(nn.Hardsigmoid(), call.value())
+    alpha, beta = float(call.get("alpha", np.float32(0.2))), float(call.get("beta", 0.5))
     line = t.function(operator.add, t.function(operator.mul, call.value(), alpha), beta)
     return t.function(torch.clamp, line, 0.0, 1.0)
 

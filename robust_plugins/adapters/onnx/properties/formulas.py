@@ -16,6 +16,8 @@ MOST = 50_000
 """How many alternatives a formula may have in normal form."""
 ROWS = 5_000_000
 """How many constraints they may have in all."""
+LARGEST = Fraction(10) ** 300
+"""Doubles hold numbers of this size, and its inverse."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE]([+-]?\d{1,3}))?")
 _SIGNS = {"<=": (1, False), "<": (1, True), ">=": (-1, False), ">": (-1, True)}
@@ -99,7 +101,16 @@ class Formulas:
         return [[]] if row.offset < 0 or (row.offset == 0 and not strict) else []
 
     def expression(self, form: Form) -> Linear:
-        """A linear expression. Raises ArgumentError, naming the line, where it is none."""
+        """A linear expression. Raises ArgumentError, naming the line, where it is none, or no double holds a number."""
+        found = self._expression(form)
+        for number in (*found.weights.values(), found.constant):
+            if number and not 1 / LARGEST <= abs(number) <= LARGEST:
+                raise self.source.refused(
+                    form.position, "a number that is too large or too small", "Covered are 0 and 1e-300 to 1e300."
+                )
+        return found
+
+    def _expression(self, form: Form) -> Linear:
         if form.atom is not None:
             return self._atom(form.atom, form.position)
         name = form.items[0].atom

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robust_plugins.adapters.onnx.properties.formulas import Row
+from robust_plugins.adapters.onnx.properties.formulas import LARGEST, Row
 from robust_plugins.adapters.onnx.properties.property import Case
 from robust_plugins.decisions.verifier import Halfspaces
 
@@ -36,7 +36,8 @@ def halfspaces(case: Case, outputs: int) -> list[Halfspaces]:
     """The conjunctions of a case in double precision, inputs after the outputs where one `needs_input`.
 
     Each row is scaled to whole numbers where doubles hold these, and its offset is rounded down: the conjunction here
-    holds wherever the exact one does. Weights of more digits than a double has are rounded to the nearest.
+    holds wherever the exact one does. Weights of more digits than a double has are rounded to the nearest,
+    which is within the rounding errors that verifiers take off.
     """
     size = outputs + (len(case.lower) if needs_input(case) else 0)
     found = []
@@ -44,7 +45,8 @@ def halfspaces(case: Case, outputs: int) -> list[Halfspaces]:
         weights, offsets = torch.zeros(len(rows), size, dtype=torch.float64), []
         for i, row in enumerate(rows):
             factor = math.lcm(*(weight.denominator for _, weight in row.weights))
-            if any(abs(weight * factor) > 2**53 for _, weight in row.weights):
+            largest = max(abs(weight) for _, weight in row.weights) * factor
+            if largest > 2**53 or abs(row.offset * factor) > LARGEST:
                 factor = 1
             for name, weight in row.weights:
                 weights[i, int(name[2:]) + (outputs if name[0] == "X" else 0)] = float(weight * factor)
