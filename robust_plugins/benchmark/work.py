@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from robust_plugins.balls import Ball
 from robust_plugins.benchmark.records import CLEAN
 from robust_plugins.benchmark.store import artifact_hash
+from robust_plugins.benchmark.undisturbed import undisturbed
 from robust_plugins.decisions.results import Verdict
 from robust_plugins.errors import UnsupportedModelError
 from robust_plugins.harness.arguments import decided
 from robust_plugins.harness.call import calling
+from robust_plugins.harness.failures import named
 from robust_plugins.networks.files import model_from_file
 from robust_plugins.registry.information import Kind
 
@@ -112,12 +114,12 @@ def answered(job: Job, packed: bytes = b"") -> Answers:
             return found
         model, x, y = _subject(job.subject, job.device, packed)
         chosen = torch.tensor(job.samples, device=x.device)
-        return _answers(job, model, x[chosen], y[chosen])
+        with undisturbed():
+            return _answers(job, model, x[chosen], y[chosen])
     except UnsupportedModelError as error:
         return failed(len(job.samples), Verdict.UNSUPPORTED, str(error), time.perf_counter() - start)
-    except (Exception, SystemExit) as error:  # one component's failure must not end the study
-        cause = f"{type(error).__name__}: {error}"
-        return failed(len(job.samples), Verdict.ERROR, cause, time.perf_counter() - start)
+    except (Exception, SystemExit, GeneratorExit) as error:  # one component's failure must not end the study
+        return failed(len(job.samples), Verdict.ERROR, named(error), time.perf_counter() - start)
 
 
 def serve(pipe: Any) -> None:
@@ -128,7 +130,11 @@ def serve(pipe: Any) -> None:
             job, packed = pipe.recv()
         except EOFError:
             return
-        pipe.send(prepared(job) if packed is None else answered(job, packed))
+        try:
+            found = prepared(job) if packed is None else answered(job, packed)
+        except KeyboardInterrupt as error:  # of the component itself: what the user presses does not come here
+            found = failed(len(job.samples), Verdict.ERROR, named(error))
+        pipe.send(found)
 
 
 _subjects: dict[tuple[str, str], tuple[nn.Module, Tensor, Tensor]] = {}

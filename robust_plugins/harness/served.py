@@ -38,7 +38,8 @@ class Served:
     It runs `target(pipe, *arguments)`, a function that can be imported: it sends "ready", and then an answer to each
     thing that it receives, until EOFError. The process ignores Ctrl-C, which is its parent's business, ends when its
     parent is gone, however that ended, and imports nothing of the parent's main program. With `quiet` what it prints is
-    kept for the message of `DiedError`, else it goes to standard error.
+    kept for the message of `DiedError`, else it goes to standard error. Processes that it starts are killed with it; a
+    copy of itself that it makes by forking cannot answer.
     """
 
     def __init__(self, target: Callable[..., None], arguments: tuple[Any, ...] = (), *, quiet: bool = False) -> None:
@@ -71,7 +72,7 @@ class Served:
         self._said = tempfile.TemporaryFile() if self._quiet else None  # noqa: SIM115 (closed when it is stopped)
         process = subprocess.Popen(
             [sys.executable, serving.__file__, json.dumps(sys.path)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, start_new_session=True,
         )  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None
@@ -106,6 +107,8 @@ class Served:
             process, self._process = self._process, None
             if process is None:
                 return
+            with contextlib.suppress(OSError, AttributeError):  # there are no groups on Windows
+                os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started, such as solvers
             process.kill()
             process.wait()
             with contextlib.suppress(OSError, ValueError):

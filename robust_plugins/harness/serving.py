@@ -45,17 +45,34 @@ def serve() -> None:
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a backend prints must not be taken for an answer
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    # Where a component forks, the copy would answer, too, and its answer be taken for that of the next question; and
+    # while it lives nobody would see that this process has died.
+    os.register_at_fork(after_in_child=lambda: _close(incoming.fileno(), outgoing.fileno()))
     pipe = Pipe(incoming, outgoing)
     parent, target, arguments = pipe.recv()
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    with contextlib.suppress(BrokenPipeError):
+    own = os.getpid()
+    try:
         target(pipe, *arguments)
+    except BrokenPipeError:
+        pass
+    finally:
+        if os.getpid() != own:  # a copy has no business here
+            os._exit(0)
+
+
+def _close(*files: int) -> None:
+    for file in files:
+        with contextlib.suppress(OSError):
+            os.close(file)
 
 
 def _watch(parent: int) -> None:
     """Ends this process when its parent is gone: a long computation would not notice for hours."""
     while os.getppid() == parent or os.name != "posix":
         time.sleep(1)
+    with contextlib.suppress(OSError):
+        os.killpg(os.getpid(), signal.SIGKILL)  # with the processes that it has started
     os._exit(1)
 
 

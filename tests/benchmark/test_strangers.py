@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from support.studies import Moods, answers, study
 
@@ -144,17 +146,24 @@ def test_the_time_is_measured_where_that_is_asked(folder: Path) -> None:
 
 @pytest.mark.parametrize("isolate", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_components_that_print_move_or_leave(isolate: bool, folder: Path) -> None:
-    moods = ("prints", "moves", "doubles", "leaves")
+    moods = ("prints", "moves", "doubles", "leaves", "settles in", "cannot say", "forks", *["interrupts"] * isolate)
     asked = [{"use": "test:moody", "name": mood, "parameters": {"mood": mood}} for mood in moods]
+    path, limit = list(sys.path), sys.getrecursionlimit()
     found = study(
         folder, balls=[{"eps": [0.2]}], components=[*asked, {"use": "interval:ibp"}],
         run={"batch_size": 12, "isolate": isolate},
     )  # fmt: skip
     outcome = found.run()
-    assert outcome.written == 6 * 12
+    assert outcome.written == (len(moods) + 2) * 12
+    assert (folder, path, sys.getrecursionlimit()) == (Path.cwd(), sys.path, limit)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_anomaly_enabled()
+    torch.set_num_threads(1)
     rows = answers(found).values()
     said = {mood: {r["error"] for r in rows if r["component"] == mood} for mood in moods}
-    assert said["prints"] == {""}
+    assert said["prints"] == said["settles in"] == said["forks"] == {""}
+    assert said["cannot say"] == {"OddError, whose message cannot be read"}
+    assert not isolate or said["interrupts"] == {"KeyboardInterrupt: "}
     assert said["leaves"] == {"SystemExit: 0"}
     for mood in ("moves", "doubles"):
         (cause,) = said[mood]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,21 @@ class Moody(rp.Attack):
             model.to("meta")
         elif self.mood == "doubles":
             model.double()
+        elif self.mood == "forks":
+            os.fork()  # and both go on
+        elif self.mood == "settles in":
+            os.chdir("/")
+            sys.path.append("/nowhere")
+            sys.setrecursionlimit(500)
+            torch.use_deterministic_algorithms(True)
+            torch.autograd.set_detect_anomaly(True)
+            torch.set_default_dtype(torch.float64)
+            torch.set_num_threads(3)
+            torch.manual_seed(7)
+        elif self.mood == "cannot say":
+            raise type("OddError", (Exception,), {"__str__": lambda self: 1})
+        elif self.mood == "interrupts":
+            raise KeyboardInterrupt
         elif self.mood == "leaves":
             raise SystemExit(0)
         elif self.mood == "tells":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from typing import Any
@@ -38,6 +39,11 @@ def obeying(pipe: Any, ending: str) -> None:
         elif told == "crash":
             print("about to crash", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGSEGV)
+        elif told == "fork":
+            if os.fork() == 0:
+                told = "answered by the copy"
+        elif told == "start":
+            told = str(subprocess.Popen(["sleep", "1000"]).pid) + " "
         elif told == "hang":
             time.sleep(1000)
         elif told == "pid":
