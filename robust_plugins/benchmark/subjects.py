@@ -123,6 +123,7 @@ def read_subjects(
         with named(f"data.{entry.name}"):
             sets[entry.name] = read_data(entry, folder)
     found = []
+    told: set[str] = set()
     for model in configuration.models:
         for entry in configuration.data:
             if model.data is not None and entry.name not in model.data:
@@ -134,6 +135,9 @@ def read_subjects(
                 if model.train is not None and train:
                     training = _trained(model, module, data, model.train, cache, say)
             x, y = samples_of(entry, data, module)
+            if len(x) < entry.samples and entry.name not in told:
+                say(f"data.{entry.name}: {len(x)} samples are there of the {entry.samples} that are asked for")
+                told.add(entry.name)
             source = model.source
             if isinstance(source, str) and is_file(source):
                 source = _within(folder, source)

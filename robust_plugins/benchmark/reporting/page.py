@@ -10,6 +10,7 @@ from typing import Any
 from robust_plugins.benchmark.auditing import Findings, Severity, audit
 from robust_plugins.benchmark.columns import joined, read_columns
 from robust_plugins.benchmark.reporting.contents import Contents
+from robust_plugins.benchmark.reporting.names import named_apart, trainings_apart
 from robust_plugins.benchmark.store import Store
 from robust_plugins.brackets.pages import GENERATOR, check_page
 from robust_plugins.errors import ArgumentError, PluginError
@@ -25,7 +26,8 @@ def write_study_report(
 
     The page stands alone: pictures are part of it, it runs no scripts, and it prints. Its first screen is the summary:
     whether anything contradicts anything, and for each model, data set and norm what is known of the robust accuracy
-    and which side of it is loose. Several stores are shown as one. Missing folders are made.
+    and which side of it is loose. Several stores are shown as one; what had the name of something else before, as a
+    model that was trained again, is shown under a name of its own. Missing folders are made.
 
     Raises ArgumentError for a store without records, a file that is none, and one that would become the page, or where
     the page or the markdown is a file of something else, which would be replaced;
@@ -49,7 +51,8 @@ def write_study_report(
             hint="Run the study first: robust-plugins bench run study.toml.",
         )  # fmt: skip
     studies, trainings = _told(paths)
-    contents = Contents(title, columns, audit(columns), paths, studies, trainings)
+    apart = named_apart(columns)
+    contents = Contents(title, apart, audit(apart), paths, studies, trainings_apart(trainings, apart))
     parts = sections(contents)
     made = f"{MADE} from {', '.join(p.name for p in paths)}."
     page = (
