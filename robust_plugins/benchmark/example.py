@@ -47,8 +47,13 @@ eps = [0.01, 0.03, 0.1]
 # integers = [0]
 # immutable = [1]
 
-# Attacks and certifiers by their registered names (see `robust-plugins plugins list`), with parameters where wanted.
-# `name` is what tables call it, `timeout` its own, and `models` and `data` restrict it.
+# Attacks and certifiers by their registered names (see `robust-plugins attacks list` and `certifiers list`), with
+# parameters where wanted. `name` is what tables call it, `timeout` its own, and `models` and `data` restrict it.
+[[components]]
+use = "rp:pgd(steps=40)"
+name = "PGD"
+# target = "least_likely"                 # or "random": a class to be reached
+
 [[components]]
 use = "interval:ibp"
 
@@ -56,9 +61,7 @@ use = "interval:ibp"
 use = "interval:crown"
 
 # [[components]]
-# use = "art:pgd(steps=40)"               # pip install "robust_plugins[art]"
-# name = "PGD"
-# target = "least_likely"                 # or "random": a class to be reached
+# use = "art:auto"                        # pip install "robust_plugins[art]"
 
 # [[components]]
 # use = "interval:branch-and-bound"

@@ -16,6 +16,8 @@ from robust_plugins.benchmark.example import EXAMPLE
 pytest.importorskip("pydantic")
 
 from robust_plugins.benchmark.configuration import ConfigurationError, checked, read_configuration
+from robust_plugins.benchmark.planning import asked, backends_of
+from robust_plugins.registry.information import Kind
 
 STUDY: dict[str, Any] = {
     "models": [{"name": "m", "source": "mlp"}],
@@ -89,7 +91,16 @@ def test_the_example_is_a_study(tmp_path: Path) -> None:
     assert [p.name for p in everything.poisoning] == ["a few labels"]
     assert everything.run.device == "cuda"
     assert everything.balls[1].ball(1.0, (0.0, 1.0)).one_hot == ((2, 3, 4),)
-    assert {c.use for c in everything.components} >= {"art:pgd(steps=40)", "interval:branch-and-bound"}
+    assert {c.use for c in everything.components} >= {"art:auto", "interval:branch-and-bound"}
+
+
+def test_the_example_asks_from_both_sides_without_any_backend(tmp_path: Path) -> None:
+    """The first report that somebody sees has brackets: an attack from above, and certifiers from below."""
+    (tmp_path / "s.toml").write_text(EXAMPLE.format(name="s.toml"))
+    components = asked(read_configuration(tmp_path / "s.toml"))
+    kinds = [contender.kind for contender in components]
+    assert {Kind.ATTACK.value, Kind.CERTIFIER.value} <= set(kinds)
+    assert not any(backends_of(contender.method) for contender in components)
 
 
 @pytest.mark.parametrize(
