@@ -63,7 +63,7 @@ def compare(session: Session, module: nn.Module, shape: tuple[int, ...], *, seed
     with torch.no_grad():
         try:
             ours = module(x).flatten(1).double()
-        except RuntimeError as error:
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
             raise _mismatch(session.path, f"the import fails on inputs of shape {shape}: {error}") from error
         exact = copy.deepcopy(module).double()(x.double()).flatten(1)
     theirs = torch.from_numpy(np.stack([session(sample.numpy()) for sample in x])).double()

@@ -165,7 +165,7 @@ class Translation:
         sample = shape if lifted else shape[1:]
         if sample == value.sample:
             return Value(value.node, shape, lifted)
-        if len(sample) == 1:
+        if len(sample) == 1 and value.sample:  # flattening needs an axis
             flat = self.layer(nn.Flatten(), value)
             return Value(flat.node, shape, lifted)
         return Value(self.graph.call_method("reshape", (value.node, -1, *sample)), shape, lifted)

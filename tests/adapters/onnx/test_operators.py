@@ -113,7 +113,9 @@ CASES: list[tuple[str, tuple[int, ...], dict[str, Any], list[Any], int]] = [
     ("ReduceMean", IMAGE, {"axes": [2, 3]}, [], 17), ("ReduceSum", IMAGE, {"keepdims": 0}, [ints(1)], 17),
     ("ReduceMax", IMAGE, {"axes": [-1], "keepdims": 0}, [], 17), ("ReduceMin", PILE, {"axes": [0]}, [], 17),
     *((name, IMAGE, {"axes": [1]}, [], 17) for name in ("ReduceL1", "ReduceL2", "ReduceSumSquare")),
-    ("ReduceSum", ROW, {}, [], 17), ("ReduceMean", ROW, {}, [ints(1)], 18), ("Cast", ROW, {"to": 1}, [], 17),
+    ("ReduceSum", ROW, {}, [], 17), ("ReduceSum", ROW, {"keepdims": 0}, [], 17),
+    ("ReduceMax", (6,), {"keepdims": 0}, [], 17), ("ReduceMean", ROW, {}, [ints(1)], 18),
+    ("Cast", ROW, {"to": 1}, [], 17),
     ("Split", ROW, {"axis": 1}, [ints(2, 3)], 17), ("Split", ROW, {"axis": 1, "num_outputs": 2}, [], 18),
     ("Split", (4, 2), {}, [], 17),
 ]  # fmt: skip
