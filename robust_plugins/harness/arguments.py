@@ -40,6 +40,13 @@ def check_inputs(model: object, x: Tensor, ball: Ball) -> nn.Module:
         )
     for parameter in model.parameters():
         if parameter.is_floating_point():
+            if parameter.dtype not in (torch.float32, torch.float64):
+                raise ArgumentError(
+                    "model",
+                    f"in {parameter.dtype}",
+                    accepted="a model in float32 or float64",
+                    hint="Convert it with model.float(): bounds and attacks are not computed in half precision.",
+                )
             if parameter.dtype != x.dtype or parameter.device != x.device:
                 raise ArgumentError(
                     "x",

@@ -88,6 +88,7 @@ X, Y, MODEL = torch.rand(2, 3), torch.tensor([0, 1]), nn.Linear(3, 4)
         ((MODEL, X + 1, Y, BALL), r"`x` is between .*clip range \(0.0, 1.0\)"),
         ((MODEL, X * torch.nan, Y, BALL), r"`x` is not finite"),
         ((MODEL, X.double(), Y, BALL), r"torch.float64 on cpu; accepted: the model's dtype"),
+        ((nn.Linear(3, 4).half(), X, Y, BALL), r"`model` is in torch.float16; .* model.float\(\)"),
         ((MODEL, X[0], Y, BALL), r"unsqueeze"),
         ((MODEL, X.half(), Y, BALL), r"torch.float16; accepted: a batch .* in float32 or float64"),
         ((MODEL, X.tolist(), Y, BALL), r"`x` is list; accepted: a torch.Tensor"),
