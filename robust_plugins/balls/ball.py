@@ -301,7 +301,7 @@ def _checked_eps(eps: object) -> float | tuple[float, ...]:
         if eps.ndim > 1 and any(size != 1 for size in eps.shape[1:]):
             raise ArgumentError(
                 "eps", f"of shape {tuple(eps.shape)}", accepted=accepted + ", of shape (batch,) or (batch, 1, ...)",
-                hint="This ball has one radius for all features of a sample: take rp.Box(radius=...) for one for "
+                hint="This ball has one radius for all features of a sample: take rp.Box(eps=1, radius=...) for one "
                 "each, or the largest, eps.flatten(1).amax(1).",
             )  # fmt: skip
         eps = (eps if eps.ndim < 2 else eps.reshape(-1)).tolist()
