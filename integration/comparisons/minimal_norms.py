@@ -1,9 +1,10 @@
 """Carlini and Wagner's L-infinity attack: `rp:cw-linf` against ART's, distance and CPU time on the same images.
 
     python -m integration.comparisons.minimal_norms [--images 20] [--data ../shared/data/mnist] [--out DIR]
+        [--art-steps 10] [--art-learning-rate 0.01]
 
 Both attack the same network on the same images with their own defaults, untargeted and towards one random wrong class
-each. Means are also over the images on which both succeed; the ratio is of CPU seconds in one run. Beside them stand
+each; `--art-steps` and `--art-learning-rate` give ART's others, with which it finds more. Means are also over the images on which both succeed; the ratio is of CPU seconds in one run. Beside them stand
 `rp:fmn`, `rp:pdpgd` and the margin's PGD with its radius bisected. Prints a table in Markdown; `--out` holds the
 trained network between runs.
 """
@@ -47,8 +48,8 @@ class Row:
         return self.distance.isfinite()
 
 
-def art_linf(subject: Subject, target: Tensor | None) -> Tensor:
-    """ART's attack with its own settings; what it returns, judged by the network."""
+def art_linf(subject: Subject, target: Tensor | None, steps: int = 10, learning_rate: float = 0.01) -> Tensor:
+    """ART's attack, by default with its own settings; what it returns, judged by the network."""
     from art.attacks.evasion import CarliniLInfMethod
     from art.estimators.classification import PyTorchClassifier
 
@@ -56,7 +57,10 @@ def art_linf(subject: Subject, target: Tensor | None) -> Tensor:
     estimator = PyTorchClassifier(
         subject.model, torch.nn.CrossEntropyLoss(), shape, 10, clip_values=CLIP, device_type="cpu"
     )
-    attack = CarliniLInfMethod(estimator, targeted=target is not None, batch_size=len(subject.x), verbose=False)
+    attack = CarliniLInfMethod(
+        estimator, targeted=target is not None, batch_size=len(subject.x), verbose=False, max_iter=steps,
+        learning_rate=learning_rate,
+    )  # fmt: skip
     labels = torch.nn.functional.one_hot(subject.y if target is None else target, 10).numpy()
     z = torch.from_numpy(attack.generate(subject.x.numpy(), labels))
     decision = subject.model(z).argmax(1)
@@ -75,13 +79,13 @@ def timed(name: str, goal: str, run: Callable[[], Tensor]) -> Row:
     return Row(name, goal, distance, time.process_time() - start)
 
 
-def compared(subject: Subject, *, names: Sequence[str] = OURS, seed: int = 0) -> list[Row]:
+def compared(subject: Subject, *, names: Sequence[str] = OURS, seed: int = 0, **art: float) -> list[Row]:
     """ART's attack and ours, for both kinds of targets."""
     step = torch.randint(1, 10, subject.y.shape, generator=torch.Generator().manual_seed(seed))
     goals = {"untargeted": None, "random target": (subject.y + step) % 10}
     found = []
     for goal, target in goals.items():
-        found.append(timed("ART CarliniLInfMethod", goal, partial(art_linf, subject, target)))
+        found.append(timed("ART CarliniLInfMethod", goal, partial(art_linf, subject, target, **art)))
         found += [timed(name, goal, partial(ours, name, subject, target)) for name in names]
     return found
 
@@ -106,10 +110,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/mnist"))
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("out/minimal_norms"))
+    parser.add_argument("--art-steps", type=int, default=10, help="ART's max_iter")
+    parser.add_argument("--art-learning-rate", type=float, default=0.01)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     attacked = subject(options.data, options.out, images=options.images, seed=0)
-    found = compared(attacked)
+    found = compared(attacked, steps=options.art_steps, learning_rate=options.art_learning_rate)
     print(f"L-infinity, {len(attacked.x)} images, {attacked.title}.\n")
     print(table(found))
     theirs, mine = found[0], found[1]
