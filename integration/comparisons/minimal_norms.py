@@ -4,9 +4,9 @@
         [--art-steps 10] [--art-learning-rate 0.01]
 
 Both attack the same network on the same images with their own defaults, untargeted and towards one random wrong class
-each; `--art-steps` and `--art-learning-rate` give ART's others, with which it finds more. Means are also over the images on which both succeed; the ratio is of CPU seconds in one run. Beside them stand
-`rp:fmn`, `rp:pdpgd` and the margin's PGD with its radius bisected. Prints a table in Markdown; `--out` holds the
-trained network between runs.
+each; `--art-steps` and `--art-learning-rate` give ART's others, with which it finds more. Means are also over the
+images on which both succeed; the ratio is of CPU seconds in one run. Beside them stand `rp:fmn`, `rp:pdpgd` and the
+margin's PGD with its radius bisected. Prints a table in Markdown; `--out` holds the trained network between runs.
 """
 
 from __future__ import annotations
