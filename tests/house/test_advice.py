@@ -138,6 +138,7 @@ CASES: dict[str, tuple[Call, str, Call]] = {
     "one sample": (lambda: bounds(x=X[0]), r"x\.unsqueeze\(0\)", lambda: bounds(x=X[0].unsqueeze(0))),
     "half": (lambda: bounds(net().half(), X.half()), r"with \.float\(\)",
         lambda: bounds(net().half().float(), X.half().float())),
+    "half model": (lambda: bounds(net().half(), X), r"with model\.float\(\)", lambda: bounds(net().half().float(), X)),
     "not finite": (lambda: bounds(x=torch.where(X > 0.9, torch.nan, X)), r"x\.isfinite\(\)",
                    lambda: bounds(x=torch.where(X > 0.9, torch.nan, X).nan_to_num(1.0))),
     "outside": (lambda: bounds(x=3 * X), "Scale or clamp x, or give the ball the range",
