@@ -7,7 +7,7 @@ everything afterwards, and states only what it has recomputed itself.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -150,6 +150,13 @@ class Attack(Component, ABC):
         """
         samples, labels = as_batch(x, y, model)
         if eps is not None:
+            if not isinstance(eps, Iterable):
+                raise ArgumentError(
+                    "eps",
+                    repr(eps),
+                    accepted="several radii in a list",
+                    hint=f"Give [{eps!r}], or that radius to the ball.",
+                )
             return [self(model, samples, labels, replace(ball, eps=e), target=target, seed=seed) for e in eps]
         seed = fresh_seed() if seed is None else seed
         with calling(model, samples, ball, seed=seed, freeze=True) as call:

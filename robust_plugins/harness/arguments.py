@@ -31,6 +31,8 @@ def check_inputs(model: object, x: Tensor, ball: Ball) -> nn.Module:
         raise ArgumentError(
             "x", type(x).__name__, accepted="a torch.Tensor of shape (batch, *features)", hint="Use torch.as_tensor(x)."
         )
+    if x.layout != torch.strided:
+        raise ArgumentError("x", f"of layout {x.layout}", accepted="a dense tensor", hint="Give x.to_dense().")
     if x.dim() < 2 or x.dtype not in (torch.float32, torch.float64):
         raise ArgumentError(
             "x",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 import secrets
 import sys
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from robust_plugins.errors import ComponentError
+from robust_plugins.errors import ArgumentError, ComponentError
 from robust_plugins.harness.functional import called, in_precision, other_precision
 from robust_plugins.harness.guard import Found
 
@@ -139,7 +140,19 @@ def fresh_seed() -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds the global generators of torch (all devices), numpy (if imported) and python."""
+    """Seeds the global generators of torch (all devices), numpy (if imported) and python.
+
+    Raises ArgumentError for what is no integer, or one that torch does not take.
+    """
+    try:
+        seed = operator.index(seed)
+        fits = -(2**63) <= seed < 2**64
+    except TypeError:
+        fits = False
+    if not fits:
+        raise ArgumentError(
+            "seed", repr(seed), accepted="an integer of at most 64 bits", hint="Take 0, or None for one that is drawn."
+        )
     if torch.accelerator.is_available():
         torch.manual_seed(seed)
     else:  # that would record, with a stack trace each, what to do should a device turn up: it takes half a millisecond

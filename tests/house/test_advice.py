@@ -86,6 +86,10 @@ def certify(y: Any, x: Tensor = X) -> Any:
     return IBP(net(), x, y, BALL)
 
 
+def attacked(**options: Any) -> Any:
+    return rp.attack("rp:fgsm")(net(), X, Y, BALL, **options)
+
+
 def explained(y: Any) -> Any:
     return rp.explanation_certifier("interval:ibp")(net(), X, y, BALL, delta=1.0)
 
@@ -138,6 +142,9 @@ CASES: dict[str, tuple[Call, str, Call]] = {
     "one sample": (lambda: bounds(x=X[0]), r"x\.unsqueeze\(0\)", lambda: bounds(x=X[0].unsqueeze(0))),
     "half": (lambda: bounds(net().half(), X.half()), r"with \.float\(\)",
         lambda: bounds(net().half().float(), X.half().float())),
+    "sparse": (lambda: bounds(x=X.to_sparse()), r"x\.to_dense\(\)", lambda: bounds(x=X.to_sparse().to_dense())),
+    "seed": (lambda: attacked(seed=1.5), "Take 0, or None", lambda: (attacked(seed=0), attacked(seed=None))),
+    "radii": (lambda: attacked(eps=0.1), r"Give \[0\.1\], or that radius", lambda: attacked(eps=[0.1])),
     "half model": (lambda: bounds(net().half(), X), r"with model\.float\(\)", lambda: bounds(net().half().float(), X)),
     "not finite": (lambda: bounds(x=torch.where(X > 0.9, torch.nan, X)), r"x\.isfinite\(\)",
                    lambda: bounds(x=torch.where(X > 0.9, torch.nan, X).nan_to_num(1.0))),
