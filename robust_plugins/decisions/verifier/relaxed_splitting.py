@@ -56,7 +56,7 @@ def split_relaxed(
         count += len(low)
         centre = low + (up - low) / 2
         with torch.no_grad(), rounding.outward():
-            rows = network(centre)
+            rows = network(centre.clone())
             for i in (unsafe.excess(rows).amin(1) <= 0).nonzero().flatten().tolist()[:4]:
                 if confirm(centre[i : i + 1]):
                     return Found("sat", centre[i : i + 1], nothing, count)
@@ -81,14 +81,22 @@ def _least(heap: list[tuple[float, int, Tensor, Tensor, Tensor]]) -> Tensor:
 
 
 def _halves(network: nn.Module, low: Tensor, up: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Both halves along the input whose width, times the slope there, is the largest."""
+    """Both halves along the input whose width, times the slope there, is the largest.
+
+    Along the widest where layers in place have left no slope.
+    """
+    width, middles = up - low, low + (up - low) / 2
+    slope = torch.zeros_like(width)
     with torch.enable_grad():
-        centre = (low + (up - low) / 2).requires_grad_()
-        (gradient,) = torch.autograd.grad(network(centre).abs().sum(), centre)
-    width = up - low
-    score = width * (gradient.abs() + 1e-3 * gradient.abs().amax() + 1e-12)
+        centre = middles.clone().requires_grad_()
+        try:
+            (slope,) = torch.autograd.grad(network(centre.clone()).abs().sum(), centre)
+        except RuntimeError as error:
+            if "place" not in str(error):
+                raise
+    score = width * (slope.abs() + 1e-3 * slope.abs().amax() + 1e-12)
     place = int(score.flatten().argmax())
-    middle = float(centre.detach().flatten()[place])
+    middle = float(middles.flatten()[place])
     left, right = up.clone(), low.clone()
     left.view(-1)[place] = right.view(-1)[place] = middle
     return [(low, left), (right, up)]

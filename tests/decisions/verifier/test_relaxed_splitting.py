@@ -50,3 +50,19 @@ def test_bounds_of_boxes_are_rounded_outward(monkeypatch: pytest.MonkeyPatch) ->
     assert answer != "unsat"
     assert active
     assert all(active)
+
+
+def test_boxes_are_halved_where_layers_in_place_have_left_no_slope() -> None:
+    class Powers(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return ((0.3 + x.abs()) ** x.tanh()).relu_().sum(1, keepdim=True)
+
+    model, low, up = Powers(), torch.full((1, 1), -0.2).double(), torch.full((1, 1), 0.3).double()
+    with pytest.raises(RuntimeError, match="inplace"):
+        model(low.clone().requires_grad_()).sum().backward()
+    least = float(model(torch.linspace(-0.2, 0.3, 1001, dtype=torch.float64).unsqueeze(1)).min())
+    for shift, answer in ((0.02, "unsat"), (-0.02, "sat")):
+        rows = Halfspaces(torch.ones(1, 1).double(), torch.tensor([shift - least]).double())
+        found = split_relaxed(model, low, up, Unsafe([rows], 1), lambda x: True, Clock(20.0), most=24)
+        assert found.answer == answer
+        assert answer == "sat" or found.domains > 1
