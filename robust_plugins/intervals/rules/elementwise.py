@@ -205,18 +205,22 @@ class Activation:
         """
         if not rounding.active():
             return low, up
+        u, tiny = rounding.unit(z.dtype)
         size = z.magnitude
         y = torch.maximum(self.f(z.lower).abs(), self.f(z.upper).abs())
         steep = torch.maximum(low[0].abs(), up[0].abs())
+        common, gentle = 8 * (steep * size + y), steep <= 1
 
         def moved(line: Line, side: int) -> Line:
             slope, intercept = line
-            of_f = self.ulps * (1 + size + y + slope.abs()) * (1 + z.width)
-            scale = of_f + 8 * (steep * size + intercept.abs() + y)
-            found = rounding.widened(intercept, intercept, scale=scale)[side]
+            scale = torch.add(common, intercept.abs(), alpha=8)
+            if self.ulps:
+                scale = scale + self.ulps * (1 + size + y + slope.abs()) * (1 + z.width)
+            step = 2 * u * scale + tiny
+            found = intercept + step if side else intercept - step
             if not self.ulps and self.shape != "mixed":
-                itself = (intercept == 0) & ((slope == 0) | (slope.abs() == 1)) & (steep <= 1)
-                found = torch.where(itself, intercept, found)
+                # Slopes of -1, 0 and 1: those that are whole, of gentle ones.
+                found = torch.where((intercept == 0) & (slope.trunc() == slope) & gentle, intercept, found)
             return slope, found
 
         return moved(low, 0), moved(up, 1)
