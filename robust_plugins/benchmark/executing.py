@@ -73,6 +73,8 @@ Parcel = bytes | OnDisk | InRay | Held
 _own = threading.local()
 _all: list[Served] = []
 _guard = threading.Lock()
+_stops = 0
+"""How often all processes were stopped: a job whose own was is not tried again."""
 
 
 def execute(number: int, job: Job, parcel: Parcel, isolate: bool) -> tuple[int, Answers]:
@@ -84,12 +86,13 @@ def execute(number: int, job: Job, parcel: Parcel, isolate: bool) -> tuple[int, 
 
 
 def stop_all() -> None:
-    """Kills the processes of all threads of this one; jobs that run there are answered as errors."""
+    """Kills the processes of all threads of this one; jobs that run there have no answer, and raise DiedError."""
+    global _own, _stops
     with _guard:
+        _stops += 1
         for process in _all:
             process.stop()
         _all.clear()
-    global _own
     _own = threading.local()
 
 
@@ -98,7 +101,7 @@ def _without_what_crashes(job: Job, parcel: Parcel) -> Answers:
 
     A component that crashes on many samples is given up after about as many crashes as it takes to find two of them.
     """
-    left = 2 * math.ceil(math.log2(len(job.samples) or 1)) + 2
+    left, before = 2 * math.ceil(math.log2(len(job.samples) or 1)) + 2, _stops
 
     def answers(places: Sequence[int]) -> Answers:
         nonlocal left
@@ -111,6 +114,8 @@ def _without_what_crashes(job: Job, parcel: Parcel) -> Answers:
         try:
             return replace(_isolated(part, parcel), calls=[tuple(places)] * len(places))
         except DiedError as error:
+            if before != _stops:
+                raise
             left -= 1
             if len(places) == 1 or job.kind == POISONED:  # a training cannot be halved
                 found = failed(len(places), Verdict.ERROR, str(error), time.perf_counter() - start)
