@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 
 import robust_plugins as rp
 from robust_plugins.benchmark import running
+from robust_plugins.benchmark.store import Store
 from robust_plugins.cli import bench_study, commands
 
 pytest.importorskip("pydantic")
@@ -118,9 +120,13 @@ def test_the_store_alone_is_enough_and_a_changed_record_is_found(folder: Path) -
 
 def test_weights_that_are_gone_are_said_to_be(folder: Path) -> None:
     bench("run", "study.toml", "--quiet")
+    with Store("s.sqlite") as store:
+        records = [replace(record, model_hash="another") for record in store.records()]
     with sqlite3.connect(folder / "s.sqlite") as connection:
         connection.execute("DELETE FROM artifacts")
-        connection.execute("UPDATE records SET model_hash = 'another'")
+        connection.execute("DELETE FROM records")
+    with Store("s.sqlite", write=True) as store:
+        store.insert(records)
     result = bench("verify", "s.sqlite", "--sample", 2)
     assert result.exit_code == 1
     assert "the model 'net' is another one now" in result.stdout
