@@ -4,6 +4,13 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+def of_type(value: object) -> str:
+    """Names the type of `value` in a sentence: "an int", "a Tensor", "an LSTM"."""
+    name = type(value).__name__
+    spelt = name[:2].isupper() or name == "ndarray"  # then the letter's own name is read
+    return f"{'an' if name[0].lower() in ('aefhilmnorsx' if spelt else 'aeiou') else 'a'} {name}"
+
+
 class RobustPluginsError(Exception):
     """Base class of every error that this package raises on purpose."""
 
@@ -17,7 +24,9 @@ class ArgumentError(RobustPluginsError, ValueError):
     def __init__(self, argument: str, value: object, *, accepted: str, hint: str) -> None:
         self.argument = argument
         self.value = value
-        super().__init__(f"`{argument}` is {value}; accepted: {accepted}. {hint}")
+        first, *more = str(value).split("\n")
+        shown = f"{first.rstrip()} ..." if more else first  # a network or a tensor would hide what is accepted
+        super().__init__(f"`{argument}` is {shown}; accepted: {accepted}. {hint}")
 
 
 MANY = 40
@@ -38,7 +47,7 @@ class UnknownNameError(RobustPluginsError, LookupError):
         listing = f" Known: {', '.join(known)}." if known else " None is known."
         if near and len(known) > MANY:
             listing = f" {len(known)} are known."
-        super().__init__(f"unknown {what} {name!r}.{nearest}{listing}{' ' + hint if hint else ''}")
+        super().__init__(f"unknown {what} {name!r}.{' ' + hint if hint else ''}{nearest}{listing}")
 
 
 class PluginError(RobustPluginsError):

@@ -16,7 +16,7 @@ from robust_plugins.brackets.labels import LabelsComparison, compare_labels
 from robust_plugins.brackets.regression import compare_errors
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.batches import Inputs, Labels, as_batch
-from robust_plugins.harness.evaluation import fresh_seed
+from robust_plugins.harness.evaluation import checked_seed
 from robust_plugins.harness.wrappers import Model
 
 Task = Literal["classes", "labels", "regression"]
@@ -111,7 +111,7 @@ def compare(
     if labels is None and task == "classes":
         raise ArgumentError("y", "None", accepted="the true classes", hint="None is for task='regression' alone.")
     run: Any = {"classes": compare_decisions, "labels": compare_labels, "regression": compare_errors}[task]
-    seed = fresh_seed() if seed is None else seed
+    seed = checked_seed(seed)
     components = list(components) if isinstance(components, Iterator) else components  # read once for each ball
     compared: Any = partial(run, model, samples, labels, components=components, seed=seed, progress=progress)
     if isinstance(ball, Ball) or not isinstance(ball, Sequence):  # what is neither is refused by the call

@@ -23,7 +23,7 @@ from robust_plugins.decisions.results import AttackResult, Certificate
 from robust_plugins.harness.arguments import as_labels, decided
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import ERRORS, chunks
-from robust_plugins.harness.evaluation import evaluation_error, fresh_seed
+from robust_plugins.harness.evaluation import checked_seed, evaluation_error
 from robust_plugins.harness.failures import told
 from robust_plugins.harness.wrappers import Model
 from robust_plugins.registry.information import Kind
@@ -57,7 +57,7 @@ def compare_decisions(
         rounding = _errors(judged, call.x, clean, size)
     undecided = clean.isnan().any(1)
     correct = (clean.argmax(1) == y) & ~undecided
-    seed = fresh_seed() if seed is None else seed
+    seed = checked_seed(seed)
     rows: list[Row] = []
     errors: dict[str, Tensor] = {}
     with observed([name for name, _ in named], ball, seed=seed, samples=len(x)) as tell:

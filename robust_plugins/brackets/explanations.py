@@ -35,7 +35,7 @@ from robust_plugins.explanations.explained import Of, explained_by
 from robust_plugins.harness.batches import Inputs, Labels, as_batch
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import chunks
-from robust_plugins.harness.evaluation import fresh_seed
+from robust_plugins.harness.evaluation import checked_seed
 from robust_plugins.harness.failures import told
 from robust_plugins.harness.wrappers import Model
 from robust_plugins.registry.information import Kind
@@ -89,7 +89,7 @@ def compare_explanations(
     component.
     """
     samples, labels = as_batch(x, y, model)
-    seed = fresh_seed() if seed is None else seed
+    seed = checked_seed(seed)
     components = list(components) if isinstance(components, Iterator) else components  # read once for each ball
     compared = partial(
         _compared, model, samples, labels, components=components, of=of, k=k, delta=delta, radius=radius, seed=seed,

@@ -21,7 +21,7 @@ from robust_plugins.decisions.results import AttackResult
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.bracket import Bracket
 from robust_plugins.harness.call import calling, ordinary
-from robust_plugins.harness.evaluation import fresh_seed
+from robust_plugins.harness.evaluation import checked_seed
 from robust_plugins.harness.final_layer import before_sigmoid, refuse_probabilities
 from robust_plugins.harness.pictures import Bar, bars
 from robust_plugins.harness.table import Table
@@ -203,7 +203,7 @@ def compare_labels(
             accepted="0 or 1 for every sample and label, of the shape of the model's logits (batch, labels)",
             hint="A label is decided to be there where its logit is above 0.",
         )  # fmt: skip
-    seed = fresh_seed() if seed is None else seed
+    seed = checked_seed(seed)
     return LabelsComparison(
         tuple(
             compare_decisions(Label(module, i), x, labels[:, i].long(), ball, components, seed=seed, progress=progress)

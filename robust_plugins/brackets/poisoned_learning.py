@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from robust_plugins.brackets.crossing import Crossing, crossings
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, of_type
 from robust_plugins.harness.bracket import Bracket
 from robust_plugins.harness.evaluation import evaluation_mode
 from robust_plugins.harness.pictures import Bar, bars
@@ -297,7 +297,7 @@ def _check_surrogate(surrogate: nn.Module, x: Tensor, classes: int) -> None:
         try:
             outputs = outputs_of(surrogate, x[:1])
         except ArgumentError as error:
-            raise ArgumentError("surrogate", f"a {type(surrogate).__name__} that does not take {x.dtype} samples of "
+            raise ArgumentError("surrogate", f"{of_type(surrogate)} that does not take {x.dtype} samples of "
                                 f"shape {tuple(x.shape[1:])}", accepted="a network that gives outputs (batch, classes)",
                                 hint=str(error)) from error  # fmt: skip
     if outputs < max(classes, 2):

@@ -23,7 +23,7 @@ from robust_plugins.harness.arguments import as_labels, decided
 from robust_plugins.harness.batches import Inputs, Labels, as_batch
 from robust_plugins.harness.bisection import Bisection
 from robust_plugins.harness.call import calling, ordinary
-from robust_plugins.harness.evaluation import fresh_seed
+from robust_plugins.harness.evaluation import checked_seed
 from robust_plugins.harness.wrappers import Model
 from robust_plugins.registry.information import Kind
 
@@ -84,7 +84,7 @@ def critical_radius(
         _, logits = decided(module, samples, size=size)
         labels = as_labels(ordinary(labels), samples, logits.shape[1])
     right = (logits.argmax(1) == labels) & ~logits.isnan().any(1)
-    seed = fresh_seed() if seed is None else seed
+    seed = checked_seed(seed)
     rows: list[RadiusRow] = []
     nearest, witness = torch.full_like(logits[:, 0], torch.inf), torch.full_like(samples, torch.nan)
     for name, one in with_bar(named, progress):

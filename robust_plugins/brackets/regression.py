@@ -25,7 +25,7 @@ from robust_plugins.decisions.certifier import Certifier
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import ERRORS
-from robust_plugins.harness.evaluation import NEIGHBOURS, evaluation_error, fresh_seed
+from robust_plugins.harness.evaluation import NEIGHBOURS, checked_seed, evaluation_error
 from robust_plugins.harness.failures import told
 from robust_plugins.harness.wrappers import Logits, Model, logits_in
 from robust_plugins.intervals import Interval
@@ -54,7 +54,7 @@ def compare_errors(
         if len(x) and logits_in(out := call.model(x[:1].clone())) is not out:
             model = Logits(call.model)
     reference = outputs if y is None else _reference(y, outputs)
-    seed = fresh_seed() if seed is None else seed
+    seed = checked_seed(seed)
     rows: list[ErrorRow] = []
     with observed([name for name, _ in named], ball, seed=seed, samples=len(x)) as tell:
         for name, component in with_bar(named, progress):

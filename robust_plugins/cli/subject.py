@@ -86,9 +86,12 @@ def with_subject(command: Callable[..., None]) -> Callable[..., None]:
 def available(kinds: Iterable[Kind]) -> list[str]:
     """All components of these kinds whose backend is there; the others are named on standard error."""
     found = [info for kind in kinds for info in registry().components(kind)]
+    absent: dict[tuple[str, str], list[str]] = {}  # a line for each backend, and not for each of its components
     for info in found:
         if info.status is not Status.LOADED:
-            click.echo(f"left out: {info.name}, {info.status}; install it: {info.missing}", err=True)
+            absent.setdefault((info.status, info.missing), []).append(info.name)
+    for (status, missing), names in absent.items():
+        click.echo(f"left out: {', '.join(names)}, {status}; install it: {missing}", err=True)
     return [info.name for info in found if info.status is Status.LOADED]
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from robust_plugins.balls import Ball
 from robust_plugins.data import Dataset
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, of_type
 from robust_plugins.harness.arguments import as_labels, check_inputs, decided
 from robust_plugins.harness.batches import as_batch
 from robust_plugins.harness.evaluation import evaluating
@@ -28,7 +28,7 @@ def suiting(data: Dataset, model: nn.Module, balls: list[Ball]) -> Dataset:
         model.train()
     except NotImplementedError as error:
         raise ArgumentError(
-            "model", f"a {type(model).__name__}: {error}", accepted="a model with a training mode",
+            "model", f"{of_type(model)}: {error}", accepted="a model with a training mode",
             hint="Programs of torch.export have none: give 'package.module:factory', or TorchScript.",
         ) from error  # fmt: skip
     for part, x, y in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):

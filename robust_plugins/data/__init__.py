@@ -6,7 +6,7 @@ from typing import Any
 
 from robust_plugins.data import mnist, npz, small
 from robust_plugins.data.record import Dataset
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, of_type
 from robust_plugins.registry.hookspecs import Backend, Register, hookimpl
 from robust_plugins.registry.information import ComponentInfo, Kind
 from robust_plugins.registry.naming import parse_component
@@ -42,7 +42,7 @@ def dataset(name: str, /, **parameters: Any) -> Dataset:
     """
     if not isinstance(name, str):
         raise ArgumentError(
-            "name", f"a {type(name).__name__}", accepted="the name of a data set, or the path of an .npz archive",
+            "name", of_type(name), accepted="the name of a data set, or the path of an .npz archive",
             hint="Tensors become one by rp.Dataset(name=..., x_train=..., y_train=..., x_test=..., y_test=..., "
             "classes=..., clip=...); rp.compare takes a TensorDataset or a DataLoader as it is.",
         )  # fmt: skip

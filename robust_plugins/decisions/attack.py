@@ -26,7 +26,7 @@ from robust_plugins.harness.arguments import as_labels, decided, first_decided, 
 from robust_plugins.harness.batches import Inputs, Labels, as_batch
 from robust_plugins.harness.call import Call, calling, ordinary
 from robust_plugins.harness.component import Component, chunks
-from robust_plugins.harness.evaluation import fresh_seed
+from robust_plugins.harness.evaluation import checked_seed
 from robust_plugins.harness.guard import TOLERATED
 from robust_plugins.harness.wrappers import QUANTISED, Landed, Model, is_quantised
 
@@ -158,7 +158,7 @@ class Attack(Component, ABC):
                     hint=f"Give [{eps!r}], or that radius to the ball.",
                 )
             return [self(model, samples, labels, replace(ball, eps=e), target=target, seed=seed) for e in eps]
-        seed = fresh_seed() if seed is None else seed
+        seed = checked_seed(seed)
         with calling(model, samples, ball, seed=seed, freeze=True) as call:
             x = call.x.detach()
             with torch.no_grad():
@@ -201,7 +201,7 @@ class Attack(Component, ABC):
         The arguments are those of the call, and `model` is left as found too. Two passes of the model less than the
         call, whose result this is except where `x` itself is worse.
         """
-        seed = fresh_seed() if seed is None else seed
+        seed = checked_seed(seed)
         with calling(model, x, ball, seed=seed, freeze=True, thorough=False) as call:
             x = call.x.detach()
             with torch.no_grad():

@@ -20,7 +20,7 @@ from robust_plugins.explanations.task import Goal, Task
 from robust_plugins.harness.batches import Inputs, Labels, as_batch
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import Component, chunks
-from robust_plugins.harness.evaluation import fresh_seed
+from robust_plugins.harness.evaluation import checked_seed
 from robust_plugins.harness.guard import TOLERATED
 from robust_plugins.harness.memory import BUDGET
 from robust_plugins.harness.result import SampleResult
@@ -150,7 +150,7 @@ class ExplanationAttack(Component, ABC):
         Each sample keeps its best candidate, scored on the network itself. `model`, the random states and `x` are left
         as found. Raises ArgumentError for unusable arguments.
         """
-        seed = fresh_seed() if seed is None else seed
+        seed = checked_seed(seed)
         samples, labels = as_batch(x, y, model)
         with calling(model, samples, ball, seed=seed, freeze=True) as call:
             _check_goal(samples, goal, k, target, threshold, radius)

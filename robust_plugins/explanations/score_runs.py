@@ -24,7 +24,7 @@ from robust_plugins.explanations.task import Task
 from robust_plugins.harness.bracket import Bracket
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import chunks
-from robust_plugins.harness.evaluation import fresh_seed
+from robust_plugins.harness.evaluation import checked_seed
 from robust_plugins.harness.guard import TOLERATED
 
 CERTIFIER = Relaxed(effort=1)
@@ -113,7 +113,7 @@ class Run:
         self.explanation, self.inputs, self.target = explanation, inputs, target
         self.certifier = explanation_certifier(certifier) if isinstance(certifier, str) else certifier
         self.attack = explanation_attack(attack) if isinstance(attack, str) else attack
-        self.seed = fresh_seed() if seed is None else seed
+        self.seed = checked_seed(seed)
         self.value = explanation.attribute(inputs, target)
 
     def score(self, ball: Ball, samples: int, name: str, divisor: Divisor) -> Score:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, of_type
 from robust_plugins.harness.component import chunks
 from robust_plugins.harness.final_layer import before_sigmoid, before_softmax, refuse_probabilities
 from robust_plugins.harness.wrappers import Logits, TwoLogits, Untouched, as_module, logits_in
+
+MISFIT = re.compile(r"shapes cannot be multiplied|expected input|Expected .*(dimension|input|channels)|size of tensor")
+"""What torch says where a layer does not take inputs of such a shape."""
 
 
 def check_inputs(model: object, x: Tensor, ball: Ball) -> nn.Module:
@@ -141,6 +146,15 @@ def decided(
             hint="Give the module that it was made from, or export it with "
             '`dynamic_shapes=({0: torch.export.Dim("batch")},)`.',
         ) from error
+    except RuntimeError as error:
+        if not MISFIT.search(str(error)):
+            raise
+        raise ArgumentError(
+            "x",
+            f"of samples of shape {tuple(x.shape[1:])}, on which the model raises: {error}",
+            accepted="inputs of the shape that the model takes",
+            hint="Compare the shape with the model's first layer.",
+        ) from error
     if given._version:
         model = Untouched(model)
     if (found := logits_in(out)) is not out:
@@ -193,7 +207,7 @@ def _checked(out: object, x: Tensor) -> Tensor:
     if not isinstance(out, Tensor):
         raise ArgumentError(
             "model",
-            f"returning a {type(out).__name__}",
+            f"returning {of_type(out)}",
             accepted="a model that returns one tensor of logits, shape (batch, classes)",
             hint="Wrap it so that forward returns only the logits.",
         )

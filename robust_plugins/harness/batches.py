@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, of_type
 
 Inputs = Float[Tensor, "batch *features"] | np.ndarray | DataLoader[Any] | TensorDataset
 """Samples; a data set or a loader holds their labels too, and is read once, whole."""
@@ -30,7 +30,7 @@ def as_batch(x: object, y: object, model: object) -> tuple[Any, Any]:
     if isinstance(x, DataLoader | TensorDataset):
         if y is not None:
             raise ArgumentError(
-                "y", f"given beside a {type(x).__name__} as x", accepted="None, for that holds the labels",
+                "y", f"given beside {of_type(x)} as x", accepted="None, for that holds the labels",
                 hint="Give y=None, or the samples alone as x.",
             )  # fmt: skip
         x, y = _read(x)
@@ -49,6 +49,8 @@ def as_batch(x: object, y: object, model: object) -> tuple[Any, Any]:
 
 
 def _parameter(model: object) -> Tensor | None:
+    if isinstance(model, type):  # refused with what to do where the model is looked at
+        return None
     parameters = getattr(
         getattr(model, "model", None) if not hasattr(model, "parameters") else model, "parameters", None
     )
@@ -64,7 +66,13 @@ def _beside(t: Tensor, like: Tensor | None) -> Tensor:
 def _labels(y: object, like: Tensor | None) -> object:
     if not isinstance(y, np.ndarray | list):
         return y
-    return _beside(torch.as_tensor(y), like)
+    try:
+        return _beside(torch.as_tensor(y), like)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentError(
+            "y", f"{of_type(y)} that is no array of numbers ({error})", accepted="numbers, one label per sample",
+            hint="Count classes from zero: names become numbers by their place in a list of them.",
+        ) from error  # fmt: skip
 
 
 def _read(source: DataLoader[Any] | TensorDataset) -> tuple[Tensor, Tensor]:
@@ -72,7 +80,7 @@ def _read(source: DataLoader[Any] | TensorDataset) -> tuple[Tensor, Tensor]:
     pairs = [tuple(batch) if isinstance(batch, tuple | list) else () for batch in batches]
     if not pairs or any(len(pair) != 2 or not all(isinstance(t, Tensor) for t in pair) for pair in pairs):
         raise ArgumentError(
-            "x", f"a {type(source).__name__} of other things than pairs", accepted="one of pairs (samples, labels)",
+            "x", f"{of_type(source)} of other things than pairs", accepted="one of pairs (samples, labels)",
             hint="Give the samples and the labels as tensors, x and y.",
         )  # fmt: skip
     return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])

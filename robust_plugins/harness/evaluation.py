@@ -8,6 +8,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 
 import torch
 from jaxtyping import Bool, Float
@@ -137,6 +138,15 @@ def _distance(model: nn.Module, x: Tensor, logits: Tensor | None) -> Tensor:
 def fresh_seed() -> int:
     """A seed drawn from the operating system, valid for torch, numpy and python: 32 bits."""
     return secrets.randbits(32)
+
+
+def checked_seed(seed: int | None) -> int:
+    """`seed`, or a fresh one for None. Raises ArgumentError for what is no integer."""
+    if seed is None:
+        return fresh_seed()
+    if not isinstance(seed, Integral):
+        raise ArgumentError("seed", repr(seed), accepted="an integer, or None for a fresh one", hint="For example 0.")
+    return int(seed)
 
 
 def seed_everything(seed: int) -> None:

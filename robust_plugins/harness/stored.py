@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_plugins.balls import L1, L2, Box, Linf
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, of_type
 from robust_plugins.harness.bracket import Bracket
 from robust_plugins.harness.weights import Weights
 from robust_plugins.intervals import Interval
@@ -119,7 +119,7 @@ def read(path: str | Path, kind: type, model: object = None) -> Any:
         ) from error  # fmt: skip
     if model is not None and not decoder.networks:
         raise ArgumentError(
-            "model", f"a {type(model).__name__}", accepted=f"None: the {name} in {path} holds no network",
+            "model", of_type(model), accepted=f"None: the {name} in {path} holds no network",
             hint="Leave it out.",
         )  # fmt: skip
     return found
@@ -184,7 +184,7 @@ class _Encoder:
         if isinstance(value, dict) and all(isinstance(key, str) for key in value):
             return {"dict": {key: self.of(item) for key, item in value.items()}}
         raise ArgumentError(
-            "result", f"one with a {type(value).__name__}", accepted="results of plain data, tensors and own balls",
+            "result", f"one with {of_type(value)}", accepted="results of plain data, tensors and own balls",
             hint="`to_dict` and `to_frame` give its figures.",
         )  # fmt: skip
 

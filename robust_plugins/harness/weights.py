@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, of_type
 from robust_plugins.harness.evaluation import evaluating
 from robust_plugins.harness.wrappers import give_logits, logits_in, unwrapped
 
@@ -44,7 +44,7 @@ class Weights:
         Raises ArgumentError where its layers are others, or where it computes something else with these weights.
         """
         if not isinstance(model, nn.Module):
-            raise _other(f"a {type(model).__name__}")
+            raise _other(of_type(model))
         found = deepcopy(unwrapped(model)).eval()
         tensors = _tensors(found)
         if layers_of(found) != self.layers or tensors.keys() != self.tensors.keys():

@@ -61,9 +61,9 @@ def as_module(model: object, ball: Ball | None) -> nn.Module:
             return module
     raise ArgumentError(
         "model",
-        type(model).__name__,
+        f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__,
         accepted="a torch.nn.Module, or a PyTorchClassifier of ART",
-        hint="Wrap a function in a small nn.Module.",
+        hint="Make an object of the class." if isinstance(model, type) else "Wrap a function in a small nn.Module.",
     )
 
 

@@ -14,6 +14,7 @@ from robust_plugins.balls import Ball
 from robust_plugins.errors import ArgumentError
 from robust_plugins.explanations import ExplanationCertifier, explanation_certifier
 from robust_plugins.explanations.explained import Of
+from robust_plugins.harness.parameters import check_fields
 from robust_plugins.losses.batch import Batch
 from robust_plugins.losses.refused import check_gradients
 from robust_plugins.losses.regularisers import Regulariser, classes_of
@@ -46,6 +47,7 @@ class GradientCertLoss(Regulariser):
     certifier: str | ExplanationCertifier = "interval:ibp"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 <= self.alpha < math.inf:
             raise ArgumentError("alpha", self.alpha, accepted="a finite number >= 0", hint="0 switches the term off.")
         if not 0 <= self.radius < math.inf:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.parameters import check_fields
 
 Shape = Literal["linear", "smooth"]
 
@@ -40,6 +41,7 @@ class Ramp:
     last: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not (math.isfinite(self.end) and 0 <= self.start <= self.end):
             raise ArgumentError(
                 "start, end",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.errors import UnsupportedModelError
+from robust_plugins.errors import UnsupportedModelError, of_type
 
 Statistics = dict[nn.Module, list[tuple[Tensor, Tensor]]]
 """The mean and the variance of each channel, for each layer and each time that it is used."""
@@ -73,7 +73,7 @@ def standing_in(statistics: Statistics, *, history: bool) -> Iterator[None]:
         for layer, uses in statistics.items():
             if len(uses) > 1:
                 raise UnsupportedModelError(
-                    f"a {type(layer).__name__} is used {len(uses)} times in one forward pass, so that bounds cannot "
+                    f"{of_type(layer)} is used {len(uses)} times in one forward pass, so that bounds cannot "
                     "use the statistics of the batch; give each use a layer of its own"
                 )
             # Only layers with running statistics have bounds at all.

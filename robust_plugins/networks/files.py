@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.errors import ArgumentError, PluginError
+from robust_plugins.errors import ArgumentError, PluginError, of_type
 
 CONVERT = (
     "In the program that has its classes, write its weights with torch.save(model.state_dict(), 'weights.pt') and pass "
@@ -155,7 +155,7 @@ def _tensors(path: Path) -> Mapping[str, Any]:
     except Exception as error:  # the unpickler meets arbitrary bytes here, and raises accordingly
         raise _refused(path, f"unreadable ({_first_line(error)})", "Save it again.") from error
     if not isinstance(found, Mapping):
-        raise _refused(path, f"holding a {type(found).__name__}", "Save model.state_dict().")
+        raise _refused(path, f"holding {of_type(found)}", "Save model.state_dict().")
     return found
 
 

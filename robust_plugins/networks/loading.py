@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from robust_plugins.adapters.onnx import read_classifier
-from robust_plugins.errors import ArgumentError, PluginError
+from robust_plugins.errors import ArgumentError, PluginError, of_type
 from robust_plugins.networks.files import load_weights, model_from_file
 from robust_plugins.registry.information import ComponentInfo, Kind
 from robust_plugins.registry.naming import parse_component
@@ -60,15 +60,16 @@ def load_model(
         found = spec
     elif not isinstance(spec, str):
         raise ArgumentError(
-            "model", f"a {type(spec).__name__}", accepted="a name, a file, an import path, or a torch.nn.Module",
+            "model", of_type(spec), accepted="a name, a file, an import path, or a torch.nn.Module",
             hint="rp.models() lists the names.",
         )  # fmt: skip
     elif spec.lower().endswith(ONNX):
         found = read_classifier(spec, input_shape, classes)
     elif input_shape is None or classes is None:
         raise ArgumentError(
-            "input_shape" if input_shape is None else "classes", None, accepted="the shape of a sample; their number",
-            hint="Only ONNX files know them: give both.",
+            "input_shape" if input_shape is None else "classes", None,
+            accepted="the shape of a sample, such as (1, 28, 28)" if input_shape is None else "the number of classes",
+            hint="Only ONNX files know them: give input_shape and classes.",
         )  # fmt: skip
     elif is_file(spec):
         found = model_from_file(Path(spec), input_shape=input_shape)
@@ -116,7 +117,7 @@ def _imported(path: str, parameters: dict[str, Any], shape: dict[str, Any]) -> n
     if isinstance(found, nn.Module) or not callable(found):
         raise ArgumentError(
             "model",
-            f"{path!r}: a {type(found).__name__}, which takes no parameters",
+            f"{path!r}: {of_type(found)}, which takes no parameters",
             accepted="the import path of a class, a function or a model",
             hint=hint,
         )

@@ -9,10 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, of_type
 from robust_plugins.harness.batches import Inputs, as_batch
 from robust_plugins.harness.batches import Labels as Given
 from robust_plugins.harness.call import calling
+from robust_plugins.harness.parameters import check_count
 from robust_plugins.harness.wrappers import logits_in
 from robust_plugins.losses import recipe
 from robust_plugins.losses.labels import Labels, Task, check_task, labels_of, said_of
@@ -43,7 +44,7 @@ def train(
     """
     if not isinstance(model, nn.Module):
         raise ArgumentError(
-            "model", f"a {type(model).__name__}", accepted="a torch.nn.Module, which is trained in place",
+            "model", of_type(model), accepted="a torch.nn.Module, which is trained in place",
             hint="Train the network inside it.",
         )  # fmt: skip
     samples, classes = as_batch(x, y, model)
@@ -54,8 +55,7 @@ def train(
                 hint=f"Use torch.as_tensor({name}).",
             )  # fmt: skip
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("samples", len(samples))):
-        if value < 1:
-            raise ArgumentError(name, value, accepted="an integer of at least 1", hint="Train on something, once.")
+        check_count(name, value)
     check_task(task)
     if len(classes) != len(samples):
         raise ArgumentError(

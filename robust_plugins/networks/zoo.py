@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.parameters import check_count
 
 
 def linear(*, input_shape: Sequence[int], classes: int) -> nn.Sequential:
@@ -23,7 +24,7 @@ def mlp(*, input_shape: Sequence[int], classes: int, widths: Sequence[int] = (25
     Raises ArgumentError for a width, an input shape or a number of classes that no network can have.
     """
     _check(input_shape, classes)
-    if isinstance(widths, int) or not all(isinstance(width, int) and width > 0 for width in widths):
+    if not isinstance(widths, Sequence) or not all(isinstance(width, int) and width > 0 for width in widths):
         raise ArgumentError(
             "widths", repr(widths), accepted="positive integers, one per hidden layer", hint="For example (256, 128)."
         )
@@ -48,8 +49,7 @@ def cnn(*, input_shape: Sequence[int], classes: int, width: int = 16) -> nn.Sequ
             accepted="(channels, height, width) with sides of at least 4 pixels",
             hint="Use 'mlp' for tables.",
         )
-    if width < 1:
-        raise ArgumentError("width", width, accepted="an integer of at least 1", hint="16 is the published width.")
+    check_count("width", width)
     channels, *sides = input_shape
     padding = 1 if min(sides) < 16 else 0
     height, breadth = (_halved(_halved(side, padding), padding) for side in sides)
@@ -71,14 +71,15 @@ def _halved(side: int, padding: int) -> int:
 
 
 def _check(input_shape: Sequence[int], classes: int) -> None:
-    if not input_shape or not all(isinstance(side, int) and side > 0 for side in input_shape):
+    if (
+        not isinstance(input_shape, Sequence)
+        or not input_shape
+        or not all(isinstance(side, int) and side > 0 for side in input_shape)
+    ):
         raise ArgumentError(
             "input_shape",
             repr(input_shape),
             accepted="the positive sizes of one input, without the batch axis",
             hint="For example (1, 28, 28), or dataset.input_shape.",
         )
-    if classes < 2:
-        raise ArgumentError(
-            "classes", classes, accepted="an integer of at least 2", hint="Use one logit for every class."
-        )
+    check_count("classes", classes, least=2)

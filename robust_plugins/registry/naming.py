@@ -37,6 +37,14 @@ def parse_component(text: str) -> tuple[str, dict[str, Any]]:
         ) from None
 
 
+def annotations_of(factory: Callable[..., Any]) -> dict[str, object]:
+    """What `factory` says of its parameters' types, by their names."""
+    try:
+        return {p.name: p.annotation for p in inspect.signature(factory).parameters.values()}
+    except ValueError:  # some built-in classes have no signature
+        return {}
+
+
 def parameters_of(factory: Callable[..., Any]) -> list[str]:
     """The names of the parameters that `factory` takes, `"**"` for any others."""
     try:

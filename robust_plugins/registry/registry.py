@@ -21,12 +21,13 @@ import pluggy
 from robust_plugins.errors import ArgumentError, PluginError, UnknownNameError
 from robust_plugins.harness.component import check_final
 from robust_plugins.harness.failures import told
+from robust_plugins.harness.parameters import check_numbers
 from robust_plugins.intervals.rules.registry import BUILTIN, RegisterRules, RuleTable, follow
 from robust_plugins.registry.backends import available, importable, imported_version, version_of
 from robust_plugins.registry.causes import needed_by, unmarked
 from robust_plugins.registry.hookspecs import PROJECT, Backend, HookSpecs
 from robust_plugins.registry.information import ComponentInfo, Kind, PluginInfo, Status
-from robust_plugins.registry.naming import parameters_of, parse_component
+from robust_plugins.registry.naming import annotations_of, parameters_of, parse_component
 
 T = TypeVar("T")
 
@@ -188,6 +189,7 @@ class Registry:
         for parameter in parameters:
             if parameter not in known and "**" not in known:
                 raise UnknownNameError(f"parameter of {base!r}:", parameter, known)
+        check_numbers(parameters, annotations_of(component.factory))
         try:
             built = component.factory(**parameters)
         except TypeError as error:  # a value of the wrong type, or a required one that is missing
@@ -327,7 +329,13 @@ class Registry:
                 error.__cause__ = plugin.error
                 return error
         known = [c.name for c in self._components.values() if c.kind in kinds]
-        return UnknownNameError(what, name, known)
+        others = [c.kind for c in self._components.values() if c.name == name and c.kind not in kinds]
+        hint = f"{name!r} is the name of {' and of '.join(map(_with_article, others))}." if others else ""
+        return UnknownNameError(what, name, known, hint=hint)
+
+
+def _with_article(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _names_in(variable: str) -> list[str] | None:

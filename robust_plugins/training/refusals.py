@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, of_type
 from robust_plugins.losses.mixed import MixedLoss
 from robust_plugins.losses.ramp import Ramp
 
@@ -34,7 +34,7 @@ def batches_of(loader: Any) -> int | None:
     """
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
         raise ArgumentError(
-            "loader", f"a {type(loader).__name__}, of samples", accepted="batches (x, y), such as a DataLoader",
+            "loader", f"{of_type(loader)}, of samples", accepted="batches (x, y), such as a DataLoader",
             hint="Write DataLoader(data, batch_size=128, shuffle=True).",
         )  # fmt: skip
     if not isinstance(loader, Iterable) or hasattr(loader, "__next__"):
@@ -73,7 +73,7 @@ def check_trainable(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     parameters = list(model.parameters())
     if not any(p.requires_grad for p in parameters):
         raise ArgumentError(
-            "model", f"a {type(model).__name__} without parameters that require gradients",
+            "model", f"{of_type(model)} without parameters that require gradients",
             accepted="a model with something to train", hint="Unfreeze it with model.requires_grad_(True).",
         )  # fmt: skip
     if any(p.is_inference() for p in parameters):
@@ -100,7 +100,7 @@ def check_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer, epochs: in
         )  # fmt: skip
     if getattr(scheduler, "optimizer", optimizer) is not optimizer:
         raise ArgumentError(
-            "scheduler", f"a {type(scheduler).__name__} of another optimizer", accepted="one of this optimizer",
+            "scheduler", f"{of_type(scheduler)} of another optimizer", accepted="one of this optimizer",
             hint=f"Make it anew: torch.optim.lr_scheduler.{type(scheduler).__name__}(optimizer, ...).",
         )  # fmt: skip
     if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) and scheduler.mode != "min":

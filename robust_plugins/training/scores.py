@@ -55,6 +55,11 @@ class Scores:
     batch_size: int = 1000
 
     def __post_init__(self) -> None:
+        if not isinstance(self.ball, Ball):
+            raise ArgumentError(
+                "ball", repr(self.ball), accepted="rp.Linf, rp.L2, rp.L1 or rp.Box",
+                hint="For example rp.Linf(eps=0.1, clip=(0, 1)).",
+            )  # fmt: skip
         if not len(self.x) or len(self.x) != len(self.y):
             raise ArgumentError(
                 "x, y", f"of {len(self.x)} and {len(self.y)} samples", accepted="as many labels as samples, at least 1",

@@ -12,7 +12,7 @@ from robust_plugins.adapters.art.model import check_defences, is_normalising
 from robust_plugins.adapters.art.running import MODEL, OVERRIDDEN, Plan, arguments_of, run
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.attack import Attack
-from robust_plugins.errors import ArgumentError, PluginError, UnknownNameError
+from robust_plugins.errors import ArgumentError, PluginError, UnknownNameError, of_type
 from robust_plugins.harness.wrappers import TwoLogits, Untouched
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _parameters_of(attack: EvasionAttack) -> dict[str, Any]:
         if not hasattr(owner, name):
             raise ArgumentError(
                 "attack",
-                f"a {type(attack).__name__} whose `{name}` cannot be read",
+                f"{of_type(attack)} whose `{name}` cannot be read",
                 accepted="an object that keeps its constructor's arguments as attributes",
                 hint=f"Pass the class and its parameters: rp.from_art({type(attack).__name__}, {name}=...).",
             )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_plugins.balls import Ball
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, of_type
 from robust_plugins.harness.wrappers import converts
 
 ESTIMATORS = "art.estimators."
@@ -76,7 +76,7 @@ def network_of(estimator: Any) -> nn.Module:
     if isinstance(network, nn.Sequential) and type(network).forward is not nn.Sequential.forward:
         raise ArgumentError(
             "model",
-            f"a {name} of ART around a {type(network).__name__}, a Sequential whose own forward ART does not call",
+            f"a {name} of ART around {of_type(network)}, a Sequential whose own forward ART does not call",
             accepted="a network that ART and PyTorch run alike",
             hint="Derive the network from torch.nn.Module.",
         )
@@ -89,7 +89,7 @@ def check_defences(estimator: Any) -> None:
         if getattr(defence, "apply_predict", True) and not _is_of(defence, STANDARDISATION):
             raise ArgumentError(
                 "model",
-                f"a {type(estimator).__name__} of ART with the defence {type(defence).__name__}",
+                f"{of_type(estimator)} of ART with the defence {type(defence).__name__}",
                 accepted="estimators whose only preprocessing is a normalisation by mean and standard deviation",
                 hint="Write the defence as a torch.nn.Module in front of (or behind) the network.",
             )

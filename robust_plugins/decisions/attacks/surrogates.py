@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.wrappers import as_module
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -38,7 +39,7 @@ def straight_through(model: nn.Module) -> nn.Module:
 
     Example: `rp.attack("rp:margin-pgd")(rp.straight_through(model), x, y, ball)`.
     """
-    return _StraightThrough(model)
+    return _StraightThrough(as_module(model, None))
 
 
 def averaged(model: nn.Module, *, draws: int = 16, seed: int | None = None) -> nn.Module:
@@ -48,7 +49,7 @@ def averaged(model: nn.Module, *, draws: int = 16, seed: int | None = None) -> n
     false sense of security"). With `seed` the draws are the same at every call, so that claims can be repeated, for
     draws from torch's generators; otherwise they are fresh. Raises ArgumentError for draws < 1.
     """
-    return _Averaged(model, draws, seed)
+    return _Averaged(as_module(model, None), draws, seed)
 
 
 class _Averaged(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
-from robust_plugins.errors import UnsupportedModelError
+from robust_plugins.errors import UnsupportedModelError, of_type
 from robust_plugins.intervals.network.transformers import LAYERS, simplified
 from robust_plugins.intervals.rules.registry import overridden, rules_for
 
@@ -164,7 +164,7 @@ class Tracer(fx.Tracer):
     def _made_in_forward(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if next(m.parameters(), None) is not None:
             raise UnsupportedModelError(
-                f"a {type(m).__name__} is made in forward, or kept in a list that torch does not see; make it in "
+                f"{of_type(m)} is made in forward, or kept in a list that torch does not see; make it in "
                 "__init__ and keep it as an attribute, or in a torch.nn.ModuleList"
             )
         return forward(*args, **kwargs)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from robust_plugins.balls import L1, L2, Ball
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, of_type
 from robust_plugins.harness.batches import Inputs as Samples
 from robust_plugins.harness.batches import Labels, as_batch
 from robust_plugins.harness.call import neutral
@@ -302,7 +302,7 @@ class PoisoningRun(Result):
     def _bounded(self, x: Tensor, ball: Ball | None) -> Iterator[tuple[Interval, Interval | None]]:
         parameter = next(iter(self.parameters.values())).lower
         if not isinstance(x, Tensor) or x.dtype != parameter.dtype:
-            given = x.dtype if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            given = x.dtype if isinstance(x, Tensor) else of_type(x)
             raise ArgumentError("x", given, accepted=f"a tensor of {parameter.dtype}",
                                 hint="The model's dtype.")  # fmt: skip
         if ball is not None:

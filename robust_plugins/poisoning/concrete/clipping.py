@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.parameters import check_fields
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Clip:
     gamma: float
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if isinstance(self.gamma, bool) or not 0 < self.gamma < math.inf:
             raise ArgumentError(
                 "clip_gradient", self.gamma, accepted="a finite number above 0", hint="Or None to clip nothing."

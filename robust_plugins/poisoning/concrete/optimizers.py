@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from robust_plugins.errors import ArgumentError
+from robust_plugins.harness.parameters import check_fields
 from robust_plugins.intervals import Interval, rounding
 
 State = dict[str, Interval]
@@ -42,6 +44,9 @@ class Optimizer(ABC):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if not isinstance(self.milestones, Iterable):
+            _check("milestones", self.milestones, False, "increasing updates")
         object.__setattr__(self, "milestones", tuple(self.milestones))
         _check("lr", self.lr, 0 < self.lr < math.inf, "a finite number above 0")
         for name in ("decay", "min_lr", "weight_decay"):
@@ -139,6 +144,8 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        listed = isinstance(self.betas, Sequence) and all(isinstance(b, Real) for b in self.betas)
+        _check("betas", self.betas, listed, "two numbers in [0, 1)")
         object.__setattr__(self, "betas", tuple(self.betas))
         _check(
             "betas", self.betas, len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)"

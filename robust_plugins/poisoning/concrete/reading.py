@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
-from robust_plugins.errors import ArgumentError
+from robust_plugins.errors import ArgumentError, of_type
 from robust_plugins.harness.wrappers import give_logits, logits_in
 from robust_plugins.poisoning.concrete.losses import Objective
 
@@ -46,7 +46,7 @@ class Reader:
             sampler = getattr(batches.batch_sampler, "sampler", batches.sampler)
             in_order = isinstance(sampler, SequentialSampler) or getattr(sampler, "shuffle", None) is False
             if not in_order:
-                raise ArgumentError("batches", f"a DataLoader with a {type(sampler).__name__}",
+                raise ArgumentError("batches", f"a DataLoader with {of_type(sampler)}",
                                     accepted="one that does not shuffle", hint="Bounds hold for one order of the data: "
                                     "set shuffle=False, or give list(loader).")  # fmt: skip
             return
@@ -140,7 +140,7 @@ def outputs_of(model: nn.Module, x: Float[Tensor, "samples *features"]) -> int:
         give_logits(model)
         z = found
     if not isinstance(z, Tensor) or z.dim() != 2 or len(z) != len(x):
-        shape = f"the shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"a {type(z).__name__}"
+        shape = f"the shape {tuple(z.shape)}" if isinstance(z, Tensor) else of_type(z)
         raise ArgumentError("model", f"returning {shape} for a batch of {len(x)}", accepted="outputs (batch, outputs)",
                             hint="Wrap it; a single output per sample has z.unsqueeze(1).")  # fmt: skip
     return int(z.shape[1])
@@ -171,6 +171,6 @@ def digest_of(*tensors: Shaped[Tensor, "..."]) -> str:
 
 def _described(thing: object) -> str:
     if isinstance(thing, tuple | list):
-        return f"a {type(thing).__name__} of {len(thing)}"
+        return f"{of_type(thing)} of {len(thing)}"
     shape = getattr(thing, "shape", None)
-    return f"a {type(thing).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
+    return of_type(thing) + (f" of shape {tuple(shape)}" if shape is not None else "")

@@ -35,10 +35,12 @@ def trained(train: Any, x: Shaped[Tensor, "samples *features"], y: Shaped[Tensor
 
 def check_learner(train: object) -> None:
     """Raises ArgumentError for what cannot train."""
-    if not (callable(train) or hasattr(train, "fit")) or isinstance(train, nn.Module):
-        raise ArgumentError("train", type(train).__name__,
+    fits = hasattr(train, "fit")
+    if not (callable(train) or fits) or isinstance(train, nn.Module | type):
+        raise ArgumentError("train", f"the class {train.__name__}" if isinstance(train, type) else type(train).__name__,
                             accepted="a function (x, y) -> model, or a classifier with fit(x, y)",
-                            hint="Make the network inside the function, so that every call starts anew.")  # fmt: skip
+                            hint="Make an object of the class." if isinstance(train, type) and fits else
+                            "Make the network inside the function, so that every call starts anew.")  # fmt: skip
 
 
 def scores_of(
