@@ -36,10 +36,10 @@ MANY = 40
 class UnknownNameError(RobustPluginsError, LookupError):
     """A component, parameter, data set or model of that name does not exist; the nearest names are listed.
 
-    All names are, too, where none is near or they are few.
+    All names are, too, where none is near or they are few. `elsewhere` says what else has this name.
     """
 
-    def __init__(self, what: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
+    def __init__(self, what: str, name: str, known: Iterable[str], *, elsewhere: str = "", hint: str = "") -> None:
         self.name = name
         known = sorted(known)
         near = get_close_matches(name, known, n=3, cutoff=0.4)
@@ -47,7 +47,8 @@ class UnknownNameError(RobustPluginsError, LookupError):
         listing = f" Known: {', '.join(known)}." if known else " None is known."
         if near and len(known) > MANY:
             listing = f" {len(known)} are known."
-        super().__init__(f"unknown {what} {name!r}.{' ' + hint if hint else ''}{nearest}{listing}")
+        said = f" It is the name of {elsewhere}." if elsewhere else ""
+        super().__init__(f"unknown {what} {name!r}.{said}{nearest}{listing}{' ' + hint if hint else ''}")
 
 
 class PluginError(RobustPluginsError):

@@ -75,7 +75,8 @@ def check_proof(
             {"file": str(file), "about": about, "proved": proved, "proofs": found} | said | {"error": error or None}
         )
     else:
-        click.echo(f"{proved} of {len(found)} proofs hold; they are about {about}" + _hint(model))
+        if found:  # of a file without a proof there is nothing to count
+            click.echo(f"{proved} of {len(found)} proofs hold; they are about {about}" + _hint(model))
         if asked is not None and not error:
             click.echo(f"{vnnlib}: proved, all of it")
         if error:

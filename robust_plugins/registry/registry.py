@@ -330,8 +330,7 @@ class Registry:
                 return error
         known = [c.name for c in self._components.values() if c.kind in kinds]
         others = [c.kind for c in self._components.values() if c.name == name and c.kind not in kinds]
-        hint = f"{name!r} is the name of {' and of '.join(map(_with_article, others))}." if others else ""
-        return UnknownNameError(what, name, known, hint=hint)
+        return UnknownNameError(what, name, known, elsewhere=" and of ".join(map(_with_article, others)))
 
 
 def _with_article(kind: str) -> str:
