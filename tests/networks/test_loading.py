@@ -275,7 +275,7 @@ def test_import_paths(mine: Any) -> None:
         ("mine_for_test:none", "no attribute 'none'"),
         ("mine_for_test:build(depth=3)", "unexpected keyword argument 'depth'"),
         ("mine_for_test:ready(width=3)", "takes no parameters"),
-        ("mine_for_test:number", "a int"),
+        ("mine_for_test:number", "an int"),
         ("torch.nn:Linear", "missing a required argument: 'in_features'"),
     ],
 )

@@ -44,7 +44,7 @@ def loader(**how: Any) -> DataLoader[Any]:
     ([(X, Y), (X[:, :2], Y)], r"samples of shape \(2,\)"), ([(["a"], [1])], "with a list of 1"),
     ([(X, Y.double())], "`y` is"), ([(X, Y - 1)], "`y` is"), ([(X, torch.eye(2)[Y])], "argmax"),
     (loader(shuffle=True), "a DataLoader with a RandomSampler; accepted: one that does not shuffle"),
-    (3, "`batches` is a int"),
+    (3, "`batches` is an int"),
 ])  # fmt: skip
 @pytest.mark.parametrize("certified", [True, False])
 def test_what_is_no_list_of_batches_is_named(batches: Any, said: str, certified: bool, unchecked: None) -> None:
