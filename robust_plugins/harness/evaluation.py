@@ -145,7 +145,7 @@ def checked_seed(seed: int | None) -> int:
     if seed is None:
         return fresh_seed()
     if not isinstance(seed, Integral):
-        raise ArgumentError("seed", repr(seed), accepted="an integer, or None for a fresh one", hint="For example 0.")
+        raise ArgumentError("seed", repr(seed), accepted="an integer, or None", hint="Take 0, or None for a fresh one.")
     return int(seed)
 
 
