@@ -8,7 +8,6 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Integral
 
 import torch
 from jaxtyping import Bool, Float
@@ -141,12 +140,19 @@ def fresh_seed() -> int:
 
 
 def checked_seed(seed: int | None) -> int:
-    """`seed`, or a fresh one for None. Raises ArgumentError for what is no integer."""
+    """`seed`, or a fresh one for None. Raises ArgumentError for what is no integer, or one that torch does not take."""
     if seed is None:
         return fresh_seed()
-    if not isinstance(seed, Integral):
-        raise ArgumentError("seed", repr(seed), accepted="an integer, or None", hint="Take 0, or None for a fresh one.")
-    return int(seed)
+    try:
+        number = operator.index(seed)
+        fits = -(2**63) <= number < 2**64
+    except TypeError:
+        fits = False
+    if not fits:
+        raise ArgumentError(
+            "seed", repr(seed), accepted="an integer of at most 64 bits", hint="Take 0, or None for one that is drawn."
+        )
+    return number
 
 
 def seed_everything(seed: int) -> None:
@@ -154,15 +160,7 @@ def seed_everything(seed: int) -> None:
 
     Raises ArgumentError for what is no integer, or one that torch does not take.
     """
-    try:
-        seed = operator.index(seed)
-        fits = -(2**63) <= seed < 2**64
-    except TypeError:
-        fits = False
-    if not fits:
-        raise ArgumentError(
-            "seed", repr(seed), accepted="an integer of at most 64 bits", hint="Take 0, or None for one that is drawn."
-        )
+    seed = checked_seed(seed)
     if torch.accelerator.is_available():
         torch.manual_seed(seed)
     else:  # that would record, with a stack trace each, what to do should a device turn up: it takes half a millisecond

@@ -324,7 +324,8 @@ ELSEWHERE: tuple[str, ...] = (
     "Name another file", "Name such a file", "Update robust_plugins", "Load it with", "give its figures",
     "Save the result again", "Leave it out", ".load(path, model)", "Make it as it was made for training",
     "Give y=None", "Scale bytes to the range", "Give the samples and the labels as tensors",
-    "Return the numbers before they become probabilities",
+    "Return the numbers before they become probabilities", "Compare the shape with the model's first layer",
+    "names become numbers by their place",
 )  # fmt: skip
 """Hints that say what a value means, or that a test of the part itself tries."""
 
