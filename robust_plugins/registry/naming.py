@@ -38,7 +38,7 @@ def parse_component(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def annotations_of(factory: Callable[..., Any]) -> dict[str, object]:
-    """What `factory` says of its parameters' types, by their names."""
+    """The types that `factory` states of its parameters, by their names."""
     try:
         return {p.name: p.annotation for p in inspect.signature(factory).parameters.values()}
     except ValueError:  # some built-in classes have no signature
