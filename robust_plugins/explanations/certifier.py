@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from robust_plugins.balls import Ball
 from robust_plugins.decisions.results import Verdict
 from robust_plugins.errors import ArgumentError, ComponentError, UnsupportedModelError
-from robust_plugins.explanations.band import Band
+from robust_plugins.explanations.band import Band, Fit
 from robust_plugins.explanations.bounds.widening import exactly
 from robust_plugins.explanations.certificate import ExplanationCertificate
 from robust_plugins.explanations.explained import Explained, Of, explained_by
+from robust_plugins.explanations.uncancelled import lost_in_softmax
 from robust_plugins.harness.batches import Inputs, Labels, as_batch
 from robust_plugins.harness.call import calling, ordinary
 from robust_plugins.harness.component import ERRORS, Component, chunks
@@ -289,22 +290,30 @@ class ExplanationCertifier(Component, ABC):
         found = self._bounded(model, x, ball, explained, radius, wanted)
         band = (Band.at if self.rounding else Band.exact)(model, x, explained)
         fit, value = band.fit(found), band.value
-        limit = self.rounding * fit.size + ERRORS * band.error
-        nan = fit.crossing.isnan()
-        if bool(nan.any()):  # or both bounds are the same infinity
-            nan = (found.lower.isnan() | found.upper.isnan()).flatten(1).any(1)
-        faults = {
-            "the bounds are NaN": nan,
-            "the gradient at x is NaN": value.flatten(1).amax(1).isnan(),
-            "the bounds cross: lower > upper": fit.crossing > limit,
-            "the bounds do not contain the gradient at x": (fit.above > limit) | (fit.below > limit),
-        }
+        faults = self._faults(found, fit, band)
+        if self.rounding and bool(torch.stack([*faults.values()]).any()):
+            band = replace(band, error=torch.maximum(band.error, lost_in_softmax(model, x, explained)))
+            faults = self._faults(found, fit, band)
         causes = [(text, where.tolist()) for text, where in faults.items()]
         messages = [next((text for text, at in causes if at[i]), "") for i in range(len(x))]
         if not self.rounding:
             return found, value, band.error, messages
         allowance = band.allowance(fit)
         return band.around(found, allowance), value, allowance, messages
+
+    @final
+    def _faults(self, found: Interval, fit: Fit, band: Band) -> dict[str, Tensor]:
+        """Each fault, and of which samples: whatever is more than rounding explains."""
+        limit = self.rounding * fit.size + ERRORS * band.error
+        nan = fit.crossing.isnan()
+        if bool(nan.any()):  # or both bounds are the same infinity
+            nan = (found.lower.isnan() | found.upper.isnan()).flatten(1).any(1)
+        return {
+            "the bounds are NaN": nan,
+            "the gradient at x is NaN": band.value.flatten(1).amax(1).isnan(),
+            "the bounds cross: lower > upper": fit.crossing > limit,
+            "the bounds do not contain the gradient at x": (fit.above > limit) | (fit.below > limit),
+        }
 
     @final
     def _staged(

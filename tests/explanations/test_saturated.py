@@ -1,4 +1,4 @@
-"""Softmax at the end of a model, where it is nearly 1: its gradient is smaller than what rounding leaves of it."""
+"""Softmax where it is nearly 1, at the end of a model and inside: its gradient is smaller than what is rounded off."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import robust_plugins as rp
-from robust_plugins.explanations import band
+from robust_plugins.explanations import band, certifier
 
 
 class Sharp(nn.Module):
@@ -68,3 +68,46 @@ def _misses(case: tuple[Any, ...]) -> bool:
         return _check(*case) < 16
     except AssertionError:
         return True
+
+
+FORMS = {
+    "method": lambda z: z.softmax(-1),
+    "torch": lambda z: torch.softmax(z, 1),
+    "functional": lambda z: nn.functional.softmax(z, dim=-1),
+    "layer": nn.Softmax(-1),
+}
+
+
+class Inside(nn.Module):
+    """A softmax of scores in the hundreds in the middle of a model."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = FORMS[form]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.scores, self.out = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.form(300 * self.scores(x)))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["interval:relaxed", "interval:crown"])
+def test_a_saturated_softmax_inside_a_model_is_no_fault_of_its_bounds(name: str, dtype: torch.dtype, form: str) -> None:
+    model = Inside(form).to(dtype)
+    x, y = torch.rand(12, 4, generator=torch.Generator().manual_seed(0)).to(dtype), torch.arange(12) % 3
+    explained = rp.Explained.at(model, x, y, "logit")
+    for eps in (1e-6, 1e-2, 0.2):
+        ball = rp.Linf(eps=eps, clip=None)
+        gradient = rp.explanation_certifier(name).bounds(model, x, y, ball, of="logit")
+        for z in ball.sample(x, 8, torch.Generator().manual_seed(1)):
+            value = explained.gradient(model, z)
+            assert ((gradient.lower <= value) & (value <= gradient.upper)).all()
+
+
+def test_without_what_a_softmax_inside_loses_it_is_taken_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certifier, "lost_in_softmax", lambda model, x, explained: x.new_zeros(len(x)))
+    with pytest.raises(rp.ComponentError, match="do not contain the gradient"):
+        test_a_saturated_softmax_inside_a_model_is_no_fault_of_its_bounds("interval:relaxed", torch.float64, "method")
