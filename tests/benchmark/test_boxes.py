@@ -202,7 +202,8 @@ def test_a_box_that_does_not_fit_is_named_before_anything_runs(tmp_path: Path) -
         found = study_of_people(tmp_path, **changes)
         return str(check(found.configuration, found.folder, found.cache, found.store_path))
 
-    assert "models.net on points: RuntimeError" in problems(points=True)  # a network for seven features
+    # The network is for seven features.
+    assert "models.net on points: `x` is of samples of shape (4,)" in problems(points=True)
     short = problems(radius=[0.1, 0.2])
     assert (
         "models.net on people: `ball.radius` is of shape (2,); accepted: one number, or one per feature, (7,)" in short

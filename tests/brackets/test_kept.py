@@ -161,7 +161,7 @@ def test_what_no_file_can_hold_is_refused(tmp_path) -> None:
 
     case = mlp_case(batch=4)
     found = rp.compare(case.model, case.x, case.y, Odd(eps=0.1, clip=None), COMPONENTS, seed=0)
-    with pytest.raises(rp.ArgumentError, match="`result` is one with a Odd"):
+    with pytest.raises(rp.ArgumentError, match="`result` is one with an Odd"):
         found.save(tmp_path / "a.npz")
     assert not list(tmp_path.iterdir())
     assert found.to_dict()  # as the message says

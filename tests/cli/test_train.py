@@ -222,7 +222,7 @@ def test_a_steep_ramp_is_warned_about_in_one_line(tmp_path: Path) -> None:
     ("--recipe ipb", "'ibp'"), ("--attack art:gpd", "art:pgd"), ("--recipe sabr(ratio=2)", "ratio"),
     ("--certifier interval:ipb", "interval:ibp"), ("--attack art:pgd(steps=0)", "steps"), ("--model mlq", "'mlp'"),
     ("--data digit", "digits"), ("--clip 0 0.5", "`x` is between 0 and 1"), ("--model torch.nn:Flatten", "weights"),
-    ("--model torch.nn:Linear(in_features=3,out_features=10)", "refusing the input"),
+    ("--model torch.nn:Linear(in_features=3,out_features=10)", "`x` is of samples of shape (1, 8, 8), on which"),
     ("--recipe ibp(schedule=3)", "set by --ramp"), ('--recipe ibp(regularisers=["l1"])', "set by --l1"),
     ("--recipe ibp(ball=3)", "set by --eps"), ("--recipe ibp(gama=1)", "'gamma'"),
     ('--recipe ibp(certifier="x")', "certifier 'x'"), ("--recipe ibp(epochs=9)", "give one of the two"),

@@ -36,7 +36,9 @@ def trained(train: Any, x: Shaped[Tensor, "samples *features"], y: Shaped[Tensor
 def check_learner(train: object) -> None:
     """Raises ArgumentError for what cannot train."""
     fits = hasattr(train, "fit")
-    if not (callable(train) or fits) or isinstance(train, nn.Module | type):
+    # A class that learns as it is made, from (x, y), is as good as a function.
+    untrained = isinstance(train, type) and (fits or issubclass(train, nn.Module))
+    if not (callable(train) or fits) or isinstance(train, nn.Module) or untrained:
         raise ArgumentError("train", f"the class {train.__name__}" if isinstance(train, type) else type(train).__name__,
                             accepted="a function (x, y) -> model, or a classifier with fit(x, y)",
                             hint="Make an object of the class." if isinstance(train, type) and fits else
