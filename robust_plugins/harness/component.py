@@ -8,6 +8,7 @@ from inspect import getattr_static
 
 from robust_plugins.errors import ArgumentError, ComponentError
 from robust_plugins.harness.documentation import with_inherited
+from robust_plugins.harness.parameters import plain
 
 ERRORS = 8
 """The factor on the rounding error measured at a sample that its bounds are allowed to be off by: the errors at other
@@ -32,6 +33,8 @@ class Component:
         cls.__doc__ = with_inherited(cls)
 
     def __post_init__(self) -> None:
+        for name, value in [*vars(self).items()]:
+            object.__setattr__(self, name, plain(value))
         if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
             raise ArgumentError(
                 "batch_size", self.batch_size, accepted="an integer of at least 1, or None", hint="None fits memory."

@@ -8,7 +8,14 @@ from dataclasses import fields
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from robust_plugins.errors import ArgumentError
+
+
+def plain(value: object) -> object:
+    """A number of numpy's as Python's own, which every check, every record and every file knows; others as they are."""
+    return value.item() if isinstance(value, np.number | np.bool_) else value
 
 
 def check_count(name: str, value: object, *, least: int = 1) -> None:

@@ -12,6 +12,7 @@ from robust_plugins.decisions import registered as components
 from robust_plugins.decisions.attack import Attack
 from robust_plugins.errors import ArgumentError
 from robust_plugins.harness.documentation import with_points
+from robust_plugins.harness.parameters import plain
 from robust_plugins.losses.batch import WorstCase
 from robust_plugins.losses.combiners import MART, TRADES, Combiner, MixedMargins, Powers, ThreeTerm, Worst
 from robust_plugins.losses.divergence import Diverging
@@ -256,7 +257,7 @@ def recipe(name: str, /, **parameters: Any) -> MixedLoss:
     ('interval:ibp', 0.5)
     """
     base, written = parse_component(name)
-    given = written | parameters
+    given = {parameter: plain(value) for parameter, value in (written | parameters).items()}
     known = next((info.parameters for info in recipes() if info.name == base), None)
     shared = (
         {} if known is None or "**" in known else {k: given.pop(k) for k in SHARED if k in given and k not in known}

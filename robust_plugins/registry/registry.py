@@ -21,7 +21,7 @@ import pluggy
 from robust_plugins.errors import ArgumentError, PluginError, UnknownNameError
 from robust_plugins.harness.component import check_final
 from robust_plugins.harness.failures import told
-from robust_plugins.harness.parameters import check_numbers
+from robust_plugins.harness.parameters import check_numbers, plain
 from robust_plugins.intervals.rules.registry import BUILTIN, RegisterRules, RuleTable, follow
 from robust_plugins.registry.backends import available, importable, imported_version, version_of
 from robust_plugins.registry.causes import needed_by, unmarked
@@ -184,7 +184,7 @@ class Registry:
             older = all(importable(b.module) for b in component.missing)
             cause = "of which an older one is installed" if older else "which cannot be imported"
             raise PluginError(f"{kind} {base!r} needs {needs}, {cause}; install it: {install}")
-        parameters = written | parameters
+        parameters = {parameter: plain(value) for parameter, value in (written | parameters).items()}
         known = parameters_of(component.factory)
         for parameter in parameters:
             if parameter not in known and "**" not in known:
