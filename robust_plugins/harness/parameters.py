@@ -13,7 +13,7 @@ import numpy as np
 from robust_plugins.errors import ArgumentError
 
 
-def plain(value: object) -> object:
+def plain(value: Any) -> Any:
     """A number of numpy's as Python's own, which every check, every record and every file knows; others as they are."""
     return value.item() if isinstance(value, np.number | np.bool_) else value
 
