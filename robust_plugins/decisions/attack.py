@@ -23,7 +23,7 @@ from robust_plugins.balls import Ball
 from robust_plugins.decisions.results import AttackResult
 from robust_plugins.errors import ArgumentError, ComponentError, UnsupportedModelError
 from robust_plugins.harness.arguments import as_labels, decided, first_decided, logits_of
-from robust_plugins.harness.batches import Inputs, Labels, as_batch
+from robust_plugins.harness.batches import Inputs, Labels, as_batch, as_numbers
 from robust_plugins.harness.call import Call, calling, ordinary
 from robust_plugins.harness.component import Component, chunks
 from robust_plugins.harness.evaluation import checked_seed
@@ -225,7 +225,7 @@ class Attack(Component, ABC):
                 except RuntimeError as error:  # an attack that needs no gradients is free to succeed
                     if is_quantised(model):
                         raise UnsupportedModelError(QUANTISED) from error
-                    if not self.black_box and not model(x[part][:1].clone().requires_grad_()).requires_grad:
+                    if not self.black_box and not model(x[part].clone().requires_grad_()).requires_grad:
                         raise undifferentiable() from error
                     raise
             if not isinstance(told, Found) or (told.by is not None and len(told.by) != len(x[part])):
@@ -265,8 +265,7 @@ def undifferentiable() -> ArgumentError:
 
 def _resolve_target(target: Target, y: Tensor, clean: Tensor) -> Tensor:
     if isinstance(target, Tensor | np.ndarray | list):
-        target = torch.as_tensor(target, device=y.device)
-        target = as_labels(ordinary(target), clean, clean.shape[1], name="target")
+        target = as_labels(ordinary(as_numbers(target, clean, name="target")), clean, clean.shape[1], name="target")
         if bool((target == y).any()):
             raise ArgumentError(
                 "target", "equal to y for some sample", accepted="a wrong class", hint="Choose target != y everywhere."

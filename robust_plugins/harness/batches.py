@@ -42,9 +42,9 @@ def as_batch(x: object, y: object, model: object) -> tuple[Any, Any]:
                 hint="Scale bytes to the range that the model takes: x.astype(np.float32) / 255.",
             )  # fmt: skip
         x = _beside(torch.from_numpy(np.ascontiguousarray(x)), like)
-        y = _labels(y, like)
+        y = as_numbers(y, like)
     elif isinstance(y, np.ndarray | list):
-        y = _labels(y, x if isinstance(x, Tensor) else like)
+        y = as_numbers(y, x if isinstance(x, Tensor) else like)
     return x, y
 
 
@@ -63,14 +63,15 @@ def _beside(t: Tensor, like: Tensor | None) -> Tensor:
     return t.to(like.device, like.dtype) if t.is_floating_point() else t.to(like.device)
 
 
-def _labels(y: object, like: Tensor | None) -> object:
+def as_numbers(y: Any, like: Tensor | None, *, name: str = "y") -> Any:
+    """Labels, or targets of this `name`, as a tensor beside `like`; others than arrays and lists as they are."""
     if not isinstance(y, np.ndarray | list):
         return y
     try:
         return _beside(torch.as_tensor(y), like)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentError(
-            "y", f"{of_type(y)} that is no array of numbers ({error})", accepted="numbers, one label per sample",
+            name, f"{of_type(y)} that is no array of numbers ({error})", accepted="numbers, one label per sample",
             hint="Count classes from zero: names become numbers by their place in a list of them.",
         ) from error  # fmt: skip
 

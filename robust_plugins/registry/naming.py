@@ -52,3 +52,8 @@ def parameters_of(factory: Callable[..., Any]) -> list[str]:
     except ValueError:  # some built-in classes have no signature
         return ["**"]
     return ["**" if p.kind is p.VAR_KEYWORD else p.name for p in parameters]
+
+
+def with_article(kind: str) -> str:
+    """A kind of component in a sentence: "an attack", "a certifier"."""
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"

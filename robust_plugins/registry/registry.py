@@ -27,7 +27,7 @@ from robust_plugins.registry.backends import available, importable, imported_ver
 from robust_plugins.registry.causes import needed_by, unmarked
 from robust_plugins.registry.hookspecs import PROJECT, Backend, HookSpecs
 from robust_plugins.registry.information import ComponentInfo, Kind, PluginInfo, Status
-from robust_plugins.registry.naming import annotations_of, parameters_of, parse_component
+from robust_plugins.registry.naming import annotations_of, parameters_of, parse_component, with_article
 
 T = TypeVar("T")
 
@@ -330,11 +330,7 @@ class Registry:
                 return error
         known = [c.name for c in self._components.values() if c.kind in kinds]
         others = [c.kind for c in self._components.values() if c.name == name and c.kind not in kinds]
-        return UnknownNameError(what, name, known, elsewhere=" and of ".join(map(_with_article, others)))
-
-
-def _with_article(kind: str) -> str:
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+        return UnknownNameError(what, name, known, elsewhere=" and of ".join(map(with_article, others)))
 
 
 def _names_in(variable: str) -> list[str] | None:

@@ -93,3 +93,8 @@ def test_betas_are_two_numbers(betas: Any) -> None:
 def test_numbers_of_numpy_are_numbers(made: Callable[[Any], object]) -> None:
     """As parameters of every component, made by its name or by its class, and the same as Python's own."""
     assert repr(made(np.int64)) == repr(made(int))
+
+
+def test_targets_in_words_are_named() -> None:
+    with pytest.raises(rp.ArgumentError, match="`target` is a list that is no array of numbers"):
+        rp.attack("rp:fgsm")(net(), X, Y, BALL, target=["cat"] * len(X))
