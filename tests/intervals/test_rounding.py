@@ -178,3 +178,25 @@ def test_products_that_underflow_keep_their_sign() -> None:
         ):
             assert float(found.lower) < 0
         assert float((Interval(tiny, 2 * tiny) * Interval(tiny, 3 * tiny)).lower) == 0
+
+
+def _crossed() -> int:
+    """How many differences and sums of float32 numbers are not rounded outward, by their exact values."""
+    generator, found = torch.Generator().manual_seed(0), 0
+    for by in (torch.rand(20000, generator=generator), 0.3, 1e-9):
+        number = torch.randn(20000, generator=generator)
+        exact, number64 = torch.as_tensor(by, dtype=torch.float64), number.double()
+        with rounding.outward():
+            low, up = rounding.lessened(number, by), rounding.increased(number, by)
+        found += int((low.double() > number64 - exact).sum() + (up.double() < number64 + exact).sum())
+    return found
+
+
+def test_differences_and_sums_are_rounded_outward() -> None:
+    assert _crossed() == 0
+
+
+def test_without_their_room_they_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounding, "lessened", lambda number, by: number - by)
+    monkeypatch.setattr(rounding, "increased", lambda number, by: number + by)
+    assert _crossed() > 1000
